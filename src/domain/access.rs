@@ -1,0 +1,229 @@
+//! Who may ask for what, and with whose credentials: consumers, upstreams, accounts.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::HeaderValue;
+use http::uri::{Authority, Scheme};
+
+use super::bucket::Rate;
+use super::rules::{BudgetRules, ClientOptions};
+
+/// A name from the configuration; cheap to clone, safe to log and to use as a label.
+pub type Name = Arc<str>;
+
+/// A header value that carries a secret. It can be sent and nothing else: it has no text form, and it is marked sensitive,
+/// so that HTTP/2 never puts it into a compression table.
+#[derive(Clone)]
+pub struct Credential(HeaderValue);
+
+impl Credential {
+    /// The credential that goes out as `text`; `None` if `text` cannot stand in a header.
+    pub fn new(text: &str) -> Option<Self> {
+        let mut value = HeaderValue::from_str(text).ok()?;
+        value.set_sensitive(true);
+        Some(Self(value))
+    }
+
+    /// The value to put on a request to the upstream.
+    pub fn expose(&self) -> &HeaderValue {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential(…)")
+    }
+}
+
+/// The keyed hash that stands for an account's token wherever the token itself must not be: HMAC-SHA-256, the first 16 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountHash(pub [u8; 16]);
+
+impl fmt::Display for AccountHash {
+    /// The first 8 hex digits: enough to tell accounts apart in a log, too few to be of other use.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for AccountHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AccountHash({self})")
+    }
+}
+
+/// A Merge base URL and API key: one credential set.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The name in `[upstreams.NAME]`.
+    pub name: Name,
+    /// `https`, or `http` for a simulator.
+    pub scheme: Scheme,
+    /// Host and port.
+    pub authority: Authority,
+    /// What stands before `/api/…`; empty for Merge itself, no trailing slash.
+    pub prefix: Arc<str>,
+    /// `Bearer API_KEY`.
+    pub api_key: Credential,
+    /// How to connect, how long to wait.
+    pub client: ClientOptions,
+    /// What may be sent.
+    pub budget: BudgetRules,
+}
+
+/// A linked account of Merge.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// Its name here; `None` for a token that a consumer sent itself.
+    pub name: Option<Name>,
+    /// What stands for the token in keys and logs.
+    pub hash: AccountHash,
+    /// The value of `X-Account-Token` upstream.
+    pub token: Credential,
+    /// The upstream that it belongs to.
+    pub upstream: Arc<Upstream>,
+    /// Overrides the upstream's limit per account.
+    pub per_account: Option<Option<Rate>>,
+    /// Merge's id of the account, to match webhooks.
+    pub linked_account_id: Option<Arc<str>>,
+}
+
+impl Account {
+    /// What to call it in logs: its name, or `raw`.
+    pub fn label(&self) -> &str {
+        self.name.as_deref().unwrap_or("raw")
+    }
+
+    /// The limit of calls for this account; `None` is unlimited.
+    pub fn rate(&self) -> Option<Rate> {
+        self.per_account.unwrap_or(self.upstream.budget.per_account)
+    }
+}
+
+/// The SHA-256 of a consumer key, and until when it counts.
+#[derive(Clone, Debug)]
+pub struct KeyHash {
+    /// SHA-256 of the key's bytes.
+    pub sha256: [u8; 32],
+    /// After this the key is unknown.
+    pub expires: Option<SystemTime>,
+}
+
+/// A name or a glob such as `acme-*`; `*` stands for any run of characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(Box<str>);
+
+impl Pattern {
+    /// The pattern as written in the configuration.
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// Whether the whole of `name` fits.
+    pub fn matches(&self, name: &str) -> bool {
+        let mut parts = self.0.split('*');
+        let first = parts.next().unwrap_or_default();
+        let Some(mut rest) = name.strip_prefix(first) else { return false };
+        let Some(last) = parts.next_back() else { return rest.is_empty() };
+        for part in parts {
+            let Some(at) = rest.find(part) else { return false };
+            rest = &rest[at + part.len()..];
+        }
+        rest.ends_with(last)
+    }
+
+    /// The pattern as written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// An internal team or service, as configured.
+#[derive(Clone, Debug)]
+pub struct Consumer {
+    /// Its name; `open` when no consumers are configured.
+    pub name: Name,
+    /// Any of these identifies it.
+    pub keys: Vec<KeyHash>,
+    /// The accounts that it may ask for.
+    pub accounts: Vec<Pattern>,
+    /// Whether it may send a real account token instead of a name.
+    pub raw_tokens: bool,
+    /// The account when it names none.
+    pub default_account: Option<Name>,
+    /// How often it may ask; `None` is unlimited.
+    pub quota: Option<Rate>,
+    /// How often it may make the proxy fetch although the cache could answer.
+    pub forced_refreshes: Option<Rate>,
+    /// Whether it may spend sync credits with `POST …/resync`.
+    pub resync: bool,
+    /// How many of its requests may wait for Merge at a time.
+    pub max_in_flight_misses: u32,
+    /// Its share where requests queue, against that of others.
+    pub weight: u32,
+}
+
+impl Consumer {
+    /// Who everybody is while no consumers are configured.
+    pub fn open() -> Self {
+        Self {
+            name: "open".into(),
+            keys: Vec::new(),
+            accounts: vec![Pattern::new("*")],
+            raw_tokens: true,
+            default_account: None,
+            quota: None,
+            forced_refreshes: None,
+            resync: false,
+            max_in_flight_misses: u32::MAX,
+            weight: 1,
+        }
+    }
+
+    /// Whether `account` is granted to it.
+    pub fn may_use(&self, account: &str) -> bool {
+        self.accounts.iter().any(|pattern| pattern.matches(account))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn patterns_match_whole_names() {
+        for (pattern, name, fits) in [
+            ("acme", "acme", true),
+            ("acme", "acme-eu", false),
+            ("acme-*", "acme-eu", true),
+            ("acme-*", "acme", false),
+            ("*", "", true),
+            ("*-eu", "acme-eu", true),
+            ("a*b*c", "a1b2c", true),
+            ("a*b*c", "acb", false),
+            ("a*a", "a", false),
+            ("ab*ba", "aba", false),
+        ] {
+            assert_eq!(Pattern::new(pattern).matches(name), fits, "{pattern} against {name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_star_takes_any_run(head in "[a-z]{0,4}", run in "[a-z-]{0,6}", tail in "[a-z]{0,4}") {
+            let pattern = Pattern::new(&format!("{head}*{tail}"));
+            let name = format!("{head}{run}{tail}");
+            prop_assert!(pattern.matches(&name));
+        }
+    }
+
+    #[test]
+    fn a_credential_has_no_text_form() {
+        let credential = Credential::new("Bearer sk-canary").expect("plain ASCII");
+        assert!(!format!("{credential:?} {:?}", credential.expose()).contains("canary"));
+    }
+}

@@ -1,0 +1,162 @@
+//! Rates, and the bucket that keeps them: never more than N in any window, bursts included.
+//!
+//! The algorithm is GCRA (the generic cell rate algorithm of ITU-T I.371). A bucket that lets `burst` requests through at once and
+//! then one per `interval` admits at most `burst + window / interval` in a window, so the burst has to come out of N:
+//! `interval` is chosen such that the sum never exceeds it.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// At most `count` in any window of length `window`, as in `100/min`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many; at least one.
+    pub count: NonZeroU32,
+    /// The length of the window; never zero.
+    pub window: Duration,
+}
+
+impl Rate {
+    /// A rate of `count` per `window`; `None` when either is zero.
+    pub fn new(count: u32, window: Duration) -> Option<Self> {
+        let count = NonZeroU32::new(count)?;
+        (!window.is_zero()).then_some(Self { count, window })
+    }
+
+    /// How many may go at once after a quiet time: a fifth of the count, so that a cold start is quick and the sustained
+    /// rate still is four fifths of what is allowed.
+    fn burst(self) -> u32 {
+        (self.count.get() / 5).max(1)
+    }
+
+    /// The time between two requests once the burst is used up.
+    ///
+    /// In a closed window there are `burst` requests and then one for every whole interval; the interval is the shortest
+    /// for which that sum stays at `count`.
+    fn interval(self) -> Duration {
+        self.window / (self.count.get() - self.burst() + 1) + Duration::from_nanos(1)
+    }
+}
+
+/// A shared, lock-free bucket: one atomic decision per request, so that no burst slips between a check and an increment.
+#[derive(Debug)]
+pub struct Bucket {
+    epoch: Instant,
+    interval: u64,
+    tolerance: u64,
+    /// The theoretical arrival time of GCRA, in nanoseconds since `epoch`.
+    arrival: AtomicU64,
+}
+
+impl Bucket {
+    /// A full bucket for `rate`.
+    pub fn new(rate: Rate, now: Instant) -> Self {
+        let interval = nanoseconds(rate.interval());
+        Self { epoch: now, interval, tolerance: interval * u64::from(rate.burst() - 1), arrival: AtomicU64::new(0) }
+    }
+
+    /// Takes one request's worth now, or says when the next one is free.
+    pub fn reserve(&self, now: Instant) -> Result<(), Instant> {
+        let now = self.since_epoch(now);
+        self.arrival
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |arrival| {
+                (arrival <= now + self.tolerance).then(|| arrival.max(now) + self.interval)
+            })
+            .map(drop)
+            .map_err(|arrival| self.epoch + Duration::from_nanos(arrival - self.tolerance))
+    }
+
+    /// When the request that stands behind `ahead` others can go at the earliest: `now` if at once.
+    pub fn next(&self, now: Instant, ahead: u32) -> Instant {
+        let arrival = self.arrival.load(Ordering::Relaxed).max(self.since_epoch(now));
+        let due = arrival + self.interval * u64::from(ahead);
+        now.max(self.epoch + Duration::from_nanos(due.saturating_sub(self.tolerance)))
+    }
+
+    /// How many could go at this very moment.
+    pub fn remaining(&self, now: Instant) -> u32 {
+        let now = self.since_epoch(now);
+        let arrival = self.arrival.load(Ordering::Relaxed);
+        let free = (now + self.tolerance + self.interval).saturating_sub(arrival.max(now));
+        u32::try_from(free / self.interval).unwrap_or(u32::MAX)
+    }
+
+    fn since_epoch(&self, now: Instant) -> u64 {
+        nanoseconds(now.saturating_duration_since(self.epoch))
+    }
+}
+
+/// Whole nanoseconds; 584 years fit.
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rate(count: u32, seconds: u64) -> Rate {
+        Rate::new(count, Duration::from_secs(seconds)).expect("neither is zero")
+    }
+
+    #[test]
+    fn a_full_bucket_lets_its_burst_go_and_then_says_when() {
+        let now = Instant::now();
+        let bucket = Bucket::new(rate(100, 60), now);
+        assert_eq!(bucket.remaining(now), 20);
+        for _ in 0..20 {
+            bucket.reserve(now).expect("within the burst");
+        }
+        let at = bucket.reserve(now).expect_err("the burst is used up");
+        assert_eq!(bucket.next(now, 0), at);
+        assert!(bucket.next(now, 3) > at);
+        assert_eq!(bucket.remaining(now), 0);
+        bucket.reserve(at).expect("free when it said");
+    }
+
+    #[test]
+    fn a_bucket_of_one_waits_a_whole_window() {
+        let now = Instant::now();
+        let bucket = Bucket::new(rate(1, 60), now);
+        bucket.reserve(now).expect("the first");
+        assert!(bucket.reserve(now).expect_err("the second") > now + Duration::from_secs(60));
+    }
+
+    proptest! {
+        #[test]
+        fn no_window_ever_holds_more_than_the_rate(
+            count in 1_u32..200,
+            window in 1_u64..120,
+            gaps in proptest::collection::vec(0_u64..3_000, 1..800),
+        ) {
+            let rate = rate(count, window);
+            let mut now = Instant::now();
+            let bucket = Bucket::new(rate, now);
+            let mut sent: Vec<Instant> = Vec::new();
+            for gap in gaps {
+                now += Duration::from_millis(gap);
+                while bucket.reserve(now).is_ok() {
+                    sent.push(now);
+                }
+            }
+            let count = count as usize;
+            for (first, beyond) in sent.iter().zip(sent.iter().skip(count)) {
+                prop_assert!(*beyond - *first > rate.window);
+            }
+        }
+
+        #[test]
+        fn the_promised_instant_is_kept_and_not_a_moment_too_late(count in 1_u32..200, window in 1_u64..120) {
+            let now = Instant::now();
+            let bucket = Bucket::new(rate(count, window), now);
+            while bucket.reserve(now).is_ok() {}
+            let at = bucket.reserve(now).expect_err("empty");
+            prop_assert!(bucket.reserve(at - Duration::from_nanos(1)).is_err());
+            prop_assert!(bucket.reserve(at).is_ok());
+        }
+    }
+}

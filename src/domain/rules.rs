@@ -1,0 +1,176 @@
+//! The operator's rules as plain values: how long a page lives, what may be sent, how to connect.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+
+use super::access::{Credential, Name};
+use super::bucket::Rate;
+
+/// How a route's answers are cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheRule {
+    /// The lifetime follows from what the page says about syncs.
+    SyncStatus,
+    /// The upstream's own headers alone (RFC 9111).
+    Http,
+    /// The same lifetime for every page.
+    Fixed(Duration),
+    /// Forward only.
+    Off,
+}
+
+/// How long pages live: `[cache.ttl]` and `[cache.stale]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// At most this long while something is syncing.
+    pub syncing: Duration,
+    /// At most this long while nothing is.
+    pub settled: Duration,
+    /// At least this long.
+    pub min: Duration,
+    /// How long a 401, 403 or 404 is remembered.
+    pub negative: Duration,
+    /// How long after its lifetime a page is served while it is fetched anew.
+    pub while_revalidate: Duration,
+    /// How long after its lifetime a page is served when the upstream fails.
+    pub if_error: Duration,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self {
+            syncing: Duration::from_secs(5),
+            settled: Duration::from_secs(60),
+            min: Duration::from_secs(2),
+            negative: Duration::from_secs(5),
+            while_revalidate: Duration::from_secs(30),
+            if_error: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// What may be sent to one upstream: `[upstreams.NAME.budget]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BudgetRules {
+    /// Calls per linked account; `None` is unlimited.
+    pub per_account: Option<Rate>,
+    /// Calls in flight at a time; `None` is unlimited.
+    pub concurrency: Option<u32>,
+    /// Failing calls of all accounts together; `None` is unlimited.
+    pub errors: Option<Rate>,
+    /// How long a request may wait for its turn.
+    pub max_wait: Duration,
+}
+
+impl Default for BudgetRules {
+    fn default() -> Self {
+        Self {
+            per_account: Rate::new(100, Duration::from_secs(60)),
+            concurrency: Some(32),
+            errors: Rate::new(10, Duration::from_secs(10)),
+            max_wait: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Whether HTTP/2 is offered to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Http2 {
+    /// By ALPN where TLS is spoken.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// How to reach one upstream: the rest of `[upstreams.NAME]`.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// Certificates to trust beside the platform's, as a PEM file.
+    pub ca_file: Option<PathBuf>,
+    /// A forward proxy to reach it through; otherwise the environment's.
+    pub proxy: Option<ForwardProxy>,
+    /// How long one attempt to connect may take.
+    pub connect_timeout: Duration,
+    /// How long one whole call may take, retries included.
+    pub timeout: Duration,
+    /// Whether HTTP/2 is offered.
+    pub http2: Http2,
+    /// How often a call that failed on the way is tried again.
+    pub retries: u32,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            ca_file: None,
+            proxy: None,
+            connect_timeout: Duration::from_secs(3),
+            timeout: Duration::from_secs(20),
+            http2: Http2::Auto,
+            retries: 2,
+        }
+    }
+}
+
+/// A forward proxy that is asked with CONNECT.
+#[derive(Clone, Debug)]
+pub struct ForwardProxy {
+    /// Where it is, without credentials.
+    pub url: http::Uri,
+    /// `Proxy-Authorization`, if its URL had user and password.
+    pub authorization: Option<Credential>,
+}
+
+/// Which request headers of the caller go upstream besides those that the proxy sets itself.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum RequestHeaders {
+    /// None: a fetch may serve many consumers, so it carries nobody's headers.
+    #[default]
+    None,
+    /// These.
+    These(Vec<HeaderName>),
+    /// All end-to-end headers but credentials and cookies.
+    All,
+}
+
+/// One `[[routes]]` entry: which requests it takes and what is done with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The path as configured: `{category}` stands for one segment, a final `/*` for everything below.
+    pub path: Arc<str>,
+    /// What `{category}` may be.
+    pub categories: Vec<Arc<str>>,
+    /// The methods that it takes; GET brings HEAD.
+    pub methods: Vec<Method>,
+    /// How its answers are cached.
+    pub cache: CacheRule,
+    /// The upstream that serves it, where it is not the account's own.
+    pub upstream: Option<Name>,
+    /// The caller's headers that it passes on.
+    pub request_headers: RequestHeaders,
+    /// The upstream's path, where it differs from the caller's.
+    pub upstream_path: Option<Arc<str>>,
+}
+
+/// The categories of Merge's unified API that have a sync-status.
+pub const CATEGORIES: [&str; 10] =
+    ["ats", "hris", "accounting", "crm", "ticketing", "filestorage", "knowledgebase", "chat", "calendar", "email"];
+
+impl Route {
+    /// The routes when none are configured: sync-status of every category.
+    pub fn defaults() -> Vec<Self> {
+        vec![Self {
+            path: "/api/{category}/v1/sync-status".into(),
+            categories: CATEGORIES.iter().map(|&category| category.into()).collect(),
+            methods: vec![Method::GET],
+            cache: CacheRule::SyncStatus,
+            upstream: None,
+            request_headers: RequestHeaders::None,
+            upstream_path: None,
+        }]
+    }
+}
