@@ -4,7 +4,47 @@
 pub mod domain {
     pub mod access;
 
+    pub mod exchange;
+
+    pub mod key;
+
+    pub mod page;
+
+    pub mod cache_control;
+
+    pub mod problem;
+
     pub mod bucket;
 
     pub mod rules;
+}
+
+/// `Ask` to `Answer`: what is held, or one fetch that everybody shares.
+pub mod cache {
+    pub mod lookup;
+
+    pub mod flight;
+
+    pub mod store;
+
+    pub mod freshness;
+}
+
+/// `Fetch` to `Received`.
+pub mod upstream {
+    pub mod retry;
+
+    pub mod budget;
+
+    pub mod account_budget;
+
+    pub mod failures;
+
+    pub mod client;
+
+    pub mod transport;
+
+    pub mod retry_after;
+
+    pub mod sync_status;
 }

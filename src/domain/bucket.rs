@@ -84,6 +84,11 @@ impl Bucket {
         u32::try_from(free / self.interval).unwrap_or(u32::MAX)
     }
 
+    /// Whether it is as it was when it was new.
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.arrival.load(Ordering::Relaxed) <= self.since_epoch(now)
+    }
+
     fn since_epoch(&self, now: Instant) -> u64 {
         nanoseconds(now.saturating_duration_since(self.epoch))
     }

@@ -1,0 +1,288 @@
+//! Flights: any number of callers who miss the same page at once share one fetch.
+//!
+//! The fetch runs as a task of its own, so no caller can kill it, stall it or outlive it unnoticed. It always ends in this order:
+//! the page is stored, the key is freed, the callers are told. Whoever comes between the first two steps finds the page; whoever
+//! comes later begins a new flight.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::BuildHasher;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tower::layer::layer_fn;
+use tower::{Layer, Service, ServiceExt};
+
+use super::store::Store;
+use crate::domain::exchange::{Ask, Departure, Fetch, Landing, Reason};
+use crate::domain::key::PageKey;
+use crate::domain::page::{Freshness, Page};
+use crate::domain::problem::{Cause, Problem};
+
+/// A request for the page of `ask`, fetched now or already on its way.
+#[derive(Clone, Debug)]
+pub struct Join {
+    /// Who asks for what.
+    pub ask: Ask,
+    /// The page that the caller has seen and not found good enough.
+    pub seen: Option<Arc<Page>>,
+    /// Why it is fetched.
+    pub reason: Reason,
+}
+
+/// How a caller's flight ended.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// The page.
+    pub landing: Landing,
+    /// Whether another caller had begun the flight.
+    pub collapsed: bool,
+}
+
+impl Join {
+    /// The fetch that answers it.
+    fn fetch(&self) -> Fetch {
+        let Self { ask, seen, reason } = self;
+        let upstream = &ask.target.upstream;
+        Fetch {
+            target: ask.target.clone(),
+            key: ask.key.clone(),
+            uri: ask.uri.clone(),
+            known: seen.clone(),
+            policy: ask.policy.clone(),
+            reason: *reason,
+            // Those who share a flight may have come with less time, so its end is reckoned from the rules and not from theirs.
+            deadline: Instant::now() + upstream.budget.max_wait + upstream.client.timeout,
+            departure: Departure::default(),
+            private: ask.wants.no_store,
+        }
+    }
+}
+
+type Outcome = Result<Landing, Problem>;
+
+/// The flights in the air, by key. Cheap to clone; all clones share them.
+#[derive(Clone)]
+pub struct Flights {
+    shards: Arc<[Shard]>,
+    hasher: RandomState,
+    store: Store,
+}
+
+type Shard = Mutex<HashMap<PageKey, Arc<Flight>, RandomState>>;
+
+/// Enough that callers of different keys rarely meet on a lock.
+const SHARDS: usize = 64;
+
+/// One shared fetch.
+struct Flight {
+    /// Its receivers are the callers that wait.
+    outcome: watch::Sender<Option<Outcome>>,
+}
+
+/// What a caller does after it has looked at the flights in the air.
+enum Seat {
+    /// The page landed between the caller's look into the store and now.
+    Landed(Arc<Page>),
+    /// Wait for a flight.
+    Wait { outcome: watch::Receiver<Option<Outcome>>, collapsed: bool },
+}
+
+impl Flights {
+    /// No flights; pages land in `store`.
+    pub fn new(store: Store) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            hasher: RandomState::default(),
+            store,
+        }
+    }
+
+    /// How many fetches are under way, and how many callers wait for them.
+    pub fn count(&self) -> (usize, usize) {
+        self.shards.iter().map(|shard| shard.lock()).fold((0, 0), |(flights, waiting), shard| {
+            let here: usize = shard.values().map(|flight| flight.outcome.receiver_count()).sum();
+            (flights + shard.len(), waiting + here)
+        })
+    }
+
+    fn shard(&self, key: &PageKey) -> &Shard {
+        let hash = self.hasher.hash_one(key);
+        &self.shards[usize::try_from(hash % SHARDS as u64).expect("less than the number of shards")]
+    }
+
+    /// Takes a seat in the flight for `join`, beginning one with `fetch` if there is none.
+    fn board<S>(&self, join: &Join, fetch: S) -> Seat
+    where
+        S: Service<Fetch, Response = Landing, Error = Problem, Future: Send> + Send + 'static,
+    {
+        let key = &join.ask.key;
+        let mut shard = self.shard(key).lock();
+        let vacant = match shard.entry(key.clone()) {
+            Entry::Occupied(flight) => {
+                return Seat::Wait { outcome: flight.get().outcome.subscribe(), collapsed: true };
+            }
+            Entry::Vacant(vacant) => vacant,
+        };
+        // A caller that missed just before a landing comes here just after it: without this second look it would fetch twice.
+        if let Some(landed) = self.landed_since(key, join.seen.as_ref()) {
+            return Seat::Landed(landed);
+        }
+        let (sender, outcome) = watch::channel(None);
+        let flight = Arc::new(Flight { outcome: sender });
+        vacant.insert(flight.clone());
+        let slot = Slot { flights: self.clone(), key: key.clone(), flight };
+        tokio::spawn(fly(slot, join.fetch(), fetch));
+        Seat::Wait { outcome, collapsed: false }
+    }
+
+    /// A fresh page that is not the one that the caller has seen.
+    fn landed_since(&self, key: &PageKey, seen: Option<&Arc<Page>>) -> Option<Arc<Page>> {
+        let stored = self.store.get(key)?;
+        let is_new = seen.is_none_or(|seen| !Arc::ptr_eq(seen, &stored));
+        (is_new && matches!(stored.freshness(Instant::now()), Freshness::Fresh { .. })).then_some(stored)
+    }
+}
+
+/// The key's place among the flights. Frees it when dropped, so that no flight that dies can block its key.
+struct Slot {
+    flights: Flights,
+    key: PageKey,
+    flight: Arc<Flight>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut shard = self.flights.shard(&self.key).lock();
+        if shard.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            shard.remove(&self.key);
+        }
+    }
+}
+
+/// How much later than the fetch's own deadline the flight itself is cut off.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// The flight's own task.
+async fn fly<S>(slot: Slot, fetch: Fetch, service: S)
+where
+    S: Service<Fetch, Response = Landing, Error = Problem, Future: Send> + Send + 'static,
+{
+    let deadline = fetch.deadline + GRACE;
+    let known = fetch.known.clone();
+    let expected = Expected { departure: fetch.departure.clone(), wanted_anyway: fetch.reason == Reason::Refresh };
+    let whole = AssertUnwindSafe(timeout_at(deadline, service.oneshot(fetch))).catch_unwind();
+    tokio::pin!(whole);
+    let ended = tokio::select! {
+        ended = &mut whole => ended,
+        () = abandoned(&slot, &expected) => return,
+    };
+    let outcome = match ended {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_elapsed)) => Err(Problem::UpstreamTimeout),
+        Err(_panic) => Err(Problem::UpstreamFailed(Cause::Died)),
+    };
+    if let Some(known) = known.filter(|_| failed(&outcome)) {
+        known.set_back(Instant::now(), retry_at(&outcome), fastrand::f32());
+    }
+    let flight = slot.flight.clone();
+    drop(slot);
+    flight.outcome.send_replace(Some(outcome));
+}
+
+/// Why a flight goes on although nobody waits for it.
+struct Expected {
+    /// A call that has gone out has been paid for: its page is kept for the next who asks.
+    departure: Departure,
+    /// A refresh is begun for those who will ask.
+    wanted_anyway: bool,
+}
+
+/// Completes when everybody has left before the call went out, and the key has been freed.
+async fn abandoned(slot: &Slot, expected: &Expected) {
+    loop {
+        slot.flight.outcome.closed().await;
+        if expected.wanted_anyway || expected.departure.has_departed() {
+            return std::future::pending().await;
+        }
+        // Under the lock nobody can take a seat, so a flight that is empty here stays empty.
+        let mut shard = slot.flights.shard(&slot.key).lock();
+        if slot.flight.outcome.receiver_count() == 0 {
+            shard.remove(&slot.key);
+            return;
+        }
+    }
+}
+
+fn failed(outcome: &Outcome) -> bool {
+    outcome.as_ref().map_or_else(Problem::is_upstream, Landing::is_failure)
+}
+
+fn retry_at(outcome: &Outcome) -> Option<Instant> {
+    match outcome {
+        Ok(landing) => landing.page.retry_at,
+        Err(problem) => problem.row().retry_after.map(|pause| Instant::now() + pause),
+    }
+}
+
+/// The layer: `Join` in, `Fetch` up.
+pub fn layer<S>(flights: Flights) -> impl Layer<S, Service = Aboard<S>> + Clone {
+    layer_fn(move |inner| Aboard { inner, flights: flights.clone() })
+}
+
+/// See [`layer`].
+#[derive(Clone)]
+pub struct Aboard<S> {
+    inner: S,
+    flights: Flights,
+}
+
+impl<S> Service<Join> for Aboard<S>
+where
+    S: Service<Fetch, Response = Landing, Error = Problem, Future: Send> + Clone + Send + 'static,
+{
+    type Response = Joined;
+    type Error = Problem;
+    type Future = BoxFuture<'static, Result<Joined, Problem>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Problem>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, join: Join) -> Self::Future {
+        let inner = self.inner.clone();
+        if join.ask.wants.no_store {
+            return Box::pin(async move {
+                let landing = inner.oneshot(join.fetch()).await?;
+                Ok(Joined { landing, collapsed: false })
+            });
+        }
+        // The seat is taken here and not in the future: a refresh that nobody waits for must begin all the same.
+        let seat = self.flights.board(&join, inner);
+        let deadline = join.ask.deadline;
+        Box::pin(async move {
+            let (mut outcome, collapsed) = match seat {
+                Seat::Landed(page) => {
+                    let landing = Landing { status: page.status, page, stored: true };
+                    return Ok(Joined { landing, collapsed: true });
+                }
+                Seat::Wait { outcome, collapsed } => (outcome, collapsed),
+            };
+            let landed = timeout_at(deadline, outcome.wait_for(Option::is_some)).await;
+            let landing = match landed {
+                Ok(Ok(outcome)) => outcome.clone().unwrap_or(Err(Problem::UpstreamFailed(Cause::Died))),
+                Ok(Err(_gone)) => Err(Problem::UpstreamFailed(Cause::Died)),
+                Err(_elapsed) => Err(Problem::UpstreamTimeout),
+            }?;
+            Ok(Joined { landing, collapsed })
+        })
+    }
+}

@@ -1,0 +1,210 @@
+//! Decisions of the cache as pure functions: how long a page lives, and whether it may answer a request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::domain::cache_control::Wants;
+use crate::domain::exchange::{Forward, Policy, Why};
+use crate::domain::page::{Freshness, Kind, Lifetime, Page, SyncDigest};
+use crate::domain::rules::{CacheRule, Lifetimes};
+
+/// How long a good page lives. `jitter`, from 0 to 1, shortens a settled page's lifetime by up to a twentieth, so that pages
+/// that were stored together do not expire together.
+pub fn lifetime(policy: &Policy, digest: &SyncDigest, jitter: f32) -> Lifetime {
+    let Lifetimes { syncing, settled, min, while_revalidate, if_error, .. } = policy.lifetimes;
+    let fresh = match policy.rule {
+        CacheRule::Fixed(fixed) => fixed,
+        _ if !digest.results => min,
+        _ if digest.changing => syncing,
+        _ => {
+            let bound = digest.next_start.map_or(settled, |start| start.min(settled));
+            bound.mul_f32(1.0 - jitter.clamp(0.0, 1.0) / 20.0).max(min)
+        }
+    };
+    Lifetime { fresh, while_revalidate, if_error }
+}
+
+/// How long a refusal is remembered.
+pub fn negative_lifetime(lifetimes: &Lifetimes) -> Lifetime {
+    Lifetime { fresh: lifetimes.negative, while_revalidate: Duration::ZERO, if_error: Duration::ZERO }
+}
+
+/// What to do for a request.
+#[derive(Debug)]
+pub enum Decision {
+    /// The stored page is fresh: serve it.
+    Hit(Arc<Page>),
+    /// Serve the stored page although it is stale; fetch it anew meanwhile if it says so.
+    Stale(Arc<Page>, Why),
+    /// Fetch it, with what is known of it.
+    Fetch(Forward, Option<Arc<Page>>),
+    /// The client wants nothing but what is stored, and that is not fresh.
+    NotCached,
+}
+
+/// Whether `page` may answer a request that `wants` something, now (RFC 9111 §4).
+pub fn decide(page: Option<Arc<Page>>, wants: &Wants, now: Instant) -> Decision {
+    let Some(page) = page else { return fetch(wants, Forward::UriMiss, None) };
+    let too_old = wants.max_age.is_some_and(|limit| page.age(now) > limit);
+    let refused = wants.no_cache || wants.no_store || too_old;
+    match page.freshness(now) {
+        Freshness::Fresh { ttl } if !refused && wants.min_fresh.is_none_or(|wanted| ttl >= wanted) => {
+            Decision::Hit(page)
+        }
+        Freshness::Fresh { .. } => fetch(wants, Forward::Request, Some(page)),
+        Freshness::Revalidate { since } | Freshness::IfError { since }
+            if !refused && !page.is_purged() && wants.max_stale.is_some_and(|limit| since <= limit) =>
+        {
+            Decision::Stale(page, Why::Accepted)
+        }
+        _ if wants.only_if_cached => Decision::NotCached,
+        Freshness::Revalidate { .. } | Freshness::IfError { .. } if page.is_set_back(now) => {
+            Decision::Stale(page, Why::UpstreamError)
+        }
+        Freshness::Revalidate { .. } if !refused && wants.min_fresh.is_none() => {
+            Decision::Stale(page, Why::Revalidating)
+        }
+        _ if refused => Decision::Fetch(Forward::Request, Some(page)),
+        _ => Decision::Fetch(Forward::Stale, Some(page)),
+    }
+}
+
+fn fetch(wants: &Wants, forward: Forward, known: Option<Arc<Page>>) -> Decision {
+    if wants.only_if_cached { Decision::NotCached } else { Decision::Fetch(forward, known) }
+}
+
+/// Whether `page` may stand in for a fetch that failed.
+pub fn stands_in(page: &Page, now: Instant) -> bool {
+    page.kind == Kind::Good && page.freshness(now) != Freshness::Unusable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::cache_control::FOREVER;
+    use crate::domain::page::tests::page;
+    use proptest::prelude::*;
+
+    const fn policy(rule: CacheRule) -> Policy {
+        let second = Duration::from_secs;
+        let lifetimes = Lifetimes {
+            syncing: second(5),
+            settled: second(60),
+            min: second(2),
+            negative: second(5),
+            while_revalidate: second(30),
+            if_error: second(3600),
+        };
+        Policy { rule, lifetimes, max_page_bytes: 4 << 20 }
+    }
+
+    fn digest(changing: bool, next: Option<u64>) -> SyncDigest {
+        SyncDigest { json: true, results: true, changing, next_start: next.map(Duration::from_secs) }
+    }
+
+    #[test]
+    fn the_page_says_how_long_it_lives() {
+        for (digest, seconds) in [
+            (digest(true, Some(3600)), 5),
+            (digest(false, Some(3600)), 60),
+            (digest(false, Some(17)), 17),
+            (digest(false, Some(0)), 2),
+            (digest(false, None), 60),
+            (SyncDigest { json: true, ..SyncDigest::default() }, 2),
+        ] {
+            let fresh = lifetime(&policy(CacheRule::SyncStatus), &digest, 0.0).fresh;
+            assert_eq!(fresh, Duration::from_secs(seconds), "{digest:?}");
+        }
+        let fixed = policy(CacheRule::Fixed(Duration::from_secs(30)));
+        assert_eq!(lifetime(&fixed, &digest(true, None), 1.0).fresh, Duration::from_secs(30));
+    }
+
+    /// A decision without its page.
+    #[derive(Debug, PartialEq, Eq)]
+    enum Outline {
+        Hit,
+        Stale(Why),
+        Fetch(Forward),
+        NotCached,
+    }
+
+    fn outline(page: Option<&Arc<Page>>, wants: &Wants, now: Instant) -> Outline {
+        match decide(page.cloned(), wants, now) {
+            Decision::Hit(_) => Outline::Hit,
+            Decision::Stale(_, why) => Outline::Stale(why),
+            Decision::Fetch(forward, _) => Outline::Fetch(forward),
+            Decision::NotCached => Outline::NotCached,
+        }
+    }
+
+    #[test]
+    fn a_client_gets_what_it_asks_for() {
+        let began = Instant::now();
+        let page = Arc::new(page("{}", began, [5, 30, 3600]));
+        let second = Duration::from_secs;
+        let plain = Wants::default();
+        let no_cache = Wants { no_cache: true, ..plain };
+        let cached = Wants { only_if_cached: true, ..plain };
+        let max_age = |seconds| Wants { max_age: Some(second(seconds)), ..plain };
+        let min_fresh = |seconds| Wants { min_fresh: Some(second(seconds)), ..plain };
+        let max_stale = |limit| Wants { max_stale: Some(limit), ..plain };
+        for (age, wants, expected) in [
+            (0, plain, Outline::Hit),
+            (3, max_age(3), Outline::Hit),
+            (3, max_age(2), Outline::Fetch(Forward::Request)),
+            (3, min_fresh(2), Outline::Hit),
+            (3, min_fresh(3), Outline::Fetch(Forward::Request)),
+            (0, no_cache, Outline::Fetch(Forward::Request)),
+            (0, cached, Outline::Hit),
+            (5, plain, Outline::Stale(Why::Revalidating)),
+            (5, cached, Outline::NotCached),
+            (5, no_cache, Outline::Fetch(Forward::Request)),
+            (35, plain, Outline::Fetch(Forward::Stale)),
+            (35, max_stale(second(30)), Outline::Stale(Why::Accepted)),
+            (35, max_stale(second(29)), Outline::Fetch(Forward::Stale)),
+            (35, Wants { only_if_cached: true, ..max_stale(FOREVER) }, Outline::Stale(Why::Accepted)),
+            (9000, plain, Outline::Fetch(Forward::Stale)),
+        ] {
+            assert_eq!(outline(Some(&page), &wants, began + second(age)), expected, "{wants:?} at {age}");
+        }
+        assert_eq!(outline(None, &plain, began), Outline::Fetch(Forward::UriMiss));
+        assert_eq!(outline(None, &cached, began), Outline::NotCached);
+    }
+
+    #[test]
+    fn after_a_failure_the_upstream_is_left_alone() {
+        let began = Instant::now();
+        let page = Arc::new(page("{}", began, [5, 30, 3600]));
+        let now = began + Duration::from_secs(6);
+        page.set_back(now, None, 0.0);
+        assert_eq!(outline(Some(&page), &Wants::default(), now), Outline::Stale(Why::UpstreamError));
+        let later = now + Duration::from_secs(1);
+        assert_eq!(outline(Some(&page), &Wants::default(), later), Outline::Stale(Why::Revalidating));
+    }
+
+    #[test]
+    fn a_purged_page_is_not_served_even_to_those_who_accept_stale_ones() {
+        let began = Instant::now();
+        let page = Arc::new(page("{}", began, [5, 30, 3600]));
+        page.purge();
+        let wants = Wants { max_stale: Some(FOREVER), ..Wants::default() };
+        assert_eq!(outline(Some(&page), &wants, began), Outline::Fetch(Forward::Stale));
+        assert!(stands_in(&page, began));
+    }
+
+    proptest! {
+        #[test]
+        fn lifetimes_stay_within_their_bounds(changing: bool, next in proptest::option::of(0_u64..10_000), jitter in 0.0_f32..1.0) {
+            let policy = policy(CacheRule::SyncStatus);
+            let fresh = lifetime(&policy, &digest(changing, next), jitter).fresh;
+            prop_assert!(fresh >= policy.lifetimes.min);
+            let longest = if changing { policy.lifetimes.syncing } else { policy.lifetimes.settled };
+            prop_assert!(fresh <= longest);
+            if let Some(next) = next.filter(|next| *next >= 2) {
+                prop_assert!(fresh <= Duration::from_secs(next) || changing);
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The first look at the cache: a fresh page ends the request here, without a task and without a lock held.
+
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, Either};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+use tower::layer::layer_fn;
+use tower::{Layer, Service, ServiceExt};
+
+use super::flight::{Join, Joined};
+use super::freshness::{self, Decision};
+use super::store::Store;
+use crate::domain::cache_control::Wants;
+use crate::domain::exchange::{Answer, Ask, Forward, Reason, Served, Why};
+use crate::domain::page::{Kind, Page};
+use crate::domain::problem::Problem;
+
+/// The layer: `Ask` in, `Answer` out; what the store cannot answer goes on as a [`Join`].
+pub fn layer<S>(store: Store) -> impl Layer<S, Service = Lookup<S>> + Clone {
+    layer_fn(move |inner| Lookup { inner, store: store.clone() })
+}
+
+/// See [`layer`].
+#[derive(Clone)]
+pub struct Lookup<S> {
+    inner: S,
+    store: Store,
+}
+
+impl<S> Service<Ask> for Lookup<S>
+where
+    S: Service<Join, Response = Joined, Error = Problem, Future: Send> + Clone + Send + 'static,
+{
+    type Response = Answer;
+    type Error = Problem;
+    type Future = Either<Ready<Result<Answer, Problem>>, BoxFuture<'static, Result<Answer, Problem>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Problem>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut ask: Ask) -> Self::Future {
+        let now = Instant::now();
+        let mut decision = freshness::decide(self.store.get(&ask.key), &ask.wants, now);
+        let refresh_limited = forces(&decision, &ask.wants) && !may_force(&ask, now);
+        if refresh_limited {
+            ask.wants = ask.wants.unforced();
+            decision = freshness::decide(self.store.get(&ask.key), &ask.wants, now);
+        }
+        let from_store = |page, served| Ok(Answer { page, served, now, refresh_limited });
+        Either::Left(ready(match decision {
+            Decision::Hit(page) => {
+                let served = if page.kind == Kind::Negative { Served::Negative } else { Served::Hit };
+                from_store(page, served)
+            }
+            Decision::Stale(page, why) => {
+                if why == Why::Revalidating {
+                    // The flight goes on by itself; the caller has its page already.
+                    drop(self.inner.call(Join { ask, seen: Some(page.clone()), reason: Reason::Refresh }));
+                }
+                from_store(page, Served::Stale(why))
+            }
+            Decision::NotCached => Err(Problem::NotCached),
+            Decision::Fetch(forward, seen) => {
+                let Self { inner, store } = self.clone();
+                let miss = Miss { ask, seen, forward, refresh_limited };
+                return Either::Right(Box::pin(miss.fetch(inner, store)));
+            }
+        }))
+    }
+}
+
+/// Whether a fetch is made only because the client insists: such fetches have a quota of their own.
+fn forces(decision: &Decision, wants: &Wants) -> bool {
+    match decision {
+        Decision::Fetch(Forward::Request, _) => true,
+        Decision::Fetch(..) => wants.no_store,
+        _ => false,
+    }
+}
+
+/// Takes one of the consumer's forced refreshes.
+fn may_force(ask: &Ask, now: Instant) -> bool {
+    ask.caller.forced_refreshes.as_ref().is_none_or(|bucket| bucket.reserve(now).is_ok())
+}
+
+/// A request that the store could not answer.
+struct Miss {
+    ask: Ask,
+    seen: Option<Arc<Page>>,
+    forward: Forward,
+    refresh_limited: bool,
+}
+
+impl Miss {
+    async fn fetch<S>(self, inner: S, store: Store) -> Result<Answer, Problem>
+    where
+        S: Service<Join, Response = Joined, Error = Problem>,
+    {
+        let Self { ask, mut seen, forward, refresh_limited } = self;
+        let answer = |page, served| Ok(Answer { page, served, now: Instant::now(), refresh_limited });
+        let (_place, waited) = place(&ask).await?;
+        if waited {
+            // Those who had the places before may have brought the page.
+            match freshness::decide(store.get(&ask.key), &ask.wants, Instant::now()) {
+                Decision::Hit(page) if page.kind == Kind::Good => return answer(page, Served::Hit),
+                Decision::Fetch(_, newer) => seen = newer,
+                _ => {}
+            }
+        }
+        // A remembered refusal has nothing to be confirmed and nothing to stand in with.
+        let known = seen.filter(|page| page.kind == Kind::Good);
+        let joined = inner.oneshot(Join { ask, seen: known.clone(), reason: Reason::Miss }).await;
+        let stand_in = known.filter(|page| freshness::stands_in(page, Instant::now()));
+        match (joined, stand_in) {
+            (Ok(joined), Some(page)) if joined.landing.is_failure() => answer(page, Served::Stale(Why::UpstreamError)),
+            (Err(problem), Some(page)) if problem.is_upstream() => answer(page, Served::Stale(Why::UpstreamError)),
+            (Err(problem), _) => Err(problem),
+            (Ok(Joined { landing, collapsed: true }), _) => answer(landing.page, Served::Collapsed { forward }),
+            (Ok(Joined { landing, collapsed: false }), _) => {
+                let served = Served::Fetched { forward, status: landing.status, stored: landing.stored };
+                answer(landing.page, served)
+            }
+        }
+    }
+}
+
+/// Takes one of the consumer's places among those who wait for the upstream; says whether it had to wait for it.
+async fn place(ask: &Ask) -> Result<(OwnedSemaphorePermit, bool), Problem> {
+    let misses = ask.caller.misses.clone();
+    if let Ok(permit) = misses.clone().try_acquire_owned() {
+        return Ok((permit, false));
+    }
+    match timeout_at(ask.deadline, misses.acquire_owned()).await {
+        Ok(Ok(permit)) => Ok((permit, true)),
+        _ => Err(Problem::Overloaded { retry_after: Duration::from_secs(1) }),
+    }
+}

@@ -1,0 +1,256 @@
+//! Where pages are kept: in memory, weighed in bytes, and never replaced by an older one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use futures_util::future::BoxFuture;
+use http::StatusCode;
+use moka::ops::compute::{CompResult, Op};
+use moka::sync::Cache;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tower::layer::layer_fn;
+use tower::{Layer, Service, ServiceExt};
+
+use super::freshness;
+use crate::domain::access::{AccountHash, Name};
+use crate::domain::exchange::{Fetch, Landing};
+use crate::domain::key::PageKey;
+use crate::domain::page::{Kind, Lifetime, Page, Received};
+use crate::domain::problem::{Cause, Problem};
+
+/// All stored pages. Cheap to clone; all clones share the pages.
+#[derive(Clone)]
+pub struct Store {
+    pages: Cache<PageKey, Arc<Page>, RandomState>,
+    purges: Arc<Mutex<Purges>>,
+}
+
+/// What moka and the shared pointers need for an entry beside key and page, in bytes: measured over 100,000 entries.
+const ENTRY_OVERHEAD: usize = 200;
+
+/// For how long a purge is remembered. Only a fetch that began before it needs it, and no fetch lasts this long.
+const PURGE_MEMORY: Duration = Duration::from_secs(600);
+
+/// When which account was purged last: a fetch that began before that must not bring a fresh page.
+#[derive(Default)]
+struct Purges {
+    everything: Option<Instant>,
+    accounts: HashMap<(Name, AccountHash), Instant>,
+}
+
+impl Store {
+    /// An empty store for at most `max_bytes` of pages, keys included.
+    pub fn new(max_bytes: u64) -> Self {
+        let weigh = |key: &PageKey, page: &Arc<Page>| {
+            u32::try_from(key.size() + page.size() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
+        };
+        Self {
+            pages: Cache::builder().max_capacity(max_bytes).weigher(weigh).build_with_hasher(RandomState::default()),
+            purges: Arc::default(),
+        }
+    }
+
+    /// The page under `key`, fresh or not.
+    pub fn get(&self, key: &PageKey) -> Option<Arc<Page>> {
+        self.pages.get(key)
+    }
+
+    /// Stores `page` unless a page is there whose fetch began later; says whether it did.
+    pub fn keep(&self, key: &PageKey, page: &Arc<Page>) -> bool {
+        let kept = self.pages.entry_by_ref(key).and_compute_with(|stored| match stored {
+            Some(stored) if stored.value().began > page.began => Op::Nop,
+            _ => Op::Put(page.clone()),
+        });
+        // Looked up after the page is visible, as a purge first leaves its mark and then visits what is visible:
+        // so one of the two always sees the other.
+        if self.purges.lock().cover(key, page.began) {
+            page.purge();
+        }
+        matches!(kept, CompResult::Inserted(_) | CompResult::ReplacedWith(_))
+    }
+
+    /// Makes the pages that `chosen` picks stale, or drops them if `hard`; says how many.
+    fn purge(&self, hard: bool, chosen: impl Fn(&PageKey) -> bool) -> usize {
+        let mut count = 0;
+        for (key, page) in &self.pages {
+            if chosen(&key) {
+                count += 1;
+                page.purge();
+                if hard {
+                    self.pages.invalidate(key.as_ref());
+                }
+            }
+        }
+        count
+    }
+
+    /// Purges all pages of one account; see [`Store::purge_all`].
+    pub fn purge_account(&self, upstream: &Name, account: AccountHash, hard: bool, now: Instant) -> usize {
+        {
+            let mut purges = self.purges.lock();
+            purges.accounts.retain(|_, at| now.saturating_duration_since(*at) < PURGE_MEMORY);
+            purges.accounts.insert((upstream.clone(), account), now);
+        }
+        self.purge(hard, |key| key.account == account && key.upstream == *upstream)
+    }
+
+    /// Purges all pages: a soft purge leaves them for the case that the upstream fails, a hard one drops them.
+    /// Fetches under way do not bring fresh pages. Says how many pages it met.
+    pub fn purge_all(&self, hard: bool, now: Instant) -> usize {
+        self.purges.lock().everything = Some(now);
+        self.purge(hard, |_| true)
+    }
+
+    /// How many pages there are, and how many bytes they weigh; both lag a little behind.
+    pub fn size(&self) -> (u64, u64) {
+        (self.pages.entry_count(), self.pages.weighted_size())
+    }
+
+    /// Does what moka has put off: evictions, and the bookkeeping behind [`Store::size`].
+    pub fn maintain(&self) {
+        self.pages.run_pending_tasks();
+    }
+}
+
+impl Purges {
+    fn cover(&self, key: &PageKey, began: Instant) -> bool {
+        let account = || self.accounts.get(&(key.upstream.clone(), key.account));
+        let after = |at: &Instant| began <= *at;
+        self.everything.as_ref().is_some_and(after) || (!self.accounts.is_empty() && account().is_some_and(after))
+    }
+}
+
+/// The layer inside a flight: turns what was received into a page and stores it before anyone is told.
+pub fn keep<S>(store: Store) -> impl Layer<S, Service = Keep<S>> + Clone {
+    layer_fn(move |inner| Keep { inner, store: store.clone() })
+}
+
+/// See [`keep`].
+#[derive(Clone)]
+pub struct Keep<S> {
+    inner: S,
+    store: Store,
+}
+
+impl<S> Service<Fetch> for Keep<S>
+where
+    S: Service<Fetch, Response = Received, Error = Problem, Future: Send> + Clone + Send + 'static,
+{
+    type Response = Landing;
+    type Error = Problem;
+    type Future = BoxFuture<'static, Result<Landing, Problem>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Problem>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, fetch: Fetch) -> Self::Future {
+        let Self { inner, store } = self.clone();
+        Box::pin(async move {
+            let received = inner.oneshot(fetch.clone()).await?;
+            land(&store, &fetch, received)
+        })
+    }
+}
+
+/// The table of statuses: what is a good page, what is remembered as a refusal, what passes, what is no answer at all.
+fn land(store: &Store, fetch: &Fetch, received: Received) -> Result<Landing, Problem> {
+    let status = received.status;
+    let policy = &fetch.policy;
+    let lives = |received: &Received| freshness::lifetime(policy, &received.digest, fastrand::f32());
+    let page = match status {
+        StatusCode::OK if received.digest.json => {
+            let lifetime = lives(&received);
+            Page::new(received, Kind::Good, lifetime)
+        }
+        StatusCode::OK => return Err(Problem::UpstreamFailed(Cause::NotJson)),
+        StatusCode::NOT_MODIFIED => match &fetch.known {
+            Some(known) => known.confirmed(&received, lives(&received)),
+            None => return Err(Problem::UpstreamFailed(Cause::Unexpected(304))),
+        },
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+            Page::new(received, Kind::Negative, freshness::negative_lifetime(&policy.lifetimes))
+        }
+        status if status.is_client_error() || status.is_server_error() => {
+            Page::new(received, Kind::Passing, Lifetime::NONE)
+        }
+        status => return Err(Problem::UpstreamFailed(Cause::Unexpected(status.as_u16()))),
+    };
+    let page = Arc::new(page);
+    let may_keep = !fetch.private && page.kind != Kind::Passing && page.body.len() <= policy.max_page_bytes;
+    let stored = may_keep && store.keep(&fetch.key, &page);
+    Ok(Landing { page, status, stored })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::key::{CanonicalQuery, Place};
+    use crate::domain::page::Freshness;
+    use crate::domain::page::tests::page;
+
+    fn key(account: u8, query: &str) -> PageKey {
+        PageKey {
+            upstream: "us".into(),
+            account: AccountHash([account; 16]),
+            place: Arc::new(Place { route: "/r".into(), path: "/r".into() }),
+            query: CanonicalQuery::new(query),
+        }
+    }
+
+    #[test]
+    fn a_page_never_goes_backwards() {
+        let store = Store::new(1 << 20);
+        let began = Instant::now();
+        let newer = Arc::new(page("new", began + Duration::from_millis(1), [5, 0, 0]));
+        let older = Arc::new(page("old", began, [5, 0, 0]));
+        assert!(store.keep(&key(1, ""), &newer));
+        assert!(!store.keep(&key(1, ""), &older));
+        assert_eq!(store.get(&key(1, "")).expect("kept").body, "new");
+    }
+
+    #[test]
+    fn a_purge_meets_one_account_only_and_also_what_is_on_its_way() {
+        let store = Store::new(1 << 20);
+        let began = Instant::now();
+        for account in [1, 2] {
+            store.keep(&key(account, ""), &Arc::new(page("{}", began, [60, 0, 0])));
+        }
+        assert_eq!(store.purge_account(&"us".into(), AccountHash([1; 16]), false, began), 1);
+        let is_fresh = |key: &PageKey, now| {
+            matches!(store.get(key).expect("kept").freshness(now), Freshness::Fresh { .. })
+        };
+        assert!(!is_fresh(&key(1, ""), began));
+        assert!(is_fresh(&key(2, ""), began));
+
+        store.keep(&key(1, "cursor=late"), &Arc::new(page("{}", began, [60, 0, 0])));
+        assert!(!is_fresh(&key(1, "cursor=late"), began));
+        let after = began + Duration::from_millis(1);
+        store.keep(&key(1, ""), &Arc::new(page("{}", after, [60, 0, 0])));
+        assert!(is_fresh(&key(1, ""), after));
+    }
+
+    #[test]
+    fn a_hard_purge_drops_pages() {
+        let store = Store::new(1 << 20);
+        let began = Instant::now();
+        store.keep(&key(1, ""), &Arc::new(page("{}", began, [60, 0, 0])));
+        assert_eq!(store.purge_all(true, began), 1);
+        assert!(store.get(&key(1, "")).is_none());
+    }
+
+    #[test]
+    fn the_store_stays_within_its_bytes() {
+        let store = Store::new(100_000);
+        for n in 0..1_000 {
+            store.keep(&key(1, &format!("cursor={n}")), &Arc::new(page("{}", Instant::now(), [60, 0, 0])));
+        }
+        store.maintain();
+        let (entries, bytes) = store.size();
+        assert!(bytes <= 100_000 && entries > 50, "{entries} entries, {bytes} bytes");
+    }
+}

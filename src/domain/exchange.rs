@@ -1,0 +1,206 @@
+//! The three values that travel between the stacks: an [`Ask`] goes in, a [`Fetch`] goes up, an [`Answer`] comes back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::{StatusCode, Uri};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::access::{Account, Consumer, Upstream};
+use super::bucket::Bucket;
+use super::cache_control::Wants;
+use super::key::PageKey;
+use super::page::Page;
+use super::rules::{CacheRule, Lifetimes};
+
+/// A consumer while the proxy runs: who it is, and what it has left.
+#[derive(Debug)]
+pub struct Caller {
+    /// Who it is and what it may do.
+    pub consumer: Consumer,
+    /// What it may still ask; `None` is unlimited.
+    pub quota: Option<Bucket>,
+    /// How many fetches it may still force; `None` is unlimited.
+    pub forced_refreshes: Option<Bucket>,
+    /// Its places among those who wait for the upstream.
+    pub misses: Arc<Semaphore>,
+}
+
+impl Caller {
+    /// `consumer` with everything that it is allowed still left.
+    pub fn new(consumer: Consumer, now: Instant) -> Self {
+        let places = usize::try_from(consumer.max_in_flight_misses).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self {
+            quota: consumer.quota.map(|rate| Bucket::new(rate, now)),
+            forced_refreshes: consumer.forced_refreshes.map(|rate| Bucket::new(rate, now)),
+            misses: Arc::new(Semaphore::new(places)),
+            consumer,
+        }
+    }
+}
+
+/// Whose data, and with whose credentials it is fetched: the only holder of usable credentials on a request's path.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The credential set.
+    pub upstream: Arc<Upstream>,
+    /// The linked account.
+    pub account: Arc<Account>,
+}
+
+/// The operator's rules for the pages of one route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Where lifetimes come from.
+    pub rule: CacheRule,
+    /// The bounds of lifetimes.
+    pub lifetimes: Lifetimes,
+    /// A larger page is passed on, but not stored; in bytes.
+    pub max_page_bytes: usize,
+}
+
+/// A request that has been admitted: it has a consumer, an account and a key, or it would not exist.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Who asks.
+    pub caller: Arc<Caller>,
+    /// For whose data.
+    pub target: Target,
+    /// What the page is stored under.
+    pub key: PageKey,
+    /// The request target as received: its query goes upstream byte for byte.
+    pub uri: Uri,
+    /// What the client asks of the cache.
+    pub wants: Wants,
+    /// The rules of the route.
+    pub policy: Arc<Policy>,
+    /// Until when an answer is of use.
+    pub deadline: Instant,
+}
+
+/// Why a page is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Somebody waits for it.
+    Miss,
+    /// Somebody has been served a stale page meanwhile.
+    Refresh,
+}
+
+/// One page to be fetched from the upstream.
+#[derive(Clone, Debug)]
+pub struct Fetch {
+    /// From where, for whom.
+    pub target: Target,
+    /// What the page will be stored under; its place has the path to ask for.
+    pub key: PageKey,
+    /// The request target whose query goes upstream.
+    pub uri: Uri,
+    /// The page that is being renewed, if there is one.
+    pub known: Option<Arc<Page>>,
+    /// The rules of the route.
+    pub policy: Arc<Policy>,
+    /// Why it is fetched.
+    pub reason: Reason,
+    /// When the whole fetch ends, whatever happens.
+    pub deadline: Instant,
+    /// Set once the call has gone out.
+    pub departure: Departure,
+    /// Whether the page is for one caller alone and may not be stored (`no-store`).
+    pub private: bool,
+}
+
+/// Whether a call has gone out: before that it may still be given up, afterwards it has been paid for.
+#[derive(Clone, Debug, Default)]
+pub struct Departure(Arc<AtomicBool>);
+
+impl Departure {
+    /// The call goes out now.
+    pub fn depart(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has gone out.
+    pub fn has_departed(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How a fetch ended well: everyone who waited for it gets the same page.
+#[derive(Clone, Debug)]
+pub struct Landing {
+    /// The page.
+    pub page: Arc<Page>,
+    /// What the upstream answered: 304 when it confirmed the page that was known.
+    pub status: StatusCode,
+    /// Whether the page is in the store now.
+    pub stored: bool,
+}
+
+impl Landing {
+    /// Whether the upstream refused or broke down: what stale-if-error covers (RFC 5861 §4, and 429).
+    pub fn is_failure(&self) -> bool {
+        self.status.is_server_error() || self.status == StatusCode::TOO_MANY_REQUESTS
+    }
+}
+
+/// Why the request went forward to the upstream (RFC 9211 §2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// Nothing was stored.
+    UriMiss,
+    /// What was stored is stale.
+    Stale,
+    /// The client asked for it.
+    Request,
+}
+
+/// Why a stale page is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It is being fetched anew.
+    Revalidating,
+    /// The upstream failed or may not be asked.
+    UpstreamError,
+    /// The client accepts it (`max-stale`).
+    Accepted,
+}
+
+/// Where an answer came from: the one source of the Cache-Status field, the log's `cache` field and the metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// From the store, fresh.
+    Hit,
+    /// From the store, a remembered refusal.
+    Negative,
+    /// From the store, stale.
+    Stale(Why),
+    /// From the upstream.
+    Fetched {
+        /// Why it was asked.
+        forward: Forward,
+        /// What it said.
+        status: StatusCode,
+        /// Whether the page is in the store now.
+        stored: bool,
+    },
+    /// From a call to the upstream that another request had begun.
+    Collapsed {
+        /// Why it was asked.
+        forward: Forward,
+    },
+}
+
+/// The page that a caller gets, and how it came about.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The page.
+    pub page: Arc<Page>,
+    /// Where it came from.
+    pub served: Served,
+    /// The instant at which age and remaining lifetime are told.
+    pub now: Instant,
+    /// Whether a forced refresh was asked for and not granted.
+    pub refresh_limited: bool,
+}

@@ -1,0 +1,210 @@
+//! What a page is stored under: a typed tuple that always holds the account, and never a token.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use super::access::{AccountHash, Name};
+
+/// Turns tokens into [`AccountHash`]es with a secret key, so that a hash cannot be tried against a list of tokens.
+#[derive(Clone)]
+pub struct TokenHasher(Hmac<Sha256>);
+
+impl TokenHasher {
+    /// A hasher whose key lives and dies with this process.
+    ///
+    /// # Panics
+    /// If the operating system has no random numbers.
+    pub fn new() -> Self {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).expect("the operating system has random numbers");
+        Self::from_key(key)
+    }
+
+    /// A hasher whose key others know too, for replicas that share a store.
+    pub fn from_key(key: [u8; 32]) -> Self {
+        Self(Hmac::new_from_slice(&key).expect("HMAC takes keys of any length"))
+    }
+
+    /// The hash that stands for `token`.
+    pub fn hash(&self, token: &str) -> AccountHash {
+        let mut mac = self.0.clone();
+        mac.update(token.as_bytes());
+        let digest = mac.finalize().into_bytes();
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&digest[..16]);
+        AccountHash(hash)
+    }
+}
+
+impl Default for TokenHasher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for TokenHasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenHasher(…)")
+    }
+}
+
+/// A route together with the upstream path of one request on it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The route's path as configured.
+    pub route: Name,
+    /// The path that the upstream gets.
+    pub path: Arc<str>,
+}
+
+impl Hash for Place {
+    /// The path tells nearly all places apart; equality looks at both.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.path.hash(state);
+    }
+}
+
+/// A query whose pairs are sorted by name and written as RFC 3986 §6.2.2 normalises them: hex digits in upper case, unreserved
+/// characters bare, and nothing else touched. `+`, `%20` and `%2B` stay three different things.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CanonicalQuery(Box<str>);
+
+impl CanonicalQuery {
+    /// The canonical form of a raw query. Pairs of one name keep their order: it may mean something.
+    pub fn new(raw: &str) -> Self {
+        if !raw.contains(['%', '&']) {
+            return Self(raw.into());
+        }
+        let normal = normalise(raw);
+        let mut pairs: Vec<&str> = normal.split('&').collect();
+        pairs.sort_by_key(|pair| name_of(pair));
+        Self(pairs.join("&").into())
+    }
+
+    /// The pairs as (name, value); a name without `=` has no value.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.0.split('&').filter(|pair| !pair.is_empty()).map(|pair| match pair.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (pair, None),
+        })
+    }
+
+    /// The text, without a question mark.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn name_of(pair: &str) -> &str {
+    pair.split_once('=').map_or(pair, |(name, _)| name)
+}
+
+/// Percent-encodings of unreserved characters are decoded, the hex digits of all others are put in upper case.
+/// A `%` that begins no valid encoding stays as it is.
+fn normalise(raw: &str) -> String {
+    let mut normal = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some(at) = rest.find('%') {
+        normal.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let octet = rest.get(1..3).filter(|hex| hex.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        match octet.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(octet) if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) => normal.push(octet.into()),
+            Some(_) => normal.push_str(&rest[..3].to_ascii_uppercase()),
+            None => normal.push('%'),
+        }
+        rest = &rest[if octet.is_some() { 3 } else { 1 }..];
+    }
+    normal.push_str(rest);
+    normal
+}
+
+/// What a page is stored under.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PageKey {
+    /// Whose credentials fetched it.
+    pub upstream: Name,
+    /// The account that it belongs to.
+    pub account: AccountHash,
+    /// Which route, and what it asks the upstream for.
+    pub place: Arc<Place>,
+    /// Which part of it.
+    pub query: CanonicalQuery,
+}
+
+impl PageKey {
+    /// The bytes that the key takes in the store, shared parts not counted.
+    pub fn size(&self) -> usize {
+        size_of::<Self>() + self.query.as_str().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn canonical(raw: &str) -> String {
+        CanonicalQuery::new(raw).as_str().to_owned()
+    }
+
+    #[test]
+    fn order_does_not_matter_and_bytes_do() {
+        assert_eq!(canonical("page_size=50&cursor=a%2Bb%3D%3D"), canonical("cursor=a%2Bb%3D%3D&page_size=50"));
+        assert_eq!(canonical("cursor=a%2bb"), "cursor=a%2Bb");
+        assert_eq!(canonical("cursor=%61-%7E"), "cursor=a-~");
+        let forms = ["cursor=a+b", "cursor=a%20b", "cursor=a%2Bb", "cursor=", "cursor", ""];
+        for (i, one) in forms.iter().enumerate() {
+            for other in &forms[i + 1..] {
+                assert_ne!(canonical(one), canonical(other));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_encoding_stays() {
+        for raw in ["a=%", "a=%4", "a=%zz", "a=%%41", "a=%é"] {
+            assert_eq!(canonical(raw).matches('%').count(), raw.matches('%').count() - usize::from(raw.ends_with("41")));
+        }
+    }
+
+    #[test]
+    fn pairs_of_one_name_keep_their_order() {
+        assert_ne!(canonical("a=1&a=2"), canonical("a=2&a=1"));
+        assert_eq!(canonical("b=3&a=2&a=1"), "a=2&a=1&b=3");
+    }
+
+    #[test]
+    fn hashes_depend_on_the_token_and_on_the_key() {
+        let hasher = TokenHasher::new();
+        assert_eq!(hasher.hash("one"), hasher.hash("one"));
+        assert_ne!(hasher.hash("one"), hasher.hash("two"));
+        assert_ne!(hasher.hash("one"), TokenHasher::new().hash("one"));
+    }
+
+    proptest! {
+        #[test]
+        fn canonical_is_a_fixed_point(raw in "[a-c=&%+0-9A-F~.]{0,24}") {
+            let once = canonical(&raw);
+            prop_assert_eq!(canonical(&once), once);
+        }
+
+        #[test]
+        fn equal_keys_mean_the_same_multiset_of_pairs(mut pairs in proptest::collection::vec("[a-c]=[%+A-F0-9]{0,6}", 1..6)) {
+            let raw = pairs.join("&");
+            pairs.sort_by(|a, b| name_of(a).cmp(name_of(b)));
+            prop_assert_eq!(canonical(&raw), canonical(&pairs.join("&")));
+        }
+
+        #[test]
+        fn a_reserved_character_and_its_encoding_never_meet(head in "[a-z]{0,4}", reserved in "[+/=:@ !*'(),;&#?]", tail in "[a-z]{0,4}") {
+            let encoded = format!("cursor={head}%{:02X}{tail}", reserved.as_bytes()[0]);
+            let bare = format!("cursor={head}{reserved}{tail}");
+            prop_assert_ne!(canonical(&encoded), canonical(&bare));
+        }
+    }
+}

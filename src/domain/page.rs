@@ -1,0 +1,352 @@
+//! What the upstream sent, and the page that the cache makes of it.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, ETAG, LAST_MODIFIED, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+/// A whole answer of the upstream, read to its verified end.
+#[derive(Debug)]
+pub struct Received {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers as sent.
+    pub headers: HeaderMap,
+    /// Its body, decoded.
+    pub body: Bytes,
+    /// When the request for it went out.
+    pub began: Instant,
+    /// The upstream's own clock when it answered.
+    pub date: Option<SystemTime>,
+    /// What the body says about syncs.
+    pub digest: SyncDigest,
+    /// When the upstream takes the next request, where it has said so.
+    pub retry_at: Option<Instant>,
+}
+
+/// What freshness needs to know of a sync-status body. All times are relative to the upstream's clock when it answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyncDigest {
+    /// Whether the body is JSON at all.
+    pub json: bool,
+    /// Whether it has a list of results.
+    pub results: bool,
+    /// Whether some model is syncing, or in a state that cannot be read.
+    pub changing: bool,
+    /// How long until the earliest next sync of the models that count; zero if it is overdue.
+    pub next_start: Option<Duration>,
+}
+
+/// What a stored page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A good answer.
+    Good,
+    /// A 401, 403 or 404, remembered for a short while.
+    Negative,
+    /// An answer that is passed on to those who wait for it and to nobody else.
+    Passing,
+}
+
+/// How long a page may be used: its four clocks start when its fetch began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// Fresh for this long.
+    pub fresh: Duration,
+    /// Then served while it is fetched anew, for this long.
+    pub while_revalidate: Duration,
+    /// Served when the upstream fails, for this long after it was fresh.
+    pub if_error: Duration,
+}
+
+impl Lifetime {
+    /// The lifetime of what is not stored.
+    pub const NONE: Self =
+        Self { fresh: Duration::ZERO, while_revalidate: Duration::ZERO, if_error: Duration::ZERO };
+}
+
+/// What a page is good for at an instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Fresh for `ttl` more.
+    Fresh {
+        /// What is left of the lifetime.
+        ttl: Duration,
+    },
+    /// No longer fresh, but it may be served while it is fetched anew.
+    Revalidate {
+        /// Since when it has been stale.
+        since: Duration,
+    },
+    /// No longer fresh; it may be served only if the upstream fails.
+    IfError {
+        /// Since when it has been stale.
+        since: Duration,
+    },
+    /// It may only be used to ask whether it has changed.
+    Unusable,
+}
+
+/// One answer for one key, with everything that a hit needs prepared.
+#[derive(Debug)]
+pub struct Page {
+    /// The status; 200 for a good page.
+    pub status: StatusCode,
+    /// The body, byte for byte as the upstream sent it, in memory of exactly its size.
+    pub body: Bytes,
+    /// The strong entity tag of the body.
+    pub etag: HeaderValue,
+    /// `private, max-age=…`.
+    pub cache_control: HeaderValue,
+    /// The media type.
+    pub content_type: HeaderValue,
+    /// The challenge of a 401.
+    pub www_authenticate: Option<HeaderValue>,
+    /// The upstream's own validators, to ask whether the page has changed.
+    pub validators: Validators,
+    /// What it is.
+    pub kind: Kind,
+    /// When its fetch began.
+    pub began: Instant,
+    /// How long it may be used.
+    pub lifetime: Lifetime,
+    /// When the upstream takes the next request, where it has said so.
+    pub retry_at: Option<Instant>,
+    purged: AtomicBool,
+    setback: Setback,
+}
+
+/// The upstream's `ETag` and `Last-Modified`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Validators {
+    /// For `If-None-Match`.
+    pub etag: Option<HeaderValue>,
+    /// For `If-Modified-Since`.
+    pub last_modified: Option<HeaderValue>,
+}
+
+impl Validators {
+    /// The validators of an answer.
+    pub fn read(headers: &HeaderMap) -> Self {
+        Self { etag: headers.get(ETAG).cloned(), last_modified: headers.get(LAST_MODIFIED).cloned() }
+    }
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+impl Page {
+    /// The page that `received` makes, with `lifetime`.
+    pub fn new(received: Received, kind: Kind, lifetime: Lifetime) -> Self {
+        Self {
+            status: received.status,
+            etag: entity_tag(&received.body),
+            cache_control: cache_control(kind, lifetime),
+            content_type: match kind {
+                Kind::Good => JSON,
+                _ => received.headers.get(CONTENT_TYPE).cloned().unwrap_or(JSON),
+            },
+            www_authenticate: received.headers.get(WWW_AUTHENTICATE).cloned(),
+            validators: Validators::read(&received.headers),
+            // A copy gives back what the buffer had to spare.
+            body: Bytes::copy_from_slice(&received.body),
+            kind,
+            began: received.began,
+            lifetime,
+            retry_at: received.retry_at,
+            purged: AtomicBool::new(false),
+            setback: Setback::default(),
+        }
+    }
+
+    /// The same page after the upstream has said that it has not changed.
+    pub fn confirmed(&self, answer: &Received, lifetime: Lifetime) -> Self {
+        let newer = Validators::read(&answer.headers);
+        Self {
+            status: self.status,
+            body: self.body.clone(),
+            etag: self.etag.clone(),
+            cache_control: cache_control(self.kind, lifetime),
+            content_type: self.content_type.clone(),
+            www_authenticate: None,
+            validators: Validators {
+                etag: newer.etag.or_else(|| self.validators.etag.clone()),
+                last_modified: newer.last_modified.or_else(|| self.validators.last_modified.clone()),
+            },
+            kind: self.kind,
+            began: answer.began,
+            lifetime,
+            retry_at: None,
+            purged: AtomicBool::new(false),
+            setback: Setback::default(),
+        }
+    }
+
+    /// How old it is, counted from the moment that its request went out.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.began)
+    }
+
+    /// What it is good for now.
+    pub fn freshness(&self, now: Instant) -> Freshness {
+        let age = self.age(now);
+        let Lifetime { fresh, while_revalidate, if_error } = self.lifetime;
+        let purged = self.purged.load(Ordering::Relaxed);
+        if age < fresh && !purged {
+            return Freshness::Fresh { ttl: fresh - age };
+        }
+        let since = age.saturating_sub(fresh);
+        if since < while_revalidate && !purged {
+            Freshness::Revalidate { since }
+        } else if since < if_error {
+            Freshness::IfError { since }
+        } else {
+            Freshness::Unusable
+        }
+    }
+
+    /// Marks it as no longer fresh: the next request fetches, and only a failure of the upstream may still serve it.
+    pub fn purge(&self) {
+        self.purged.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was purged.
+    pub fn is_purged(&self) -> bool {
+        self.purged.load(Ordering::Relaxed)
+    }
+
+    /// What to remember of fetches that failed while this page stood in for them.
+    pub fn setback(&self) -> &Setback {
+        &self.setback
+    }
+
+    /// The bytes that it takes in the store.
+    pub fn size(&self) -> usize {
+        size_of::<Self>() + self.body.len() + self.etag.len() + self.cache_control.len()
+    }
+}
+
+/// How often the fetch of a stale page has failed in a row, and when the next one may be tried.
+#[derive(Debug, Default)]
+pub struct Setback {
+    failures: AtomicU32,
+    /// Milliseconds since the page's fetch began; 0 = at once.
+    next_try: AtomicU64,
+}
+
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+impl Page {
+    /// Whether the upstream is to be left alone for this page for now.
+    pub fn is_set_back(&self, now: Instant) -> bool {
+        let next_try = self.setback.next_try.load(Ordering::Relaxed);
+        self.age(now) < Duration::from_millis(next_try)
+    }
+
+    /// Remembers a failed fetch. The next is tried at `retry_at`, or else after a pause of 1 s that doubles with every failure
+    /// up to 60 s; `jitter`, from 0 to 1, shortens it by up to a half so that keys that failed together do not return together.
+    pub fn set_back(&self, now: Instant, retry_at: Option<Instant>, jitter: f32) {
+        let failures = self.setback.failures.fetch_add(1, Ordering::Relaxed);
+        let pause = (Duration::from_secs(1) * 2_u32.pow(failures.min(6))).min(LONGEST_PAUSE);
+        let at = retry_at.filter(|at| *at > now).unwrap_or(now + pause.mul_f32(1.0 - jitter / 2.0));
+        let next_try = at.saturating_duration_since(self.began).as_millis();
+        self.setback.next_try.store(u64::try_from(next_try).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+fn cache_control(kind: Kind, lifetime: Lifetime) -> HeaderValue {
+    match kind {
+        Kind::Good => HeaderValue::try_from(format!("private, max-age={}", lifetime.fresh.as_secs()))
+            .expect("digits and ASCII letters are a header value"),
+        Kind::Negative | Kind::Passing => HeaderValue::from_static("no-store"),
+    }
+}
+
+/// A strong validator: equal exactly when the bytes are (RFC 9110 §8.8.1).
+fn entity_tag(body: &[u8]) -> HeaderValue {
+    let digest = URL_SAFE_NO_PAD.encode(&Sha256::digest(body)[..16]);
+    HeaderValue::try_from(format!("\"{digest}\"")).expect("base64url between quotes is a header value")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A good page with a body and a lifetime in seconds.
+    pub(crate) fn page(body: &'static str, began: Instant, [fresh, while_revalidate, if_error]: [u64; 3]) -> Page {
+        let received = Received {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(body.as_bytes()),
+            began,
+            date: None,
+            digest: SyncDigest::default(),
+            retry_at: None,
+        };
+        let [fresh, while_revalidate, if_error] = [fresh, while_revalidate, if_error].map(Duration::from_secs);
+        Page::new(received, Kind::Good, Lifetime { fresh, while_revalidate, if_error })
+    }
+
+    #[test]
+    fn a_page_runs_through_its_clocks() {
+        let began = Instant::now();
+        let page = page("{}", began, [5, 30, 3600]);
+        let second = Duration::from_secs;
+        let at = |seconds| page.freshness(began + second(seconds));
+        assert_eq!(at(0), Freshness::Fresh { ttl: second(5) });
+        assert_eq!(at(4), Freshness::Fresh { ttl: second(1) });
+        assert_eq!(at(5), Freshness::Revalidate { since: second(0) });
+        assert_eq!(at(34), Freshness::Revalidate { since: second(29) });
+        assert_eq!(at(35), Freshness::IfError { since: second(30) });
+        assert_eq!(at(3604), Freshness::IfError { since: second(3599) });
+        assert_eq!(at(3605), Freshness::Unusable);
+    }
+
+    #[test]
+    fn a_purged_page_serves_only_failures() {
+        let began = Instant::now();
+        let page = page("{}", began, [5, 30, 3600]);
+        page.purge();
+        assert_eq!(page.freshness(began), Freshness::IfError { since: Duration::ZERO });
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_minute_and_a_known_instant_goes_first() {
+        let began = Instant::now();
+        let page = page("{}", began, [0, 0, 3600]);
+        for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
+            page.set_back(began, None, 0.0);
+            assert!(page.is_set_back(began + Duration::from_secs(pause) - Duration::from_millis(1)));
+            assert!(!page.is_set_back(began + Duration::from_secs(pause)));
+        }
+        page.set_back(began, Some(began + Duration::from_secs(300)), 0.0);
+        assert!(page.is_set_back(began + Duration::from_secs(299)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_page_never_gets_better_with_age(clocks in [0_u64..100, 0_u64..100, 0_u64..100], ages in [0_u64..400, 0_u64..400]) {
+            let began = Instant::now();
+            let page = page("{}", began, clocks);
+            let rank = |age| match page.freshness(began + Duration::from_secs(age)) {
+                Freshness::Fresh { .. } => 0,
+                Freshness::Revalidate { .. } => 1,
+                Freshness::IfError { .. } => 2,
+                Freshness::Unusable => 3,
+            };
+            prop_assert!(rank(ages[0].min(ages[1])) <= rank(ages[0].max(ages[1])));
+        }
+
+        #[test]
+        fn tags_are_equal_exactly_when_bodies_are(one in "[a-b]{0,3}", other in "[a-b]{0,3}") {
+            prop_assert_eq!(entity_tag(one.as_bytes()) == entity_tag(other.as_bytes()), one == other);
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Everything that can go wrong between a request and its page, one row each: the contract's table of errors.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode};
+
+/// A failure that the proxy answers with itself, as `application/problem+json` (RFC 9457).
+///
+/// It is cloned to every caller that waited for the same flight.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// Refused at the door; the text says what is wrong and what would be right.
+    #[error("invalid request: {0}")]
+    InvalidRequest(Cow<'static, str>),
+    /// No consumer key, or one that nobody has.
+    #[error("unknown consumer")]
+    UnknownConsumer,
+    /// The account is not known or not granted; callers cannot tell which.
+    #[error("account not allowed")]
+    AccountNotAllowed,
+    /// No route has this path.
+    #[error("no such route")]
+    NoSuchRoute,
+    /// The route has other methods.
+    #[error("method not allowed")]
+    MethodNotAllowed {
+        /// The value of `Allow`.
+        allow: HeaderValue,
+    },
+    /// The consumer's quota is used up.
+    #[error("quota exceeded")]
+    QuotaExceeded {
+        /// When the next request is free.
+        retry_after: Duration,
+    },
+    /// The upstream's budget is used up and nothing stale could be served.
+    #[error("budget exhausted")]
+    BudgetExhausted {
+        /// When the next call can go.
+        retry_after: Duration,
+    },
+    /// The request target is longer than 8 KiB.
+    #[error("request target too long")]
+    TargetTooLong,
+    /// The header section is larger than allowed.
+    #[error("header section too large")]
+    HeadersTooLarge,
+    /// The upstream did not give a usable answer.
+    #[error("upstream failed: {0}")]
+    UpstreamFailed(Cause),
+    /// A local limit is reached.
+    #[error("overloaded")]
+    Overloaded {
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// The proxy is stopping.
+    #[error("draining")]
+    Draining,
+    /// The upstream did not answer in time.
+    #[error("upstream timeout")]
+    UpstreamTimeout,
+    /// `only-if-cached`, and nothing fresh is here.
+    #[error("not cached")]
+    NotCached,
+}
+
+/// Why an upstream's answer could not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Cause {
+    /// No connection.
+    #[error("no connection")]
+    Connect,
+    /// The connection ended before the answer began.
+    #[error("closed before an answer")]
+    Closed,
+    /// The answer ended before it was whole.
+    #[error("cut short")]
+    Incomplete,
+    /// The body is larger than 64 MiB.
+    #[error("too large")]
+    TooLarge,
+    /// A 200 whose body is no JSON.
+    #[error("not JSON")]
+    NotJson,
+    /// A status that makes no sense here: a 204, a redirect, an unasked 304.
+    #[error("unexpected status {0}")]
+    Unexpected(u16),
+    /// The fetch itself broke down.
+    #[error("internal fault")]
+    Died,
+}
+
+/// One row of the table of errors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The status code.
+    pub status: StatusCode,
+    /// The last part of `urn:merge-sync-proxy:error:…`.
+    pub slug: &'static str,
+    /// A short text that is the same for every occurrence.
+    pub title: &'static str,
+    /// What to do about it.
+    pub detail: Cow<'static, str>,
+    /// How long to wait before another try.
+    pub retry_after: Option<Duration>,
+}
+
+impl Problem {
+    /// Whether it is for want of the upstream: then a stale page may stand in (RFC 5861 §4).
+    pub fn is_upstream(&self) -> bool {
+        matches!(
+            self,
+            Self::UpstreamFailed(_) | Self::UpstreamTimeout | Self::BudgetExhausted { .. } | Self::Overloaded { .. }
+        )
+    }
+
+    /// The problem's row; there is no catch-all arm, so a new problem needs a row.
+    pub fn row(&self) -> Row {
+        let row = |status, slug, title, detail| Row { status, slug, title, detail, retry_after: None };
+        match self {
+            Self::InvalidRequest(detail) => {
+                row(StatusCode::BAD_REQUEST, "invalid-request", "The request is not valid", detail.clone())
+            }
+            Self::UnknownConsumer => row(
+                StatusCode::UNAUTHORIZED,
+                "unknown-consumer",
+                "No known consumer key",
+                "Send 'Authorization: Bearer CONSUMER_KEY' with a key that the operator of this proxy has given you.".into(),
+            ),
+            Self::AccountNotAllowed => row(
+                StatusCode::FORBIDDEN,
+                "account-not-allowed",
+                "The account is not known or not granted",
+                "Check the name in X-Account-Token, or ask the operator of this proxy to grant it to you.".into(),
+            ),
+            Self::NoSuchRoute => row(
+                StatusCode::NOT_FOUND,
+                "no-such-route",
+                "No route has this path",
+                "The path must match a route exactly, for example /api/ats/v1/sync-status.".into(),
+            ),
+            Self::MethodNotAllowed { .. } => row(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "The route does not take this method",
+                "Use one of the methods in the Allow header.".into(),
+            ),
+            Self::QuotaExceeded { retry_after } => Row {
+                retry_after: Some(*retry_after),
+                ..row(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "quota-exceeded",
+                    "Your quota is used up",
+                    "Ask less often, or ask the operator of this proxy for a larger quota.".into(),
+                )
+            },
+            Self::BudgetExhausted { retry_after } => Row {
+                retry_after: Some(*retry_after),
+                ..row(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "budget-exhausted",
+                    "No call to Merge is left for now",
+                    "Come back after Retry-After; pages that are in the cache are served meanwhile.".into(),
+                )
+            },
+            Self::TargetTooLong => row(
+                StatusCode::URI_TOO_LONG,
+                "request-too-large",
+                "The request target is too long",
+                "Keep path and query below 8 KiB.".into(),
+            ),
+            Self::HeadersTooLarge => row(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "request-too-large",
+                "The header section is too large",
+                "Send fewer or shorter headers.".into(),
+            ),
+            Self::UpstreamFailed(cause) => row(
+                StatusCode::BAD_GATEWAY,
+                "upstream-failed",
+                "Merge gave no usable answer",
+                format!("The call to Merge failed ({cause}); trying again is safe.").into(),
+            ),
+            Self::Overloaded { retry_after } => Row {
+                retry_after: Some(*retry_after),
+                ..row(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "overloaded",
+                    "The proxy is at a limit of its own",
+                    "Come back after Retry-After, with fewer requests at a time.".into(),
+                )
+            },
+            Self::Draining => Row {
+                retry_after: Some(Duration::from_secs(1)),
+                ..row(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "draining",
+                    "The proxy is stopping",
+                    "Try again on a new connection.".into(),
+                )
+            },
+            Self::UpstreamTimeout => row(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream-timeout",
+                "Merge did not answer in time",
+                "Trying again is safe.".into(),
+            ),
+            Self::NotCached => row(
+                StatusCode::GATEWAY_TIMEOUT,
+                "not-cached",
+                "Nothing fresh is in the cache",
+                "Leave out 'only-if-cached' to have the page fetched.".into(),
+            ),
+        }
+    }
+}
+
+/// A duration as whole seconds for `Retry-After`: rounded up, never 0.
+pub fn whole_seconds(duration: Duration) -> u64 {
+    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_rounded_up_and_never_zero() {
+        for (milliseconds, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (59_999, 60)] {
+            assert_eq!(whole_seconds(Duration::from_millis(milliseconds)), seconds);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Second tries: only for what never got an answer or was answered with "not now", within the deadline, each paid anew.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::StatusCode;
+use tokio::time::{Instant, sleep};
+use tower::layer::layer_fn;
+use tower::{Layer, Service, ServiceExt};
+
+use crate::domain::exchange::Fetch;
+use crate::domain::page::Received;
+use crate::domain::problem::{Cause, Problem};
+
+/// The pause before the second try of a call that was answered; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Whether and after what pause a call is tried again that has ended like this. All calls are GETs, so a try can do no harm
+/// upstream; `tries` is how often it was tried.
+///
+/// A connection that was closed before an answer began is most often an idle one that the peer had given up: the next try, on a
+/// new one, follows at once. A 4xx is an answer, and so is a body that was cut short: neither is tried again.
+pub fn pause(outcome: &Result<Received, Problem>, tries: u32) -> Option<Duration> {
+    let growing = FIRST_PAUSE * 2_u32.pow((tries - 1).min(6));
+    match outcome {
+        Err(Problem::UpstreamFailed(Cause::Closed)) if tries == 1 => Some(Duration::ZERO),
+        Err(Problem::UpstreamFailed(Cause::Closed | Cause::Connect)) => Some(growing),
+        Ok(received) => match received.status {
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => Some(growing),
+            _ => None,
+        },
+        Err(_) => None,
+    }
+}
+
+/// The layer, above the budget: every try pays.
+pub fn layer<S>() -> impl Layer<S, Service = Retry<S>> + Clone {
+    layer_fn(|inner| Retry { inner })
+}
+
+/// See [`layer`].
+#[derive(Clone)]
+pub struct Retry<S> {
+    inner: S,
+}
+
+impl<S> Service<Fetch> for Retry<S>
+where
+    S: Service<Fetch, Response = Received, Error = Problem, Future: Send> + Clone + Send + 'static,
+{
+    type Response = Received;
+    type Error = Problem;
+    type Future = BoxFuture<'static, Result<Received, Problem>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Problem>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, fetch: Fetch) -> Self::Future {
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            let mut outcome = inner.clone().oneshot(fetch.clone()).await;
+            for tries in 1..=fetch.target.upstream.client.retries {
+                let Some(pause) = pause(&outcome, tries) else { break };
+                let pause = pause.mul_f32(1.0 + fastrand::f32() / 4.0);
+                if Instant::now() + pause >= fetch.deadline {
+                    break;
+                }
+                sleep(pause).await;
+                match inner.clone().oneshot(fetch.clone()).await {
+                    // What the upstream said says more than that it may not be asked again.
+                    Err(Problem::BudgetExhausted { .. }) => break,
+                    next => outcome = next,
+                }
+            }
+            outcome
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::page::SyncDigest;
+    use http::HeaderMap;
+
+    fn answer(status: u16) -> Result<Received, Problem> {
+        Ok(Received {
+            status: StatusCode::from_u16(status).expect("a status"),
+            headers: HeaderMap::new(),
+            body: bytes::Bytes::new(),
+            began: Instant::now(),
+            date: None,
+            digest: SyncDigest::default(),
+            retry_at: None,
+        })
+    }
+
+    #[test]
+    fn only_what_may_go_better_is_tried_again() {
+        for status in [200, 304, 400, 401, 403, 404, 408, 409, 429, 500, 501] {
+            assert_eq!(pause(&answer(status), 1), None, "{status}");
+        }
+        for status in [502, 503, 504] {
+            assert_eq!(pause(&answer(status), 1), Some(FIRST_PAUSE), "{status}");
+            assert_eq!(pause(&answer(status), 3), Some(FIRST_PAUSE * 4), "{status}");
+        }
+        let failed = |cause| Err(Problem::UpstreamFailed(cause));
+        assert_eq!(pause(&failed(Cause::Closed), 1), Some(Duration::ZERO));
+        assert_eq!(pause(&failed(Cause::Closed), 2), Some(FIRST_PAUSE * 2));
+        assert_eq!(pause(&failed(Cause::Connect), 1), Some(FIRST_PAUSE));
+        for outcome in [failed(Cause::Incomplete), failed(Cause::NotJson), Err(Problem::UpstreamTimeout)] {
+            assert_eq!(pause(&outcome, 1), None);
+        }
+    }
+}
