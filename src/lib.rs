@@ -48,3 +48,31 @@ pub mod upstream {
 
     pub mod sync_status;
 }
+
+/// `Request` to `Ask`.
+pub mod door {
+    pub mod admit;
+
+    pub mod route;
+
+    pub mod identify;
+
+    pub mod query;
+
+    pub mod resolve;
+
+    pub mod quota;
+}
+
+/// `Outcome` to `Response`.
+pub mod reply {
+    pub mod render;
+
+    pub mod cache_status;
+
+    pub mod condition;
+}
+
+pub mod stack;
+
+pub mod telemetry;

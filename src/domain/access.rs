@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use http::uri::{Authority, Scheme};
 
 use super::bucket::Rate;
@@ -37,6 +37,9 @@ impl fmt::Debug for Credential {
         f.write_str("Credential(…)")
     }
 }
+
+/// The header that names a linked account.
+pub const X_ACCOUNT_TOKEN: HeaderName = HeaderName::from_static("x-account-token");
 
 /// The keyed hash that stands for an account's token wherever the token itself must not be: HMAC-SHA-256, the first 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -104,7 +107,7 @@ impl Account {
 }
 
 /// The SHA-256 of a consumer key, and until when it counts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyHash {
     /// SHA-256 of the key's bytes.
     pub sha256: [u8; 32],
@@ -142,7 +145,7 @@ impl Pattern {
 }
 
 /// An internal team or service, as configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consumer {
     /// Its name; `open` when no consumers are configured.
     pub name: Name,

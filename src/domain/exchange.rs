@@ -12,6 +12,7 @@ use super::bucket::Bucket;
 use super::cache_control::Wants;
 use super::key::PageKey;
 use super::page::Page;
+use super::problem::Problem;
 use super::rules::{CacheRule, Lifetimes};
 
 /// A consumer while the proxy runs: who it is, and what it has left.
@@ -190,6 +191,17 @@ pub enum Served {
         /// Why it was asked.
         forward: Forward,
     },
+}
+
+/// How a request ended, and whose it was as far as that is known.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The consumer, once it has been identified.
+    pub caller: Option<Arc<Caller>>,
+    /// The account, once it has been found and granted.
+    pub account: Option<Arc<Account>>,
+    /// The answer, or why there is none.
+    pub result: Result<Answer, Problem>,
 }
 
 /// The page that a caller gets, and how it came about.

@@ -13,7 +13,7 @@ use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, DATE, HOST, IF_MODIFIED_SINCE, IF_NONE_MATCH, RETRY_AFTER, USER_AGENT, VIA,
 };
 use http::uri::{Parts, PathAndQuery};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty};
 use tokio::time::{Instant, timeout_at};
@@ -21,13 +21,10 @@ use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt};
 
 use super::{retry_after, sync_status};
-use crate::domain::access::{Name, Upstream};
+use crate::domain::access::{Name, Upstream, X_ACCOUNT_TOKEN};
 use crate::domain::exchange::Fetch;
 use crate::domain::page::Received;
 use crate::domain::problem::{Cause, Problem};
-
-/// The header that names a linked account.
-pub const X_ACCOUNT_TOKEN: HeaderName = HeaderName::from_static("x-account-token");
 
 /// The body of a call: none.
 pub type CallBody = Empty<Bytes>;

@@ -1,0 +1,168 @@
+//! The door: from a request to an [`Ask`]. Every refusal happens here, before anything is sent upstream.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use arc_swap::ArcSwap;
+use http::request::Parts;
+use http::{Method, Request};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower::layer::layer_fn;
+use tower::{Layer, Service};
+
+use super::identify::Consumers;
+use super::query;
+use super::quota;
+use super::resolve::Accounts;
+use super::route::Routes;
+use crate::domain::access::Account;
+use crate::domain::cache_control::Wants;
+use crate::domain::exchange::{Answer, Ask, Caller, Outcome};
+use crate::domain::key::{CanonicalQuery, PageKey};
+use crate::domain::problem::Problem;
+
+/// Who may come in, as of now. A reload replaces it whole; each request sees one version.
+#[derive(Debug)]
+pub struct House {
+    /// Which requests there are.
+    pub routes: Routes,
+    /// Who may make them.
+    pub consumers: Consumers,
+    /// About whom.
+    pub accounts: Accounts,
+    /// The largest header section, in bytes.
+    pub max_header_bytes: usize,
+}
+
+/// The longest request target, in bytes.
+const LONGEST_TARGET: usize = 8 << 10;
+
+/// What HTTP counts for a field beside its name and value (RFC 9113 §6.5.2).
+const FIELD_OVERHEAD: usize = 32;
+
+impl House {
+    /// From a request's head to an [`Ask`]; `caller` and `account` are filled as soon as they are known.
+    fn admit(&self, head: &Parts, has_body: bool, known: &mut Known) -> Result<Ask, Problem> {
+        let now = Instant::now();
+        self.check_size(head)?;
+        let stop = self.routes.find(&head.method, head.uri.path())?;
+        let caller = known.caller.insert(self.consumers.identify(&head.headers)?.clone());
+        if has_body && matches!(head.method, Method::GET | Method::HEAD) {
+            return Err(Problem::InvalidRequest("Send no body with GET or HEAD.".into()));
+        }
+        let query = CanonicalQuery::new(head.uri.query().unwrap_or_default());
+        query::check(&query)?;
+        let target = self.accounts.resolve(&head.headers, &caller.consumer, stop.upstream.as_ref())?;
+        known.account = Some(target.account.clone());
+        quota::take(caller, now)?;
+        let key = PageKey {
+            upstream: target.upstream.name.clone(),
+            account: target.account.hash,
+            place: stop.place,
+            query,
+        };
+        let deadline = now + target.upstream.budget.max_wait + target.upstream.client.timeout;
+        Ok(Ask {
+            caller: caller.clone(),
+            target,
+            key,
+            uri: head.uri.clone(),
+            wants: Wants::read(&head.headers),
+            policy: stop.policy,
+            deadline,
+        })
+    }
+
+    fn check_size(&self, head: &Parts) -> Result<(), Problem> {
+        let target = head.uri.path().len() + head.uri.query().map_or(0, |query| query.len() + 1);
+        if target > LONGEST_TARGET {
+            return Err(Problem::TargetTooLong);
+        }
+        let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+            name.as_str().len() + value.len() + FIELD_OVERHEAD
+        };
+        if head.headers.iter().map(field).sum::<usize>() > self.max_header_bytes {
+            return Err(Problem::HeadersTooLarge);
+        }
+        Ok(())
+    }
+}
+
+/// The layer: `Request` in, [`Outcome`] out; what is admitted goes on as an [`Ask`].
+pub fn layer<S>(house: Arc<ArcSwap<House>>) -> impl Layer<S, Service = Admit<S>> + Clone {
+    layer_fn(move |inner| Admit { inner, house: house.clone() })
+}
+
+/// See [`layer`].
+#[derive(Clone)]
+pub struct Admit<S> {
+    inner: S,
+    house: Arc<ArcSwap<House>>,
+}
+
+impl<S, B> Service<Request<B>> for Admit<S>
+where
+    S: Service<Ask, Response = Answer, Error = Problem>,
+    B: Body,
+{
+    type Response = Outcome;
+    type Error = Infallible;
+    type Future = Admitting<S::Future>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // The services behind the door are always ready: whatever must wait does so inside its call.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let has_body = !request.body().is_end_stream();
+        let (head, _) = request.into_parts();
+        let mut known = Known::default();
+        match self.house.load().admit(&head, has_body, &mut known) {
+            Ok(ask) => Admitting { known, step: Step::Asking { answer: self.inner.call(ask) } },
+            Err(problem) => Admitting { known, step: Step::Refused { problem: Some(problem) } },
+        }
+    }
+}
+
+/// Whose request it is, as far as that is known.
+#[derive(Default)]
+struct Known {
+    caller: Option<Arc<Caller>>,
+    account: Option<Arc<Account>>,
+}
+
+pin_project! {
+    /// The future of [`Admit`].
+    pub struct Admitting<F> {
+        known: Known,
+        #[pin]
+        step: Step<F>,
+    }
+}
+
+pin_project! {
+    #[project = StepProjection]
+    enum Step<F> {
+        Refused { problem: Option<Problem> },
+        Asking { #[pin] answer: F },
+    }
+}
+
+impl<F: Future<Output = Result<Answer, Problem>>> Future for Admitting<F> {
+    type Output = Result<Outcome, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = match this.step.project() {
+            StepProjection::Refused { problem } => Err(problem.take().expect("a future is not polled after its end")),
+            StepProjection::Asking { answer } => ready!(answer.poll(cx)),
+        };
+        Poll::Ready(Ok(Outcome { caller: this.known.caller.take(), account: this.known.account.take(), result }))
+    }
+}

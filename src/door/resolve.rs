@@ -1,0 +1,99 @@
+//! `X-Account-Token` to target: whose data, and with which credentials it is fetched.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use crate::domain::access::{Account, AccountHash, Consumer, Credential, Name, Upstream, X_ACCOUNT_TOKEN};
+use crate::domain::exchange::Target;
+use crate::domain::key::TokenHasher;
+use crate::domain::problem::Problem;
+
+/// The longest name or token, in bytes.
+const LONGEST: usize = 512;
+
+/// All accounts that have a name, and what is needed to take in a raw token.
+#[derive(Debug)]
+pub struct Accounts {
+    by_name: HashMap<Name, Arc<Account>>,
+    by_token: HashMap<AccountHash, Arc<Account>>,
+    upstreams: HashMap<Name, Arc<Upstream>>,
+    /// Where an account lives of which only the token is known.
+    default_upstream: Arc<Upstream>,
+    hasher: TokenHasher,
+}
+
+impl Accounts {
+    /// The accounts as configured.
+    pub fn new(
+        accounts: &[Arc<Account>],
+        upstreams: &[Arc<Upstream>],
+        default_upstream: Arc<Upstream>,
+        hasher: TokenHasher,
+    ) -> Self {
+        Self {
+            by_name: accounts.iter().filter_map(|account| Some((account.name.clone()?, account.clone()))).collect(),
+            by_token: accounts.iter().map(|account| (account.hash, account.clone())).collect(),
+            upstreams: upstreams.iter().map(|upstream| (upstream.name.clone(), upstream.clone())).collect(),
+            default_upstream,
+            hasher,
+        }
+    }
+
+    /// The target that these headers name, if `consumer` may have it. `route` overrides the upstream.
+    ///
+    /// An account that is unknown and one that is forbidden are refused alike.
+    pub fn resolve(&self, headers: &HeaderMap, consumer: &Consumer, route: Option<&Name>) -> Result<Target, Problem> {
+        let account = match named(headers)? {
+            Some(text) => self.account(text, consumer)?,
+            None => self.default_account(consumer)?,
+        };
+        let upstream = route.and_then(|name| self.upstreams.get(name)).unwrap_or(&account.upstream).clone();
+        Ok(Target { upstream, account })
+    }
+
+    fn account(&self, text: &str, consumer: &Consumer) -> Result<Arc<Account>, Problem> {
+        if let Some(account) = self.by_name.get(text) {
+            return consumer.may_use(text).then(|| account.clone()).ok_or(Problem::AccountNotAllowed);
+        }
+        if !consumer.raw_tokens {
+            return Err(Problem::AccountNotAllowed);
+        }
+        let hash = self.hasher.hash(text);
+        if let Some(account) = self.by_token.get(&hash) {
+            return Ok(account.clone());
+        }
+        let token = Credential::new(text).ok_or(Problem::AccountNotAllowed)?;
+        Ok(Arc::new(Account {
+            name: None,
+            hash,
+            token,
+            upstream: self.default_upstream.clone(),
+            per_account: None,
+            linked_account_id: None,
+        }))
+    }
+
+    fn default_account(&self, consumer: &Consumer) -> Result<Arc<Account>, Problem> {
+        let missing = || Problem::InvalidRequest("Name the account in 'X-Account-Token'.".into());
+        let name = consumer.default_account.as_ref().ok_or_else(missing)?;
+        self.by_name.get(name).filter(|_| consumer.may_use(name)).cloned().ok_or(Problem::AccountNotAllowed)
+    }
+}
+
+/// What `X-Account-Token` says; missing and empty are the same.
+fn named(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut lines = headers.get_all(X_ACCOUNT_TOKEN).iter();
+    let Some(line) = lines.next() else { return Ok(None) };
+    if lines.next().is_some() {
+        return Err(Problem::InvalidRequest("Send one 'X-Account-Token' header, not several.".into()));
+    }
+    let fits = |byte: &u8| byte.is_ascii_graphic() && *byte != b',';
+    if line.len() > LONGEST || !line.as_bytes().iter().all(fits) {
+        return Err(Problem::InvalidRequest(
+            "'X-Account-Token' must be 1 to 512 visible ASCII characters without comma or blank.".into(),
+        ));
+    }
+    Ok(line.to_str().ok().filter(|text| !text.is_empty()))
+}

@@ -1,0 +1,120 @@
+//! The text of `Cache-Status` (RFC 9211) for every way in which an answer can come about.
+
+use std::fmt::Write;
+use std::sync::LazyLock;
+
+use http::HeaderValue;
+
+use crate::domain::exchange::{Answer, Forward, Served, Why};
+use crate::domain::page::Page;
+use crate::domain::problem::Row;
+
+/// How this cache calls itself.
+const NAME: &str = "merge-sync-proxy";
+
+/// The values of plain hits, one for each second of a lifetime up to five minutes: nearly all answers need one of these.
+static HITS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| (0..=300).map(|ttl| hit(ttl, "")).collect());
+
+/// The value for an answer.
+pub fn value(answer: &Answer) -> HeaderValue {
+    let ttl = ttl(&answer.page, answer);
+    let detail = if answer.refresh_limited { "; detail=refresh-limited" } else { "" };
+    match answer.served {
+        Served::Hit => {
+            let prepared = usize::try_from(ttl).ok().and_then(|ttl| HITS.get(ttl));
+            prepared.filter(|_| detail.is_empty()).cloned().unwrap_or_else(|| hit(ttl, detail))
+        }
+        Served::Negative => hit(ttl, "; detail=negative"),
+        Served::Stale(Why::Revalidating) => hit(ttl, "; detail=revalidating"),
+        Served::Stale(Why::UpstreamError) => hit(ttl, "; detail=upstream-error"),
+        Served::Stale(Why::Accepted) => hit(ttl, detail),
+        Served::Fetched { forward, status, stored } => {
+            let mut text = format!("{NAME}; fwd={}; fwd-status={}", token(forward), status.as_u16());
+            if stored {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "; stored; ttl={ttl}");
+            }
+            text.push_str(detail);
+            parse(text)
+        }
+        Served::Collapsed { forward } => parse(format!("{NAME}; fwd={}; collapsed{detail}", token(forward))),
+    }
+}
+
+/// The value for a request that got no page.
+pub fn of_problem(row: &Row) -> HeaderValue {
+    parse(format!("{NAME}; detail={}", row.slug))
+}
+
+/// What is left of the lifetime in whole seconds, rounded down; negative once it is over (RFC 9211 §2.4).
+fn ttl(page: &Page, answer: &Answer) -> i64 {
+    let seconds = |duration: std::time::Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    let (age, fresh) = (page.age(answer.now), page.lifetime.fresh);
+    if fresh >= age {
+        seconds(fresh - age)
+    } else {
+        let over = age - fresh;
+        -seconds(over) - i64::from(over.subsec_nanos() > 0)
+    }
+}
+
+fn hit(ttl: i64, detail: &str) -> HeaderValue {
+    parse(format!("{NAME}; hit; ttl={ttl}{detail}"))
+}
+
+fn token(forward: Forward) -> &'static str {
+    match forward {
+        Forward::UriMiss => "uri-miss",
+        Forward::Stale => "stale",
+        Forward::Request => "request",
+    }
+}
+
+fn parse(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("names, digits and punctuation are a header value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::page::tests::page;
+    use http::StatusCode;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::time::Instant;
+
+    fn text(served: Served, age: u64) -> String {
+        let began = Instant::now();
+        let page = Arc::new(page("{}", began, [30, 0, 3600]));
+        let now = began + Duration::from_secs(age) + Duration::from_millis(1);
+        let answer = Answer { page, served, now, refresh_limited: false };
+        value(&answer).to_str().expect("ASCII").to_owned()
+    }
+
+    #[test]
+    fn every_way_has_its_text() {
+        let fetched = |forward, status, stored| Served::Fetched { forward, status, stored };
+        for (served, age, expected) in [
+            (Served::Hit, 2, "hit; ttl=27"),
+            (Served::Hit, 29, "hit; ttl=0"),
+            (Served::Negative, 0, "hit; ttl=29; detail=negative"),
+            (Served::Stale(Why::Revalidating), 32, "hit; ttl=-3; detail=revalidating"),
+            (Served::Stale(Why::UpstreamError), 119, "hit; ttl=-90; detail=upstream-error"),
+            (Served::Stale(Why::Accepted), 30, "hit; ttl=-1"),
+            (fetched(Forward::UriMiss, StatusCode::OK, true), 0, "fwd=uri-miss; fwd-status=200; stored; ttl=29"),
+            (fetched(Forward::Stale, StatusCode::NOT_MODIFIED, true), 0, "fwd=stale; fwd-status=304; stored; ttl=29"),
+            (fetched(Forward::Request, StatusCode::BAD_GATEWAY, false), 0, "fwd=request; fwd-status=502"),
+            (Served::Collapsed { forward: Forward::UriMiss }, 0, "fwd=uri-miss; collapsed"),
+        ] {
+            assert_eq!(text(served, age), format!("merge-sync-proxy; {expected}"));
+        }
+    }
+
+    #[test]
+    fn a_refused_refresh_is_told() {
+        let now = Instant::now();
+        let page = Arc::new(page("{}", now, [30, 0, 0]));
+        let answer = Answer { page, served: Served::Hit, now, refresh_limited: true };
+        assert_eq!(value(&answer), "merge-sync-proxy; hit; ttl=30; detail=refresh-limited");
+    }
+}

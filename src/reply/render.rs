@@ -1,0 +1,177 @@
+//! From an [`Outcome`] to a response. From here outwards nothing fails.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::LazyLock;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{
+    AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER, VARY,
+    WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use pin_project_lite::pin_project;
+use tower::layer::layer_fn;
+use tower::{Layer, Service};
+
+use super::{cache_status, condition};
+use crate::domain::exchange::{Answer, Outcome};
+use crate::domain::page::Kind;
+use crate::domain::problem::{Problem, whole_seconds};
+
+/// The header that names a request.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const VARY_VALUE: HeaderValue = HeaderValue::from_static("accept-encoding");
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
+
+/// Ages up to five minutes, ready to be sent: nearly all answers need one of these.
+static AGES: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| (0_u64..=300).map(HeaderValue::from).collect());
+
+/// A response, and what the log wants to know of how it came about.
+pub struct Reply {
+    /// What the client gets.
+    pub response: Response<Full<Bytes>>,
+    /// Whose request it was, and how it ended.
+    pub outcome: Outcome,
+}
+
+/// What matters of a request for the form of its answer.
+struct Reading {
+    head_only: bool,
+    if_none_match: Vec<HeaderValue>,
+    request_id: HeaderValue,
+}
+
+impl Reading {
+    fn new<B>(request: &Request<B>) -> Self {
+        let headers = request.headers();
+        Self {
+            head_only: *request.method() == Method::HEAD,
+            if_none_match: headers.get_all(IF_NONE_MATCH).iter().cloned().collect(),
+            request_id: headers.get(X_REQUEST_ID).cloned().unwrap_or_else(|| HeaderValue::from_static("-")),
+        }
+    }
+
+    fn render(&self, result: &Result<Answer, Problem>) -> Response<Full<Bytes>> {
+        let mut response = match result {
+            Ok(answer) => self.page(answer),
+            Err(problem) => self.problem(problem),
+        };
+        response.headers_mut().insert(X_REQUEST_ID, self.request_id.clone());
+        if self.head_only {
+            let length = http_body::Body::size_hint(response.body()).exact().unwrap_or_default();
+            if response.status() != StatusCode::NOT_MODIFIED {
+                response.headers_mut().insert(CONTENT_LENGTH, length.into());
+            }
+            *response.body_mut() = Full::default();
+        }
+        response
+    }
+
+    fn page(&self, answer: &Answer) -> Response<Full<Bytes>> {
+        let page = &*answer.page;
+        let mut headers = HeaderMap::with_capacity(12);
+        headers.insert(CACHE_CONTROL, page.cache_control.clone());
+        headers.insert(CACHE_STATUS, cache_status::value(answer));
+        if page.kind == Kind::Good {
+            let age = page.age(answer.now).as_secs();
+            let prepared = usize::try_from(age).ok().and_then(|age| AGES.get(age)).cloned();
+            headers.insert(AGE, prepared.unwrap_or_else(|| age.into()));
+            headers.insert(ETAG, page.etag.clone());
+            headers.insert(VARY, VARY_VALUE);
+            if condition::names(&self.if_none_match, &page.etag) {
+                return assemble(StatusCode::NOT_MODIFIED, headers, Bytes::new());
+            }
+        }
+        headers.insert(CONTENT_TYPE, page.content_type.clone());
+        headers.extend(page.www_authenticate.iter().map(|value| (WWW_AUTHENTICATE, value.clone())));
+        if matches!(page.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            let pause = page.retry_at.map(|at| at.saturating_duration_since(answer.now)).unwrap_or_default();
+            headers.insert(RETRY_AFTER, whole_seconds(pause).into());
+        }
+        assemble(page.status, headers, page.body.clone())
+    }
+
+    fn problem(&self, problem: &Problem) -> Response<Full<Bytes>> {
+        let row = problem.row();
+        let body = serde_json::json!({
+            "type": format!("urn:merge-sync-proxy:error:{}", row.slug),
+            "title": row.title,
+            "status": row.status.as_u16(),
+            "detail": row.detail,
+            "request_id": String::from_utf8_lossy(self.request_id.as_bytes()),
+        });
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(CONTENT_TYPE, PROBLEM_JSON);
+        headers.insert(CACHE_CONTROL, NO_STORE);
+        headers.insert(CACHE_STATUS, cache_status::of_problem(&row));
+        headers.extend(row.retry_after.map(|pause| (RETRY_AFTER, whole_seconds(pause).into())));
+        match problem {
+            Problem::UnknownConsumer => headers.extend([(WWW_AUTHENTICATE, BEARER)]),
+            Problem::MethodNotAllowed { allow } => headers.extend([(ALLOW, allow.clone())]),
+            _ => {}
+        }
+        assemble(row.status, headers, Bytes::from(body.to_string()))
+    }
+}
+
+fn assemble(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// The layer: [`Outcome`]s of the door become [`Reply`]s.
+pub fn layer<S>() -> impl Layer<S, Service = Render<S>> + Clone {
+    layer_fn(|inner| Render { inner })
+}
+
+/// See [`layer`].
+#[derive(Clone)]
+pub struct Render<S> {
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for Render<S>
+where
+    S: Service<Request<B>, Response = Outcome, Error = Infallible>,
+{
+    type Response = Reply;
+    type Error = Infallible;
+    type Future = Rendering<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        Rendering { reading: Reading::new(&request), outcome: self.inner.call(request) }
+    }
+}
+
+pin_project! {
+    /// The future of [`Render`].
+    pub struct Rendering<F> {
+        reading: Reading,
+        #[pin]
+        outcome: F,
+    }
+}
+
+impl<F: Future<Output = Result<Outcome, Infallible>>> Future for Rendering<F> {
+    type Output = Result<Reply, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(outcome) = ready!(this.outcome.poll(cx));
+        Poll::Ready(Ok(Reply { response: this.reading.render(&outcome.result), outcome }))
+    }
+}

@@ -1,0 +1,170 @@
+//! One name and one log line for each request; how logs look.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io::IsTerminal;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, Uri};
+use http_body_util::Full;
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower::layer::layer_fn;
+use tower::{Layer, Service};
+use tracing_subscriber::EnvFilter;
+
+use crate::domain::exchange::{Forward, Outcome, Served, Why};
+use crate::reply::render::{Reply, X_REQUEST_ID};
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+/// Begins logging to standard error; what `filter` lets through, as `format` says, or else for people on a terminal and as JSON
+/// otherwise. A second call changes nothing.
+pub fn start(format: Option<LogFormat>, filter: &str) {
+    let terminal = std::io::stderr().is_terminal();
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
+    let pretty = format.map_or(terminal, |format| format == LogFormat::Pretty);
+    let _ = if pretty { lines.compact().try_init() } else { lines.json().flatten_event(true).try_init() };
+}
+
+/// The outermost layer: gives each request its id, and logs it when it has been answered.
+pub fn layer<S>() -> impl Layer<S, Service = Telemetry<S>> + Clone {
+    layer_fn(|inner| Telemetry { inner })
+}
+
+/// See [`layer`].
+#[derive(Clone)]
+pub struct Telemetry<S> {
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for Telemetry<S>
+where
+    S: Service<Request<B>, Response = Reply, Error = Infallible>,
+{
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Answering<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let headers = request.headers_mut();
+        if !headers.get(X_REQUEST_ID).is_some_and(may_name) {
+            headers.insert(X_REQUEST_ID, new_name());
+        }
+        let line = tracing::enabled!(target: "access", tracing::Level::INFO)
+            .then(|| Line { began: Instant::now(), method: request.method().clone(), uri: request.uri().clone() });
+        Answering { line, reply: self.inner.call(request) }
+    }
+}
+
+/// Whether a caller's `X-Request-Id` is kept: 1 to 128 visible ASCII characters.
+fn may_name(value: &HeaderValue) -> bool {
+    (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
+}
+
+/// A `UUIDv7` (RFC 9562 §5.7).
+fn new_name() -> HeaderValue {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let milliseconds = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
+    let random = fastrand::u128(..).to_ne_bytes();
+    let random = random.first_chunk().expect("sixteen bytes hold ten");
+    let id = uuid::Builder::from_unix_timestamp_millis(milliseconds, random).into_uuid();
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)).expect("hex digits and hyphens are a header value")
+}
+
+/// What the log line needs to remember of a request.
+struct Line {
+    began: Instant,
+    method: Method,
+    uri: Uri,
+}
+
+impl Line {
+    fn write(self, reply: &Reply) {
+        let Outcome { caller, account, result } = &reply.outcome;
+        let id = reply.response.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok());
+        let problem = result.as_ref().err().map(|problem| problem.row().slug);
+        tracing::info!(
+            target: "access",
+            method = self.method.as_str(),
+            path = self.uri.path(),
+            status = reply.response.status().as_u16(),
+            cache = result.as_ref().map_or("-", |answer| label(answer.served)),
+            problem,
+            consumer = caller.as_ref().map(|caller| &*caller.consumer.name),
+            account = account.as_ref().map(|account| account.label()),
+            microseconds = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            id,
+        );
+    }
+}
+
+/// How logs and metrics call the way in which an answer came about.
+pub fn label(served: Served) -> &'static str {
+    match served {
+        Served::Hit => "hit",
+        Served::Negative => "negative",
+        Served::Stale(Why::Revalidating) => "stale-revalidating",
+        Served::Stale(Why::UpstreamError) => "stale-error",
+        Served::Stale(Why::Accepted) => "stale-accepted",
+        Served::Fetched { forward: Forward::UriMiss, .. } => "miss",
+        Served::Fetched { forward: Forward::Stale, .. } => "expired",
+        Served::Fetched { forward: Forward::Request, .. } => "forced",
+        Served::Collapsed { .. } => "collapsed",
+    }
+}
+
+pin_project! {
+    /// The future of [`Telemetry`].
+    pub struct Answering<F> {
+        line: Option<Line>,
+        #[pin]
+        reply: F,
+    }
+}
+
+impl<F: Future<Output = Result<Reply, Infallible>>> Future for Answering<F> {
+    type Output = Result<Response<Full<Bytes>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(reply) = ready!(this.reply.poll(cx));
+        if let Some(line) = this.line.take() {
+            line.write(&reply);
+        }
+        Poll::Ready(Ok(reply.response))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_fresh_and_only_visible_ones_are_kept() {
+        let (one, other) = (new_name(), new_name());
+        assert_ne!(one, other);
+        let id = uuid::Uuid::parse_str(one.to_str().expect("ASCII")).expect("a UUID");
+        assert_eq!(id.get_version_num(), 7);
+        assert!(may_name(&one));
+        for bad in ["", "a b", "a\tb", "é", &"x".repeat(129)] {
+            assert!(!may_name(&HeaderValue::from_str(bad).expect("a header value")), "{bad:?}");
+        }
+    }
+}
