@@ -19,22 +19,15 @@ use tracing_subscriber::EnvFilter;
 use crate::domain::exchange::{Forward, Outcome, Served, Why};
 use crate::reply::render::{Reply, X_REQUEST_ID};
 
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Pretty,
-}
-
-/// Begins logging to standard error; what `filter` lets through, as `format` says, or else for people on a terminal and as JSON
-/// otherwise. A second call changes nothing.
-pub fn start(format: Option<LogFormat>, filter: &str) {
-    let terminal = std::io::stderr().is_terminal();
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
-    let pretty = format.map_or(terminal, |format| format == LogFormat::Pretty);
+/// Begins logging to standard error what `filter` lets through: lines for people if `pretty`, else one JSON object a line.
+/// A second call changes nothing.
+pub fn start(pretty: bool, filter: &str, access_log: bool) {
+    let mut filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    if !access_log {
+        filter = filter.add_directive("access=off".parse().expect("a target and a level are a directive"));
+    }
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = lines.with_ansi(std::io::stderr().is_terminal());
     let _ = if pretty { lines.compact().try_init() } else { lines.json().flatten_event(true).try_init() };
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use http::HeaderValue;
 
@@ -46,16 +47,11 @@ pub fn of_problem(row: &Row) -> HeaderValue {
     parse(format!("{NAME}; detail={}", row.slug))
 }
 
-/// What is left of the lifetime in whole seconds, rounded down; negative once it is over (RFC 9211 §2.4).
+/// What is left of the lifetime, in whole seconds: what `Cache-Control` says less what `Age` says, so that the three fields of an
+/// answer agree. Negative once the lifetime is over (RFC 9211 §2.4).
 fn ttl(page: &Page, answer: &Answer) -> i64 {
-    let seconds = |duration: std::time::Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    let (age, fresh) = (page.age(answer.now), page.lifetime.fresh);
-    if fresh >= age {
-        seconds(fresh - age)
-    } else {
-        let over = age - fresh;
-        -seconds(over) - i64::from(over.subsec_nanos() > 0)
-    }
+    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    seconds(page.lifetime.fresh) - seconds(page.age(answer.now))
 }
 
 fn hit(ttl: i64, detail: &str) -> HeaderValue {
@@ -80,7 +76,6 @@ mod tests {
     use crate::domain::page::tests::page;
     use http::StatusCode;
     use std::sync::Arc;
-    use std::time::Duration;
     use tokio::time::Instant;
 
     fn text(served: Served, age: u64) -> String {
@@ -95,14 +90,14 @@ mod tests {
     fn every_way_has_its_text() {
         let fetched = |forward, status, stored| Served::Fetched { forward, status, stored };
         for (served, age, expected) in [
-            (Served::Hit, 2, "hit; ttl=27"),
-            (Served::Hit, 29, "hit; ttl=0"),
-            (Served::Negative, 0, "hit; ttl=29; detail=negative"),
-            (Served::Stale(Why::Revalidating), 32, "hit; ttl=-3; detail=revalidating"),
-            (Served::Stale(Why::UpstreamError), 119, "hit; ttl=-90; detail=upstream-error"),
-            (Served::Stale(Why::Accepted), 30, "hit; ttl=-1"),
-            (fetched(Forward::UriMiss, StatusCode::OK, true), 0, "fwd=uri-miss; fwd-status=200; stored; ttl=29"),
-            (fetched(Forward::Stale, StatusCode::NOT_MODIFIED, true), 0, "fwd=stale; fwd-status=304; stored; ttl=29"),
+            (Served::Hit, 2, "hit; ttl=28"),
+            (Served::Hit, 29, "hit; ttl=1"),
+            (Served::Negative, 0, "hit; ttl=30; detail=negative"),
+            (Served::Stale(Why::Revalidating), 33, "hit; ttl=-3; detail=revalidating"),
+            (Served::Stale(Why::UpstreamError), 120, "hit; ttl=-90; detail=upstream-error"),
+            (Served::Stale(Why::Accepted), 30, "hit; ttl=0"),
+            (fetched(Forward::UriMiss, StatusCode::OK, true), 0, "fwd=uri-miss; fwd-status=200; stored; ttl=30"),
+            (fetched(Forward::Stale, StatusCode::NOT_MODIFIED, true), 0, "fwd=stale; fwd-status=304; stored; ttl=30"),
             (fetched(Forward::Request, StatusCode::BAD_GATEWAY, false), 0, "fwd=request; fwd-status=502"),
             (Served::Collapsed { forward: Forward::UriMiss }, 0, "fwd=uri-miss; collapsed"),
         ] {

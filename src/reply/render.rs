@@ -101,13 +101,14 @@ impl Reading {
 
     fn problem(&self, problem: &Problem) -> Response<Full<Bytes>> {
         let row = problem.row();
-        let body = serde_json::json!({
-            "type": format!("urn:merge-sync-proxy:error:{}", row.slug),
-            "title": row.title,
-            "status": row.status.as_u16(),
-            "detail": row.detail,
-            "request_id": String::from_utf8_lossy(self.request_id.as_bytes()),
-        });
+        let body = Details {
+            kind: format!("urn:merge-sync-proxy:error:{}", row.slug),
+            title: row.title,
+            status: row.status.as_u16(),
+            detail: &row.detail,
+            request_id: &String::from_utf8_lossy(self.request_id.as_bytes()),
+        };
+        let body = serde_json::to_vec(&body).expect("text and numbers are JSON");
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
         headers.insert(CACHE_CONTROL, NO_STORE);
@@ -118,8 +119,19 @@ impl Reading {
             Problem::MethodNotAllowed { allow } => headers.extend([(ALLOW, allow.clone())]),
             _ => {}
         }
-        assemble(row.status, headers, Bytes::from(body.to_string()))
+        assemble(row.status, headers, Bytes::from(body))
     }
+}
+
+/// The body of a problem (RFC 9457 §3.1).
+#[derive(serde::Serialize)]
+struct Details<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    request_id: &'a str,
 }
 
 fn assemble(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response<Full<Bytes>> {

@@ -19,6 +19,7 @@ use http_body_util::{BodyExt, Empty};
 use tokio::time::{Instant, timeout_at};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt};
+use tower_http::decompression::{Decompression, DecompressionBody};
 
 use super::{retry_after, sync_status};
 use crate::domain::access::{Name, Upstream, X_ACCOUNT_TOKEN};
@@ -170,14 +171,14 @@ fn cause(error: &BoxError) -> Cause {
     Cause::Closed
 }
 
-/// Boxes a service as a [`Transport`], whatever its body and error are.
+/// Makes a service a [`Transport`], whatever its body and error are: asks for encoded bodies and decodes them.
 pub fn transport<S, B>(service: S) -> Transport
 where
     S: Service<Request<CallBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + Sync,
     S: 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let service = service.map_err(Into::into).map_response(|response: Response<B>| {
+    let service = Decompression::new(service.map_err(Into::into)).map_err(Into::into).map_response(|response: Response<DecompressionBody<B>>| {
         response.map(|body| body.map_err(Into::into).boxed_unsync())
     });
     BoxCloneSyncService::new(service)

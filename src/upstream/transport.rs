@@ -13,7 +13,6 @@ use rustls::ClientConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use tower_http::decompression::Decompression;
 
 use super::client::{CallBody, Transport, transport};
 use crate::domain::access::Upstream;
@@ -96,7 +95,7 @@ where
         .timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
         .build::<_, CallBody>(https);
-    transport(Decompression::new(client))
+    transport(client)
 }
 
 fn tls(options: &ClientOptions) -> Result<ClientConfig, TransportError> {

@@ -1,0 +1,217 @@
+//! What one configuration becomes: the state that all requests share, the sockets, the tasks, and their end.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tower::Service;
+
+use crate::admin::routes::{Admin, Health};
+use crate::cache::flight::Flights;
+use crate::cache::store::Store;
+use crate::config::address::ListenAddress;
+use crate::config::effective::Config;
+use crate::domain::access::Name;
+use crate::domain::key::TokenHasher;
+use crate::door::admit::House;
+use crate::door::identify::Consumers;
+use crate::door::resolve::Accounts;
+use crate::door::route::Routes;
+use crate::listen::accept::{self, Drained, Limits, Listener};
+use crate::listen::pulse::Patience;
+use crate::stack::{self, Ground};
+use crate::upstream::budget::Budgets;
+use crate::upstream::client::{Client, Transport};
+use crate::upstream::transport::{self, TransportError};
+
+/// Why a start failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address as configured.
+        address: String,
+        /// The operating system's reason.
+        reason: io::Error,
+    },
+    /// An upstream cannot be reached at all.
+    #[error("upstream {upstream}: {reason}")]
+    Upstream {
+        /// Its name.
+        upstream: Name,
+        /// What is wrong.
+        reason: TransportError,
+    },
+}
+
+/// The running proxy. Cheap to clone; all clones are the same proxy.
+#[derive(Clone)]
+pub struct App {
+    ground: Ground,
+    config: Arc<Config>,
+    draining: Arc<AtomicBool>,
+}
+
+/// Bound sockets, ready to be served.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Where consumers come in.
+    pub proxy: Vec<Listener>,
+    /// Where operators come in.
+    pub admin: Listener,
+}
+
+/// How often the store does what it has put off.
+const MAINTENANCE: Duration = Duration::from_secs(1);
+
+/// How many operators may be connected at a time.
+const MOST_OPERATORS: usize = 256;
+
+impl App {
+    /// The proxy of `config`, with real connections to its upstreams.
+    ///
+    /// # Errors
+    /// If an upstream's certificates cannot be used.
+    pub fn new(config: Config, hasher: &TokenHasher) -> Result<Self, StartError> {
+        let connect = |upstream: &Arc<crate::domain::access::Upstream>| {
+            let name = upstream.name.clone();
+            match transport::connect(upstream) {
+                Ok(transport) => Ok((name, transport)),
+                Err(reason) => Err(StartError::Upstream { upstream: name, reason }),
+            }
+        };
+        let transports = config.upstreams.iter().map(connect).collect::<Result<_, _>>()?;
+        Ok(Self::with_transports(config, hasher, transports))
+    }
+
+    /// The proxy of `config`, reaching its upstreams through `transports`.
+    pub fn with_transports(config: Config, hasher: &TokenHasher, transports: HashMap<Name, Transport>) -> Self {
+        let store = Store::new(config.cache.max_bytes);
+        let house = House {
+            routes: Routes::new(&config.routes, config.cache.lifetimes, config.cache.max_page_bytes),
+            consumers: Consumers::new(&config.consumers, None, Instant::now()),
+            accounts: Accounts::new(
+                &config.accounts,
+                &config.upstreams,
+                config.default_upstream.clone(),
+                hasher.clone(),
+            ),
+            max_header_bytes: config.server.max_header_bytes,
+        };
+        let ground = Ground {
+            house: Arc::new(ArcSwap::from_pointee(house)),
+            flights: Flights::new(store.clone()),
+            store,
+            budgets: Budgets::default(),
+            client: Client::new(transports),
+        };
+        Self { ground, config: Arc::new(config), draining: Arc::default() }
+    }
+
+    /// What the stack stands on: the pages, the flights, the budgets.
+    pub fn ground(&self) -> &Ground {
+        &self.ground
+    }
+
+    /// The whole stack as one service.
+    pub fn service<B>(
+        &self,
+    ) -> impl Service<Request<B>, Response = Response<Full<Bytes>>, Error = std::convert::Infallible, Future: Send>
+    + Clone
+    + use<B>
+    where
+        B: Body + Send + 'static,
+    {
+        stack::proxy(&self.ground)
+    }
+
+    /// Serves on `listeners` until `stop`, then drains: consumers first, so that operators can watch.
+    pub async fn serve(&self, listeners: Listeners, stop: impl Future) -> Drained {
+        let server = &self.config.server;
+        let patience = Patience { header: server.header_timeout, idle: server.idle_timeout };
+        let limits = Limits { max_connections: server.max_connections, patience, drain: server.drain };
+        let operators = Limits { max_connections: MOST_OPERATORS, patience, drain: Duration::from_secs(1) };
+        let (done, proxy_is_done) = oneshot::channel::<()>();
+        let stop = async {
+            stop.await;
+            self.draining.store(true, Ordering::Relaxed);
+        };
+        let consumers = async {
+            let drained = accept::serve(listeners.proxy, self.service(), limits, stop).await;
+            drop(done);
+            drained
+        };
+        let admin = accept::serve(vec![listeners.admin], Admin::new(self.clone()), operators, proxy_is_done);
+        let upkeep = async {
+            tokio::select! {
+                () = self.maintain() => unreachable!("maintenance has no end"),
+                both = futures_util::future::join(consumers, admin) => both.0,
+            }
+        };
+        upkeep.await
+    }
+
+    async fn maintain(&self) {
+        let mut ticks = interval(MAINTENANCE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.ground.store.maintain();
+        }
+    }
+}
+
+impl Health for App {
+    fn not_ready(&self) -> Vec<&'static str> {
+        self.draining.load(Ordering::Relaxed).then_some("draining").into_iter().collect()
+    }
+}
+
+impl Listeners {
+    /// Binds all that `config` names.
+    ///
+    /// # Errors
+    /// The first address that cannot be had.
+    pub async fn bind(config: &Config) -> Result<Self, StartError> {
+        let mut proxy = Vec::new();
+        for address in &config.server.listen {
+            proxy.push(bind(address).await?);
+        }
+        Ok(Self { proxy, admin: bind(&config.admin.listen).await? })
+    }
+}
+
+async fn bind(address: &ListenAddress) -> Result<Listener, StartError> {
+    let bound = match address {
+        ListenAddress::Tcp { host, port } => TcpListener::bind((&**host, *port)).await.map(Listener::Tcp),
+        ListenAddress::Unix(path) => bind_unix(path).map(Listener::Unix),
+    };
+    bound.map_err(|reason| StartError::Listen { address: address.to_string(), reason })
+}
+
+/// Binds a Unix socket; a file that an earlier run has left and nobody listens on any more is removed first.
+fn bind_unix(path: &PathBuf) -> io::Result<UnixListener> {
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(error);
+            }
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        bound => bound,
+    }
+}

@@ -1,0 +1,228 @@
+//! The command line.
+
+use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::{App, Listeners};
+use crate::config::effective::Config;
+use crate::config::fault::Faults;
+use crate::config::report;
+use crate::config::words::LogFormat;
+use crate::demo::run;
+use crate::domain::key::TokenHasher;
+use crate::door::consumer_key;
+use crate::listen::accept::{Drained, Listener};
+use crate::telemetry;
+
+/// Something failed while running.
+const FAILED: u8 = 1;
+
+/// The usage or the configuration is wrong.
+const WRONG: u8 = 2;
+
+const EXAMPLES: &str = "\
+Examples:
+  merge-sync-proxy demo                      see it work, without account or network
+  merge-sync-proxy check --config proxy.toml say what a start would do, or what is wrong
+  merge-sync-proxy --config proxy.toml       run the proxy
+  merge-sync-proxy key new recruiting-sync   make a key for a team";
+
+/// A local caching reverse proxy for the sync-status calls of Merge's unified API.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    file: File,
+}
+
+#[derive(Debug, clap::Args)]
+struct File {
+    /// The configuration file
+    #[arg(long, short, value_name = "FILE", default_value = "proxy.toml", env = "MERGE_SYNC_PROXY_CONFIG", global = true)]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy; the default
+    Serve,
+    /// Read and check everything that a start would, and print what was understood
+    Check,
+    /// Run the proxy in front of a simulated Merge; needs nothing
+    Demo {
+        /// Make this many requests, print where their answers came from, and end
+        #[arg(long, value_name = "N")]
+        requests: Option<u64>,
+        /// Where the proxy listens
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+        listen: SocketAddr,
+        /// Where its admin listener is
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
+        admin: SocketAddr,
+    },
+    /// Keys for consumers
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Print a fresh key, once, and the stanza with its hash for the configuration
+    New {
+        /// The consumer's name
+        name: String,
+    },
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = &arguments.file.config;
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve(config),
+        Command::Check => check(config),
+        Command::Demo { requests, listen, admin } => {
+            // A tour is over before anybody could use its addresses, so it takes any that are free.
+            let free = |address: SocketAddr| if requests.is_some() { (address.ip(), 0).into() } else { address };
+            demo(run::Options { requests, listen: free(listen), admin: free(admin) })
+        }
+        Command::Key { command: KeyCommand::New { name } } => new_key(&name),
+    }
+}
+
+fn load(path: &Path) -> Result<(Config, TokenHasher), Faults> {
+    let hasher = TokenHasher::new();
+    Ok((Config::load(path, &hasher)?, hasher))
+}
+
+fn refuse(faults: &Faults) -> ExitCode {
+    anstream::eprintln!("{faults}");
+    ExitCode::from(WRONG)
+}
+
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    anstream::eprintln!("merge-sync-proxy: {error}");
+    ExitCode::from(FAILED)
+}
+
+fn check(path: &Path) -> ExitCode {
+    let (config, _) = match load(path) {
+        Ok(loaded) => loaded,
+        Err(faults) => return refuse(&faults),
+    };
+    for warning in &config.warnings {
+        anstream::eprintln!("warning: {warning}");
+    }
+    let mut out = anstream::stdout();
+    match report::report(&config, io::stdout().is_terminal(), &mut out) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn serve(path: &Path) -> ExitCode {
+    let (config, hasher) = match load(path) {
+        Ok(loaded) => loaded,
+        Err(faults) => return refuse(&faults),
+    };
+    let pretty = config.telemetry.log.map_or_else(|| io::stderr().is_terminal(), |log| log == LogFormat::Pretty);
+    telemetry::start(pretty, &config.telemetry.filter, config.telemetry.access_log);
+    for warning in &config.warnings {
+        tracing::warn!(%warning, "configuration");
+    }
+    let runtime = match runtime(config.server.workers.get()) {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    runtime.block_on(async {
+        let listeners = match Listeners::bind(&config).await {
+            Ok(listeners) => listeners,
+            Err(error) => return fail(&error),
+        };
+        let addresses: Vec<String> = config.server.listen.iter().map(ToString::to_string).collect();
+        let bound = listeners.proxy.iter().filter_map(Listener::tcp_address).collect::<Vec<_>>();
+        let app = match App::new(config, &hasher) {
+            Ok(app) => app,
+            Err(error) => return fail(&error),
+        };
+        let stop = match stop_signal() {
+            Ok(stop) => stop,
+            Err(error) => return fail(&error),
+        };
+        tracing::info!(?addresses, ?bound, admin = ?listeners.admin.tcp_address(), "serving");
+        match app.serve(listeners, stop).await {
+            Drained { cut: 0 } => {
+                tracing::info!("drained: everything finished");
+                ExitCode::SUCCESS
+            }
+            Drained { cut } => {
+                tracing::warn!(cut, "drained: connections that were still busy were cut");
+                ExitCode::from(FAILED)
+            }
+        }
+    })
+}
+
+fn demo(options: run::Options) -> ExitCode {
+    let result = runtime(2).and_then(|runtime| {
+        let stop = runtime.block_on(async { stop_signal() })?;
+        Ok(runtime.block_on(run::run(options, stop, &mut anstream::stdout())))
+    });
+    match result {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(&error),
+        Err(error) => fail(&error),
+    }
+}
+
+fn new_key(name: &str) -> ExitCode {
+    if !is_name(name) {
+        anstream::eprintln!("merge-sync-proxy: a name has 1 to 64 letters, digits, dots, hyphens and underscores");
+        return ExitCode::from(WRONG);
+    }
+    let key = consumer_key::generate();
+    anstream::println!(
+        "\
+The key of {name}; it is shown this once, so hand it over now:
+
+  {key}
+
+For the configuration, which holds only its hash:
+
+[[consumers]]
+name = \"{name}\"
+key_sha256 = \"{}\"
+accounts = []              # names and globs of the accounts that it may ask for",
+        consumer_key::hash(&key)
+    );
+    ExitCode::SUCCESS
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+fn runtime(workers: usize) -> io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(workers).thread_name("proxy").enable_all().build()
+}
+
+/// Completes on Ctrl-C or SIGTERM.
+fn stop_signal() -> io::Result<impl Future> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,210 @@
+//! From sockets to requests: accepting, serving, and ending well.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tower::{Service, ServiceExt};
+
+use super::pulse::{Felt, Patience, Pulse};
+
+/// A bound socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// A TCP socket.
+    Tcp(TcpListener),
+    /// A Unix socket.
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Its TCP address, if it has one.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+/// What connections may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How many may be open at a time; the next wait in the kernel's queue.
+    pub max_connections: usize,
+    /// How long they may take.
+    pub patience: Patience,
+    /// How long a shutdown waits for what still runs.
+    pub drain: Duration,
+}
+
+/// How serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// How many connections were still busy at the end of the drain and were cut.
+    pub cut: usize,
+}
+
+/// Above what the door lets pass, so that a head that is too large gets an answer that says so, up to this size in bytes.
+const LARGEST_HEAD: usize = 96 << 10;
+
+/// Likewise for the number of header lines.
+const MOST_HEADERS: usize = 512;
+
+/// How many requests an HTTP/2 connection may have open.
+const MOST_STREAMS: u32 = 256;
+
+/// How long to wait before accepting again when the process is out of file descriptors or memory.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// What connections are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serve,
+    /// Idle ones end, busy ones finish.
+    Drain,
+    /// All end now.
+    Cut,
+}
+
+/// Serves `service` on `listeners` until `stop`, then drains.
+pub async fn serve<S>(listeners: Vec<Listener>, service: S, limits: Limits, stop: impl Future) -> Drained
+where
+    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>,
+    S: Clone + Send + 'static,
+{
+    let all = limits.max_connections.min(Semaphore::MAX_PERMITS);
+    let places = Arc::new(Semaphore::new(all));
+    let (phase, watched) = watch::channel(Phase::Serve);
+    {
+        let accepting = listeners.into_iter().map(|listener| {
+            let guide = Guide { service: service.clone(), patience: limits.patience, phase: watched.clone() };
+            accept(listener, guide, places.clone())
+        });
+        // When this ends the listeners are dropped with it: from here on nobody comes in.
+        tokio::select! {
+            _ = join_all(accepting) => {}
+            _ = stop => {}
+        }
+    }
+    phase.send_replace(Phase::Drain);
+    let everyone = u32::try_from(all).unwrap_or(u32::MAX);
+    let finished = timeout(limits.drain, places.acquire_many(everyone)).await.is_ok();
+    let cut = if finished { 0 } else { all - places.available_permits() };
+    phase.send_replace(Phase::Cut);
+    Drained { cut }
+}
+
+/// What every connection is given.
+#[derive(Clone)]
+struct Guide<S> {
+    service: S,
+    patience: Patience,
+    phase: watch::Receiver<Phase>,
+}
+
+async fn accept<S>(listener: Listener, guide: Guide<S>, places: Arc<Semaphore>)
+where
+    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>,
+    S: Clone + Send + 'static,
+{
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let accepted = match &listener {
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                // An answer is one write; nothing is gained by holding it back.
+                let _ = stream.set_nodelay(true);
+                guide.clone().begin(stream, place);
+            }),
+            Listener::Unix(listener) => {
+                listener.accept().await.map(|(stream, _)| guide.clone().begin(stream, place))
+            }
+        };
+        if let Err(error) = accepted
+            && !is_of_one_connection(&error)
+        {
+            tracing::warn!(%error, "cannot accept connections");
+            sleep(EXHAUSTED_PAUSE).await;
+        }
+    }
+}
+
+/// Whether the error says that one peer has gone before it was accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+impl<S> Guide<S>
+where
+    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>,
+    S: Clone + Send + 'static,
+{
+    fn begin(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, place: OwnedSemaphorePermit) {
+        tokio::spawn(async move {
+            self.converse(stream).await;
+            drop(place);
+        });
+    }
+
+    async fn converse(mut self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        let pulse = Pulse::new();
+        let service = self.service;
+        let answering = pulse.clone();
+        let service = service_fn(move |request| {
+            let busy = answering.busy();
+            let answer = service.clone().oneshot(request);
+            async move {
+                let answer = answer.await;
+                drop(busy);
+                answer
+            }
+        });
+        let io = Felt::new(TokioIo::new(stream), pulse.clone());
+        let builder = builder();
+        let mut connection = pin!(builder.serve_connection(io, service));
+        let mut lost = pin!(pulse.lost(self.patience));
+        loop {
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection ended early");
+                    }
+                    return;
+                }
+                () = &mut lost => return,
+                changed = self.phase.changed() => match (changed, *self.phase.borrow_and_update()) {
+                    (Ok(()), Phase::Drain) => connection.as_mut().graceful_shutdown(),
+                    (Ok(()), Phase::Serve) => {}
+                    (Err(_), _) | (_, Phase::Cut) => return,
+                },
+            }
+        }
+    }
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    // The pulse keeps hyper's header timeout; see there.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD).max_headers(MOST_HEADERS);
+    let largest = u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX);
+    builder.http2().timer(TokioTimer::new()).max_header_list_size(largest).max_concurrent_streams(MOST_STREAMS);
+    builder
+}

@@ -1,0 +1,182 @@
+//! Whether a connection still does something: the clocks behind `header_timeout` and `idle_timeout`.
+//!
+//! hyper's own header timeout also runs while a connection waits for its next request, and arms a timer for each. Here a read
+//! and an answer only leave a note of when they were; one timer per connection looks at the notes when the next one could be due.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::time::{Instant, sleep_until};
+
+/// How long a connection may take for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For the head of a request, from its first byte; for the first request, from the start of the connection.
+    pub header: Duration,
+    /// For the next request to begin.
+    pub idle: Duration,
+}
+
+/// The notes of one connection.
+#[derive(Debug)]
+pub struct Pulse {
+    began: Instant,
+    /// Requests that have been read and not yet answered.
+    busy: AtomicU32,
+    /// Whether a request's head has begun to come in.
+    reading: AtomicBool,
+    /// When the head began, or else when the last answer ended: milliseconds since `began`.
+    since: AtomicU64,
+}
+
+impl Pulse {
+    /// A connection that begins now, with a request to come at once.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            began: Instant::now(),
+            busy: AtomicU32::new(0),
+            reading: AtomicBool::new(true),
+            since: AtomicU64::new(0),
+        })
+    }
+
+    /// A request has been read; it is being answered until the guard is dropped.
+    pub fn busy(self: &Arc<Self>) -> Busy {
+        self.reading.store(false, Ordering::Relaxed);
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    fn note(&self) {
+        let since = self.began.elapsed().as_millis();
+        self.since.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn bytes_came(&self) {
+        if self.busy.load(Ordering::Relaxed) == 0 && !self.reading.load(Ordering::Relaxed) {
+            self.note();
+            self.reading.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn due(&self, patience: Patience, now: Instant) -> Instant {
+        if self.busy.load(Ordering::Relaxed) > 0 {
+            return now + patience.header.min(patience.idle).max(Duration::from_millis(1));
+        }
+        let since = self.began + Duration::from_millis(self.since.load(Ordering::Relaxed));
+        since + if self.reading.load(Ordering::Relaxed) { patience.header } else { patience.idle }
+    }
+
+    /// Completes when the patience with this connection is at an end.
+    pub async fn lost(&self, patience: Patience) {
+        loop {
+            let now = Instant::now();
+            let due = self.due(patience, now);
+            if due <= now {
+                return;
+            }
+            sleep_until(due).await;
+        }
+    }
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub struct Busy(Arc<Pulse>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if self.0.busy.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.note();
+        }
+    }
+}
+
+/// A connection's bytes, with a note of when they come.
+pub struct Felt<I> {
+    io: I,
+    pulse: Arc<Pulse>,
+}
+
+impl<I> Felt<I> {
+    /// Feels the pulse of `io`.
+    pub fn new(io: I, pulse: Arc<Pulse>) -> Self {
+        Self { io, pulse }
+    }
+}
+
+impl<I: Read + Unpin> Read for Felt<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if read.is_ready() {
+            self.pulse.bytes_came();
+        }
+        read
+    }
+}
+
+impl<I: Write + Unpin> Write for Felt<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::{advance, timeout};
+
+    const PATIENCE: Patience = Patience { header: Duration::from_secs(10), idle: Duration::from_secs(75) };
+
+    async fn lost_after(pulse: &Pulse) -> Duration {
+        let start = Instant::now();
+        pulse.lost(PATIENCE).await;
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_newcomer_and_a_slow_head_get_the_header_timeout() {
+        let pulse = Pulse::new();
+        assert_eq!(lost_after(&pulse).await.as_secs(), 10);
+        drop(pulse.busy());
+        advance(Duration::from_secs(30)).await;
+        pulse.bytes_came();
+        advance(Duration::from_secs(4)).await;
+        pulse.bytes_came();
+        assert_eq!(lost_after(&pulse).await.as_secs(), 6, "more bytes buy no more time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_gets_the_idle_timeout_and_a_busy_one_none() {
+        let pulse = Pulse::new();
+        let busy = pulse.busy();
+        assert!(timeout(Duration::from_secs(3600), pulse.lost(PATIENCE)).await.is_err());
+        drop(busy);
+        assert_eq!(lost_after(&pulse).await.as_secs(), 75);
+    }
+}
