@@ -88,3 +88,16 @@ impl Body for SimBody {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::merge::Merge;
+
+    #[test]
+    fn bodies_and_handles_go_wherever_a_server_sends_them() {
+        fn anywhere<T: Send + Sync + Unpin + 'static>() {}
+        anywhere::<SimBody>();
+        anywhere::<Merge>();
+    }
+}

@@ -103,6 +103,25 @@ pub struct ModelState {
     pub selective_sync_configurations_usage: Option<Selective>,
 }
 
+impl ModelState {
+    /// What is said of a model that is switched off: nothing but that.
+    pub(crate) fn disabled(model: &SimModel) -> Self {
+        Self {
+            model_name: model.name.clone(),
+            model_id: model.id.clone(),
+            last_sync_start: None,
+            next_sync_start: None,
+            last_sync_result: None,
+            last_sync_finished: None,
+            data_fresh_as_of: None,
+            status: Status::Disabled,
+            sync_status_reason: None,
+            is_initial_sync: false,
+            selective_sync_configurations_usage: None,
+        }
+    }
+}
+
 /// Merge writes microseconds, always.
 #[expect(clippy::ref_option, reason = "serde passes the field by reference")]
 fn time<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {

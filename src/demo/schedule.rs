@@ -92,19 +92,7 @@ impl Schedule {
         next: Option<SystemTime>,
         now: SystemTime,
     ) -> ModelState {
-        let mut state = ModelState {
-            model_name: model.name.clone(),
-            model_id: model.id.clone(),
-            last_sync_start: None,
-            next_sync_start: None,
-            last_sync_result: None,
-            last_sync_finished: None,
-            data_fresh_as_of: None,
-            status: Status::Disabled,
-            sync_status_reason: None,
-            is_initial_sync: false,
-            selective_sync_configurations_usage: None,
-        };
+        let mut state = ModelState::disabled(model);
         if model.fate == Fate::Disabled {
             return state;
         }
