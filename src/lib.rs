@@ -93,6 +93,8 @@ pub mod demo {
 
     pub mod schedule;
 
+    mod part;
+
     pub mod clock;
 
     mod dice;

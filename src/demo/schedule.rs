@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use super::dice::roll;
 use super::models::{Fate, ModelState, Reason, Selective, SimModel, Status};
+use super::part::Run;
 
-/// How many runs back a state may look; a model that failed in all of them shows no `data_fresh_as_of`.
+/// How many planned runs back a state may look; a model that failed in all of them shows no `data_fresh_as_of`.
 const HISTORY: usize = 48;
 
 /// The rhythm of one account.
@@ -23,24 +24,6 @@ pub struct Schedule {
     selective_from: Option<SystemTime>,
     asked: Vec<SystemTime>,
     ended: Vec<(SystemTime, Status)>,
-}
-
-/// One sync of the whole account.
-struct Run {
-    start: SystemTime,
-    /// When the next one began; what had not ended by then never did.
-    until: Option<SystemTime>,
-    /// `None`: it lasts until somebody ends it.
-    length: Option<Duration>,
-    seed: u64,
-}
-
-/// What one model does in one run.
-struct Part {
-    begin: SystemTime,
-    end: Option<SystemTime>,
-    result: Status,
-    throttled: bool,
 }
 
 impl Schedule {
@@ -96,33 +79,31 @@ impl Schedule {
         if model.fate == Fate::Disabled {
             return state;
         }
-        let parts: Vec<(&Run, Part)> = runs.iter().map(|run| (run, self.part(run, model.fate, place))).collect();
-        let ended = |(run, part): &&(&Run, Part)| {
-            part.end.is_some_and(|end| end <= now && run.until.is_none_or(|until| end <= until))
+        let part = |run: &Run| run.part(model.fate, place, self.length, &self.ended);
+        let finished = |run: &Run| {
+            let part = part(run);
+            run.finished(&part, now).map(|end| (run.start, end, part.result))
         };
-        let finished = parts.iter().find(ended);
+        let mut ends = runs.iter().filter_map(finished);
+        let fresh = ends.clone().find(|(.., result)| *result == Status::Done);
+        let last = ends.next();
         state.last_sync_start = runs.first().map(|run| run.start);
         state.next_sync_start = next;
-        state.last_sync_result = finished.map(|(_, part)| part.result);
-        state.last_sync_finished = finished.and_then(|(_, part)| part.end);
-        state.data_fresh_as_of =
-            parts.iter().filter(ended).find(|(_, part)| part.result == Status::Done).map(|(run, _)| run.start);
-        state.is_initial_sync = finished.is_none();
-        state.selective_sync_configurations_usage = self.selective_from.map(|from| match finished {
-            Some((run, _)) if run.start >= from => Selective::InLastSync,
+        state.last_sync_result = last.map(|(.., result)| result);
+        state.last_sync_finished = last.map(|(_, end, _)| end);
+        state.data_fresh_as_of = fresh.map(|(start, ..)| start);
+        state.is_initial_sync = last.is_none();
+        state.selective_sync_configurations_usage = self.selective_from.map(|from| match last {
+            Some((start, ..)) if start >= from => Selective::InLastSync,
             _ => Selective::InNextSync,
         });
-        match parts.first() {
-            Some(part) if !ended(&part) => {
-                state.status = Status::Syncing;
-                state.sync_status_reason = part.1.reason(now);
-            }
-            Some((_, part)) => state.status = if self.is_paused(now) { Status::Paused } else { part.result },
-            None => {
-                state.status = Status::Syncing;
-                state.sync_status_reason = Some(Reason::WaitingOnOtherModels);
-            }
-        }
+        let current = runs.first().filter(|run| finished(run).is_none());
+        (state.status, state.sync_status_reason) = match (current, last) {
+            (Some(run), _) => (Status::Syncing, part(run).reason(now)),
+            (None, Some(_)) if self.is_paused(now) => (Status::Paused, None),
+            (None, Some((.., result))) => (result, None),
+            (None, None) => (Status::Syncing, Some(Reason::WaitingOnOtherModels)),
+        };
         state
     }
 
@@ -137,29 +118,11 @@ impl Schedule {
         let asked = asked.map(|(turn, start)| (*start, u64::MAX - turn, length));
         let mut runs: Vec<Run> = planned.take(HISTORY).chain(asked).map(run).collect();
         runs.sort_by_key(|run| std::cmp::Reverse(run.start));
-        runs.truncate(HISTORY);
         let mut until = None;
         for run in &mut runs {
             run.until = until.replace(run.start);
         }
         runs
-    }
-
-    /// What the model in this place does in this run.
-    fn part(&self, run: &Run, fate: Fate, place: u64) -> Part {
-        let dice = |question| roll(roll(run.seed, place), question) % 100;
-        let result = match (fate, dice(0)) {
-            (Fate::Failing, _) | (Fate::Usual, 0..4) => Status::Failed,
-            (Fate::Partial, _) | (Fate::Usual, 4..14) => Status::PartiallySynced,
-            _ => Status::Done,
-        };
-        let begin = run.start + percent(self.length, dice(1) / 2);
-        let end = run.length.map(|length| begin + percent(length, 50 + dice(2)));
-        let by_hand = self.ended.iter().find(|(at, _)| *at >= run.start && end.is_none_or(|end| *at < end));
-        match by_hand {
-            Some((at, result)) => Part { begin: begin.min(*at), end: Some(*at), result: *result, throttled: false },
-            None => Part { begin, end, result, throttled: dice(3) < 20 },
-        }
     }
 
     /// The newest planned run that has started.
@@ -191,23 +154,6 @@ impl Schedule {
     fn is_paused(&self, at: SystemTime) -> bool {
         self.paused_from.is_some_and(|from| from <= at && !self.asked.iter().any(|start| (from..=at).contains(start)))
     }
-}
-
-impl Part {
-    /// Why nothing moves although it is syncing: not its turn yet, or in the middle third of a throttled run.
-    fn reason(&self, now: SystemTime) -> Option<Reason> {
-        if now < self.begin {
-            return Some(Reason::WaitingOnOtherModels);
-        }
-        let third = self.end?.duration_since(self.begin).ok()? / 3;
-        let middle = self.begin + third..self.begin + third * 2;
-        (self.throttled && middle.contains(&now)).then_some(Reason::RateLimited)
-    }
-}
-
-/// So many hundredths of a duration.
-fn percent(duration: Duration, hundredths: u64) -> Duration {
-    duration * u32::try_from(hundredths).expect("dice show less than a hundred") / 100
 }
 
 #[cfg(test)]
@@ -261,6 +207,19 @@ mod tests {
         let state = one(&schedule, at(9_999));
         assert_eq!((state.status, state.last_sync_finished), (Status::Failed, Some(at(101))));
         assert_eq!((state.data_fresh_as_of, state.next_sync_start), (Some(at(0)), None));
+    }
+
+    #[test]
+    fn however_often_a_sync_is_asked_for_the_past_is_not_forgotten() {
+        let mut schedule = every_ten_minutes(7);
+        for moment in 0..200 {
+            schedule.start_sync(at(9) + Duration::from_millis(moment));
+        }
+        let state = one(&schedule, at(9) + Duration::from_millis(200));
+        assert_eq!(
+            (state.status, state.is_initial_sync, state.data_fresh_as_of),
+            (Status::Syncing, false, Some(at(0)))
+        );
     }
 
     #[test]
