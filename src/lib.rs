@@ -76,3 +76,44 @@ pub mod reply {
 pub mod stack;
 
 pub mod telemetry;
+
+/// A simulated Merge, for the demo, tests and benches.
+pub mod demo {
+    pub mod merge;
+
+    pub mod builder;
+
+    pub mod control;
+
+    pub mod serve;
+
+    pub mod account;
+
+    pub mod models;
+
+    pub mod schedule;
+
+    mod part;
+
+    pub mod clock;
+
+    mod dice;
+
+    mod api;
+
+    mod limits;
+
+    pub mod page;
+
+    mod answer;
+
+    pub mod fault;
+
+    pub mod script;
+
+    pub mod gate;
+
+    pub mod record;
+
+    pub mod body;
+}

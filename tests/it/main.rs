@@ -1,0 +1,3 @@
+//! What the project promises, tested from outside.
+
+mod merge;
