@@ -1,5 +1,47 @@
 //! A caching reverse proxy for Merge's unified API.
 
+/// The configuration file: what it may say, and what it means.
+pub mod config {
+    pub mod schema;
+
+    pub mod item;
+
+    pub mod units;
+
+    pub mod address;
+
+    pub mod words;
+
+    pub mod route_words;
+
+    pub mod secret;
+
+    pub mod fault;
+
+    mod source;
+
+    mod findings;
+
+    pub mod load;
+
+    mod sections;
+
+    mod upstreams;
+
+    mod access;
+
+    pub mod effective;
+
+    pub mod report;
+
+    #[cfg(test)]
+    mod sample;
+
+    pub use effective::Config;
+    pub use fault::{Fault, Faults, Warning};
+    pub use secret::Secret;
+}
+
 /// Words that all parts share.
 pub mod domain {
     pub mod access;
@@ -17,6 +59,8 @@ pub mod domain {
     pub mod bucket;
 
     pub mod rules;
+
+    pub mod key;
 }
 
 /// `Ask` to `Answer`: what is held, or one fetch that everybody shares.

@@ -1,0 +1,102 @@
+//! The configuration as the program uses it: checked, with every default filled in and every secret read.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::address::ListenAddress;
+use super::fault::Warning;
+use super::secret::{Secret, SecretSource};
+use super::words::LogFormat;
+use crate::domain::access::{Account, Consumer, Name, Upstream};
+use crate::domain::rules::{Lifetimes, Route};
+
+/// Everything that a start needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where consumers come in.
+    pub server: Server,
+    /// Where operators come in.
+    pub admin: Admin,
+    /// The upstreams in the order of the file; at least one.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// The accounts that have names.
+    pub accounts: Vec<Arc<Account>>,
+    /// The first upstream of the file; a raw token goes there.
+    pub default_upstream: Arc<Upstream>,
+    /// Who may ask; none: open to everybody who can reach it.
+    pub consumers: Vec<Consumer>,
+    /// Which requests are taken.
+    pub routes: Vec<Route>,
+    /// How much is kept, and how long.
+    pub cache: Cache,
+    /// What is told to the outside.
+    pub telemetry: Telemetry,
+    /// Where the secrets are from.
+    pub sources: Sources,
+    /// What is allowed and not wise.
+    pub warnings: Vec<Warning>,
+}
+
+/// Where consumers come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// The addresses; at least one.
+    pub listen: Vec<ListenAddress>,
+    /// How many threads serve.
+    pub workers: NonZeroUsize,
+    /// How long a shutdown waits for what still runs.
+    pub drain: Duration,
+    /// How many connections may be open at a time.
+    pub max_connections: usize,
+    /// How long the head of a request may take.
+    pub header_timeout: Duration,
+    /// How long a connection may be idle.
+    pub idle_timeout: Duration,
+    /// How large the head of a request may be.
+    pub max_header_bytes: usize,
+}
+
+/// Where operators come in.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// The address.
+    pub listen: ListenAddress,
+    /// What an operator has to show; always there when others can reach the address.
+    pub token: Option<Secret>,
+}
+
+/// How much is kept, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// The size of all pages together.
+    pub max_bytes: u64,
+    /// The largest page that is kept.
+    pub max_page_bytes: usize,
+    /// How long pages live.
+    pub lifetimes: Lifetimes,
+}
+
+/// What is told to the outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telemetry {
+    /// How log lines look; `None`: pretty on a terminal, JSON otherwise.
+    pub log: Option<LogFormat>,
+    /// Which log lines there are, in the syntax of `tracing`.
+    pub filter: String,
+    /// Whether each request makes a log line.
+    pub access_log: bool,
+}
+
+/// Where each secret is from, by the name of its owner.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The API keys of upstreams.
+    pub api_keys: BTreeMap<Name, SecretSource>,
+    /// The tokens of accounts.
+    pub tokens: BTreeMap<Name, SecretSource>,
+    /// The files that were read beside the configuration file: secrets and certificates.
+    pub files: Vec<PathBuf>,
+}

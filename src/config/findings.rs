@@ -1,0 +1,114 @@
+//! What has been found wrong in one file so far, said once for each key.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::fault::{Fault, Faults, Warning};
+use super::item::{Item, Place};
+use super::secret::{Secret, SecretSource, Surroundings};
+use super::source::Source;
+
+/// Faults and warnings of one file, and what else was read for it.
+pub(super) struct Findings<'a> {
+    source: &'a Source<'a>,
+    around: Surroundings<'a>,
+    faults: Vec<(Place, Fault)>,
+    warnings: Vec<(Place, Fault)>,
+    files: Vec<PathBuf>,
+}
+
+impl<'a> Findings<'a> {
+    /// Starts with the mistakes of shape that `source` had.
+    pub(super) fn new(source: &'a Source<'a>, mistakes: Vec<(Place, String)>, around: Surroundings<'a>) -> Self {
+        let faults = mistakes.into_iter().map(|(place, message)| (place.clone(), source.fault(&place, message)));
+        Self { source, around, faults: faults.collect(), warnings: Vec::new(), files: Vec::new() }
+    }
+
+    /// Reads the secret that `source` names.
+    pub(super) fn secret(&mut self, source: &Item<SecretSource>) -> Option<Secret> {
+        match &**source {
+            SecretSource::File(path) => drop(self.file(path)),
+            SecretSource::Plain(_) => self.warn(source.place(), "a secret stands in the file; use { env } or { file }"),
+            SecretSource::Env(_) => {}
+        }
+        self.around.read(source).map_err(|message| self.fault(source.place(), message)).ok()
+    }
+
+    /// The full path of a file that the configuration refers to.
+    pub(super) fn file(&mut self, path: &Path) -> PathBuf {
+        let path = self.around.folder.join(path);
+        self.files.push(path.clone());
+        path
+    }
+
+    /// What stands at `place` is wrong.
+    pub(super) fn fault(&mut self, place: &Place, message: impl Into<String>) {
+        self.add(place, self.source.fault(place, message));
+    }
+
+    /// What stands at `place` is wrong, and is no one's business.
+    pub(super) fn fault_unquoted(&mut self, place: &Place, message: impl Into<String>) {
+        self.add(place, Fault { written: None, ..self.source.fault(place, message) });
+    }
+
+    /// The table at `place` lacks `key`; `advice` says what belongs there.
+    pub(super) fn missing(&mut self, place: &Place, key: &str, advice: &str) {
+        let table = self.source.fault(place, format!("is missing: {advice}"));
+        let dot = if table.key.is_empty() { "" } else { "." };
+        self.add(place, Fault { key: format!("{}{dot}{key}", table.key), written: None, ..table });
+    }
+
+    /// What stands at `place` is allowed and not wise.
+    pub(super) fn warn(&mut self, place: &Place, message: impl Into<String>) {
+        self.warnings.push((place.clone(), self.source.fault(place, message)));
+    }
+
+    /// Whether something under `key` is known to be wrong, so that what seems to follow from it is left unsaid.
+    pub(super) fn touch(&self, key: &str) -> bool {
+        self.faults.iter().any(|(_, fault)| fault.key.starts_with(key))
+    }
+
+    /// The value, which must lie in `range`.
+    pub(super) fn within(&mut self, item: &Item<u32>, range: RangeInclusive<u32>) -> u32 {
+        if !range.contains(item) {
+            self.fault(item.place(), format!("must be from {} to {}", range.start(), range.end()));
+        }
+        **item
+    }
+
+    /// The duration, which must not be zero.
+    pub(super) fn positive(&mut self, item: &Item<Duration>) -> Duration {
+        if item.is_zero() {
+            self.fault(item.place(), "must be longer than zero");
+        }
+        **item
+    }
+
+    /// Whether nothing is wrong.
+    pub(super) fn is_clean(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    /// All faults, in the order of the file.
+    pub(super) fn into_faults(mut self) -> Faults {
+        self.faults.sort_by_key(|(place, _)| place.start);
+        Faults(self.faults.into_iter().map(|(_, fault)| fault).collect())
+    }
+
+    /// All warnings in the order of the file, and the other files that were read.
+    pub(super) fn into_warnings(mut self) -> (Vec<Warning>, Vec<PathBuf>) {
+        self.warnings.sort_by_key(|(place, _)| place.start);
+        (self.warnings.into_iter().map(|(_, fault)| Warning(fault)).collect(), self.files)
+    }
+
+    /// Keeps the first fault of a key: a value that was cut out would be called missing as well, a list whose entries were
+    /// cut out would be called empty.
+    fn add(&mut self, place: &Place, fault: Fault) {
+        let same =
+            |known: &str| known.strip_prefix(&fault.key).is_some_and(|rest| rest.is_empty() || rest.starts_with('['));
+        if fault.key.is_empty() || !self.faults.iter().any(|(_, known)| same(&known.key)) {
+            self.faults.push((place.clone(), fault));
+        }
+    }
+}

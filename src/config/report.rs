@@ -1,0 +1,164 @@
+//! What `check` prints when nothing is wrong: the configuration as it was understood, without any secret.
+
+use std::io::{Result, Write};
+
+use anstyle::{AnsiColor, Style};
+
+use super::effective::{Config, Sources};
+use super::secret::SecretSource;
+use super::units::{duration_text, rate_text, size_text};
+use crate::domain::access::{Account, Consumer, Pattern, Upstream};
+use crate::domain::bucket::Rate;
+use crate::domain::rules::{CacheRule, RequestHeaders, Route};
+
+/// Writes `config` to `out`, with colours if `coloured`.
+pub fn report(config: &Config, coloured: bool, out: &mut impl Write) -> Result<()> {
+    let paint = |style: Style| if coloured { style } else { Style::new() };
+    let heading = paint(Style::new().bold());
+    let attention = paint(AnsiColor::Yellow.on_default());
+    for (title, rows) in sections(config) {
+        writeln!(out, "{heading}{title}{heading:#}")?;
+        write_rows(&rows, out)?;
+    }
+    for warning in &config.warnings {
+        writeln!(out, "{attention}warning{attention:#}  {warning}")?;
+    }
+    Ok(())
+}
+
+/// The cells of one line.
+type Row = Vec<String>;
+
+fn sections(config: &Config) -> [(&'static str, Vec<Row>); 7] {
+    [
+        ("listeners", listeners(config)),
+        ("upstreams", config.upstreams.iter().map(|upstream| upstream_row(upstream, &config.sources)).collect()),
+        ("accounts", or_note(config.accounts.iter().map(|account| account_row(account, &config.sources)), "no names")),
+        (
+            "consumers",
+            or_note(config.consumers.iter().map(consumer_row), "none: open to everybody who can reach the listeners"),
+        ),
+        ("routes", config.routes.iter().map(route_row).collect()),
+        ("cache", cache(config)),
+        ("telemetry", telemetry(config)),
+    ]
+}
+
+/// The rows, or one that says why there are none.
+fn or_note(rows: impl Iterator<Item = Row>, note: &str) -> Vec<Row> {
+    let rows: Vec<Row> = rows.collect();
+    if rows.is_empty() { vec![vec![note.into()]] } else { rows }
+}
+
+/// Writes the rows such that each column starts at the same place.
+fn write_rows(rows: &[Row], out: &mut impl Write) -> Result<()> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).filter_map(width).collect();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("  {cell:width$}"));
+        writeln!(out, "{}", cells.collect::<String>().trim_end())?;
+    }
+    Ok(())
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Row {
+    cells.map(Into::into).into()
+}
+
+fn listeners(config: &Config) -> Vec<Row> {
+    let server = &config.server;
+    let limits = format!("{} workers, {} connections", server.workers, server.max_connections);
+    let mut rows: Vec<Row> =
+        server.listen.iter().map(|address| row(["proxy", &address.to_string(), &limits])).collect();
+    let guard = if config.admin.token.is_some() { "with a token" } else { "no token" };
+    rows.push(row(["admin", &config.admin.listen.to_string(), guard]));
+    rows
+}
+
+fn upstream_row(upstream: &Upstream, sources: &Sources) -> Row {
+    let Upstream { name, scheme, authority, prefix, budget, .. } = upstream;
+    row([
+        name,
+        &format!("{scheme}://{authority}{prefix}"),
+        &format!("key from {}", source(sources.api_keys.get(name))),
+        &format!("{} per account", limit(budget.per_account)),
+        &format!("{} in flight", budget.concurrency.map_or("unlimited".into(), |count| count.to_string())),
+        &format!("{} errors", limit(budget.errors)),
+        &format!("waits up to {}", duration_text(budget.max_wait)),
+    ])
+}
+
+fn account_row(account: &Account, sources: &Sources) -> Row {
+    let source = source(account.name.as_ref().and_then(|name| sources.tokens.get(name)));
+    let mut row = row([account.label(), &account.upstream.name, &format!("token from {source}")]);
+    row.extend(account.per_account.map(limit));
+    row
+}
+
+fn consumer_row(consumer: &Consumer) -> Row {
+    let keys = consumer.keys.len();
+    let mut grants: Vec<&str> = consumer.accounts.iter().map(Pattern::as_str).collect();
+    if consumer.raw_tokens {
+        grants.push("raw tokens");
+    }
+    row([
+        &consumer.name,
+        &format!("{keys} {}", if keys == 1 { "key" } else { "keys" }),
+        &format!("may ask for {}", if grants.is_empty() { "nothing".into() } else { grants.join(", ") }),
+        &format!("quota {}", limit(consumer.quota)),
+    ])
+}
+
+fn route_row(route: &Route) -> Row {
+    let methods: Vec<&str> = route.methods.iter().map(http::Method::as_str).collect();
+    let cache = match route.cache {
+        CacheRule::SyncStatus => "sync-status".into(),
+        CacheRule::Http => "http".into(),
+        CacheRule::Off => "off".into(),
+        CacheRule::Fixed(lifetime) => duration_text(lifetime),
+    };
+    let mut row = row([&methods.join(" "), &route.path, &format!("cache {cache}")]);
+    row.extend(route.upstream.as_ref().map(|name| format!("upstream {name}")));
+    row.extend(route.upstream_path.as_ref().map(|path| format!("as {path}")));
+    row.extend(match &route.request_headers {
+        RequestHeaders::None => None,
+        RequestHeaders::These(names) => Some(format!("{} request headers", names.len())),
+        RequestHeaders::All => Some("all request headers".into()),
+    });
+    row
+}
+
+fn cache(config: &Config) -> Vec<Row> {
+    let lifetimes = &config.cache.lifetimes;
+    let fresh = format!(
+        "{} while syncing, {} once settled, {} at least, {} for refusals",
+        duration_text(lifetimes.syncing),
+        duration_text(lifetimes.settled),
+        duration_text(lifetimes.min),
+        duration_text(lifetimes.negative),
+    );
+    let stale = format!(
+        "{} while it is fetched anew, {} when the upstream fails",
+        duration_text(lifetimes.while_revalidate),
+        duration_text(lifetimes.if_error),
+    );
+    let page = size_text(config.cache.max_page_bytes as u64);
+    let size = format!("{}, pages up to {page}", size_text(config.cache.max_bytes));
+    vec![row(["size", &size]), row(["fresh", &fresh]), row(["stale", &stale])]
+}
+
+fn telemetry(config: &Config) -> Vec<Row> {
+    let log =
+        config.telemetry.log.map_or("pretty on a terminal, else json".into(), |log| format!("{log:?}").to_lowercase());
+    let access = if config.telemetry.access_log { "a line per request" } else { "no line per request" };
+    vec![row(["log", &log, &format!("filter {}", config.telemetry.filter), access])]
+}
+
+fn limit(rate: Option<Rate>) -> String {
+    rate.map_or_else(|| "unlimited".into(), rate_text)
+}
+
+fn source(source: Option<&SecretSource>) -> String {
+    source.map_or_else(|| "nowhere".into(), ToString::to_string)
+}

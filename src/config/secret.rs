@@ -1,0 +1,182 @@
+//! Secrets: where they are named, how they are read, and a type that cannot print them.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+use toml::Value;
+
+use super::item::Setting;
+
+/// A secret: it can be exposed on purpose and in no other way.
+#[derive(Clone)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// A secret that holds `text`.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(SecretString::from(text.into()))
+    }
+
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Where the file says that a secret is.
+#[derive(Clone, Debug)]
+pub enum SecretSource {
+    /// `{ env = "NAME" }`.
+    Env(String),
+    /// `{ file = "path" }`; a relative path starts at the folder of the configuration file.
+    File(PathBuf),
+    /// The secret itself, in plain sight.
+    Plain(Secret),
+}
+
+impl fmt::Display for SecretSource {
+    /// Where it is, never what it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "env {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Plain(_) => f.write_str("written in the file"),
+        }
+    }
+}
+
+impl Setting for SecretSource {
+    fn read(value: &Value) -> Result<Self, String> {
+        const ALLOWED: &str = "must be { env = \"NAME\" }, { file = \"path\" } or a string";
+        if let Some(plain) = value.as_str() {
+            return Ok(Self::Plain(Secret::new(plain)));
+        }
+        let table = value.as_table().filter(|table| table.len() == 1).ok_or(ALLOWED)?;
+        match (table.get("env").and_then(Value::as_str), table.get("file").and_then(Value::as_str)) {
+            // A name with `=` or NUL is none, and the system's answer to it would be a panic in some places.
+            (Some(name), _) if name.is_empty() || name.contains(['=', '\0']) => Err("env must name a variable".into()),
+            (_, Some("")) => Err("file must be a path".into()),
+            (Some(name), _) => Ok(Self::Env(name.into())),
+            (_, Some(path)) => Ok(Self::File(path.into())),
+            _ => Err(ALLOWED.into()),
+        }
+    }
+}
+
+/// Where variables and files come from.
+pub struct Surroundings<'a> {
+    /// Looks a variable up.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// The folder of the configuration file.
+    pub folder: &'a Path,
+}
+
+/// More than any token, and little enough that a path to something endless does no harm.
+const LARGEST_SECRET: u64 = 64 * 1024;
+
+impl Surroundings<'_> {
+    /// Reads a secret; the error names the variable or file, never the value.
+    pub fn read(&self, source: &SecretSource) -> Result<Secret, String> {
+        let (text, whose) = match source {
+            SecretSource::Plain(secret) => (secret.expose().to_owned(), "the string".to_owned()),
+            SecretSource::Env(name) => {
+                let whose = format!("environment variable {name}");
+                ((self.env)(name).ok_or_else(|| format!("{whose} is not set"))?, whose)
+            }
+            SecretSource::File(path) => {
+                let path = self.folder.join(path);
+                let whose = format!("file {}", path.display());
+                (Self::file(&path).map_err(|error| format!("{whose} {error}"))?, whose)
+            }
+        };
+        if text.is_empty() {
+            return Err(format!("{whose} is empty"));
+        }
+        Ok(Secret::new(text))
+    }
+
+    fn file(path: &Path) -> Result<String, String> {
+        let mut text = String::new();
+        let read = File::open(path).and_then(|file| file.take(LARGEST_SECRET + 1).read_to_string(&mut text));
+        match read {
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Err("is not UTF-8 text".into()),
+            Err(error) => return Err(format!("cannot be read: {error}")),
+            Ok(length) if length as u64 > LARGEST_SECRET => return Err("is larger than 64KiB".into()),
+            Ok(_) => {}
+        }
+        let line = text.strip_suffix('\n').map_or(text.len(), |line| line.strip_suffix('\r').unwrap_or(line).len());
+        text.truncate(line);
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(toml: &str) -> Result<SecretSource, String> {
+        let table: toml::Table = format!("secret = {toml}").parse().expect("TOML");
+        SecretSource::read(&table["secret"])
+    }
+
+    #[test]
+    fn a_secret_is_a_variable_a_file_or_a_string() {
+        assert_eq!(read("{ env = 'KEY' }").map(|s| s.to_string()), Ok("env KEY".into()));
+        assert_eq!(read("{ file = 'k' }").map(|s| s.to_string()), Ok("file k".into()));
+        assert_eq!(read("'sk-canary'").map(|s| s.to_string()), Ok("written in the file".into()));
+        for bad in ["5", "{}", "{ env = 5 }", "{ env = 'A', file = 'b' }", "{ value = 'sk-canary' }", "['sk-canary']"] {
+            let message = "must be { env = \"NAME\" }, { file = \"path\" } or a string";
+            assert_eq!(read(bad).map(|s| s.to_string()), Err(message.into()), "{bad}");
+        }
+        assert!(read("{ env = '' }").is_err());
+        assert!(read("{ file = '' }").is_err());
+    }
+
+    #[test]
+    fn one_trailing_newline_of_a_file_is_dropped() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let surroundings = Surroundings { env: &|_| None, folder: folder.path() };
+        for (content, secret) in [("k", "k"), ("k\n", "k"), ("k\r\n", "k"), ("k\n\n", "k\n"), (" k ", " k ")] {
+            std::fs::write(folder.path().join("key"), content).expect("written");
+            let read = surroundings.read(&SecretSource::File("key".into())).expect("there");
+            assert_eq!(read.expose(), secret);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_and_never_quoted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("blank"), "\n").expect("written");
+        std::fs::write(folder.path().join("large"), vec![b'x'; 70_000]).expect("written");
+        std::fs::write(folder.path().join("binary"), [0xff, 0xfe]).expect("written");
+        let env = |name: &str| (name == "BLANK").then(String::new);
+        let surroundings = Surroundings { env: &env, folder: folder.path() };
+        let message = |source: SecretSource| surroundings.read(&source).expect_err("nothing to read");
+        assert_eq!(message(SecretSource::Env("NONE".into())), "environment variable NONE is not set");
+        assert_eq!(message(SecretSource::Env("BLANK".into())), "environment variable BLANK is empty");
+        assert_eq!(message(SecretSource::Plain(Secret::new(""))), "the string is empty");
+        for (file, ending) in [
+            ("blank", "blank is empty"),
+            ("large", "large is larger than 64KiB"),
+            ("binary", "binary is not UTF-8 text"),
+            ("none", "none cannot be read: No such file or directory (os error 2)"),
+        ] {
+            assert!(message(SecretSource::File(file.into())).ends_with(ending), "{file}");
+        }
+    }
+
+    #[test]
+    fn a_secret_has_no_text_form() {
+        let plain = SecretSource::Plain(Secret::new("sk-canary"));
+        assert!(!format!("{plain} {plain:?} {:?}", Secret::new("sk-canary")).contains("canary"));
+    }
+}

@@ -1,0 +1,164 @@
+//! The words of the file that are neither numbers nor addresses: names, patterns, choices, key hashes.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use toml::Value;
+
+use super::item::{Setting, text};
+use crate::domain::access::{KeyHash, Name, Pattern};
+use crate::domain::rules::Http2;
+
+impl Setting for String {
+    fn read(value: &Value) -> Result<Self, String> {
+        match text(value, "a text in quotes")? {
+            "" => Err("must not be empty".into()),
+            text => Ok(text.into()),
+        }
+    }
+}
+
+impl Setting for PathBuf {
+    fn read(value: &Value) -> Result<Self, String> {
+        String::read(value).map(Self::from)
+    }
+}
+
+/// Whether `text` can name an account, a consumer or an upstream, which makes it safe in a header, a log and a label.
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// Checks a name of an account, a consumer or an upstream.
+pub fn parse_name(text: &str) -> Result<Name, String> {
+    is_name(text)
+        .then(|| text.into())
+        .ok_or_else(|| "must be 1 to 64 letters, digits, dots, dashes or underscores".into())
+}
+
+impl Setting for Name {
+    fn read(value: &Value) -> Result<Self, String> {
+        parse_name(text(value, "a name in quotes")?)
+    }
+}
+
+impl Setting for Pattern {
+    fn read(value: &Value) -> Result<Self, String> {
+        let pattern = text(value, "a name or a glob in quotes, as in \"acme-*\"")?;
+        let is_pattern = is_name(&pattern.replace('*', "x"));
+        is_pattern
+            .then(|| Self::new(pattern))
+            .ok_or_else(|| "must be a name, in which * stands for any characters".into())
+    }
+}
+
+impl Setting for Http2 {
+    fn read(value: &Value) -> Result<Self, String> {
+        match value.as_str() {
+            Some("auto") => Ok(Self::Auto),
+            Some("off") => Ok(Self::Off),
+            _ => Err("must be \"auto\" or \"off\"".into()),
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line, for machines.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+impl Setting for LogFormat {
+    fn read(value: &Value) -> Result<Self, String> {
+        match value.as_str() {
+            Some("json") => Ok(Self::Json),
+            Some("pretty") => Ok(Self::Pretty),
+            _ => Err("must be \"json\" or \"pretty\"".into()),
+        }
+    }
+}
+
+impl Setting for KeyHash {
+    /// Reads 64 hex digits, or `{ sha256, expires }`.
+    fn read(value: &Value) -> Result<Self, String> {
+        const ALLOWED: &str = "must be the hash of a key, or { sha256 = \"…\", expires = \"2030-01-31T00:00:00Z\" }";
+        let Some(table) = value.as_table() else {
+            return Ok(Self {
+                sha256: parse_sha256(text(value, ALLOWED.trim_start_matches("must be "))?)?,
+                expires: None,
+            });
+        };
+        if table.keys().any(|key| key != "sha256" && key != "expires") {
+            return Err(ALLOWED.into());
+        }
+        let sha256 = parse_sha256(table.get("sha256").and_then(Value::as_str).ok_or(ALLOWED)?)?;
+        let expires = table.get("expires").map(parse_expiry).transpose()?;
+        Ok(Self { sha256, expires })
+    }
+}
+
+fn parse_sha256(text: &str) -> Result<[u8; 32], String> {
+    const ALLOWED: &str = "must be a SHA-256 in 64 lower-case hex digits, as `merge-sync-proxy key new NAME` prints";
+    let bytes = hex::decode(text).ok().filter(|_| !text.contains(|c: char| c.is_ascii_uppercase()));
+    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| ALLOWED.into())
+}
+
+fn parse_expiry(value: &Value) -> Result<SystemTime, String> {
+    const ALLOWED: &str = "expires must be a time with a zone, as in \"2030-01-31T00:00:00Z\"";
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Datetime(time) => time.to_string(),
+        _ => return Err(ALLOWED.into()),
+    };
+    text.parse::<jiff::Timestamp>().and_then(SystemTime::try_from).map_err(|_| ALLOWED.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error<T: Setting>(value: &str) -> String {
+        let table: toml::Table = format!("value = {value}").parse().expect("TOML");
+        T::read(&table["value"]).err().unwrap_or_else(|| format!("{value} was accepted"))
+    }
+
+    #[test]
+    fn a_key_hash_is_lower_case_hex_and_may_expire() {
+        let hex = "0f".repeat(32);
+        for good in [
+            format!("'{hex}'"),
+            format!("{{ sha256 = '{hex}' }}"),
+            format!("{{ sha256 = '{hex}', expires = '2030-01-31T00:00:00+01:00' }}"),
+            format!("{{ sha256 = '{hex}', expires = 2030-01-31T00:00:00Z }}"),
+        ] {
+            let table: toml::Table = format!("value = {good}").parse().expect("TOML");
+            let key = KeyHash::read(&table["value"]).expect(&good);
+            assert_eq!((key.sha256, key.expires.is_some()), ([0x0f; 32], good.contains("expires")));
+        }
+        let not_hex = "must be a SHA-256 in 64 lower-case hex digits, as `merge-sync-proxy key new NAME` prints";
+        assert_eq!(error::<KeyHash>(&format!("'{}'", hex.to_uppercase())), not_hex);
+        assert_eq!(error::<KeyHash>("'abc'"), not_hex);
+        let no_time = "expires must be a time with a zone, as in \"2030-01-31T00:00:00Z\"";
+        assert_eq!(error::<KeyHash>(&format!("{{ sha256 = '{hex}', expires = 2030-01-31 }}")), no_time);
+        assert!(
+            error::<KeyHash>(&format!("{{ sha256 = '{hex}', until = '' }}"))
+                .starts_with("must be the hash of a key, or {")
+        );
+        assert!(error::<KeyHash>("5").starts_with("must be the hash of a key, or {"));
+    }
+
+    #[test]
+    fn a_wrong_word_is_told_what_is_allowed() {
+        let name = "must be 1 to 64 letters, digits, dots, dashes or underscores";
+        assert_eq!(error::<Name>("'a b'"), name);
+        assert_eq!(error::<Name>("''"), name);
+        assert_eq!(error::<Name>(&format!("'{}'", "x".repeat(65))), name);
+        assert_eq!(error::<Pattern>("'a?'"), "must be a name, in which * stands for any characters");
+        assert_eq!(error::<Http2>("true"), "must be \"auto\" or \"off\"");
+        assert_eq!(error::<LogFormat>("'text'"), "must be \"json\" or \"pretty\"");
+        assert_eq!(error::<String>("''"), "must not be empty");
+    }
+}
