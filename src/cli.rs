@@ -46,7 +46,14 @@ struct Arguments {
 #[derive(Debug, clap::Args)]
 struct File {
     /// The configuration file
-    #[arg(long, short, value_name = "FILE", default_value = "proxy.toml", env = "MERGE_SYNC_PROXY_CONFIG", global = true)]
+    #[arg(
+        long,
+        short,
+        value_name = "FILE",
+        default_value = "proxy.toml",
+        env = "MERGE_SYNC_PROXY_CONFIG",
+        global = true
+    )]
     config: PathBuf,
 }
 

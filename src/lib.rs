@@ -1,6 +1,109 @@
-//! A caching reverse proxy for Merge's unified API.
+//! A local caching reverse proxy for Merge's unified API: many services poll `GET /api/{category}/v1/sync-status`, and Merge sees a
+//! handful of calls.
+//!
+//! The proxy is three short stacks, joined by three small types. HTTP exists only outside the first and inside the last.
+//!
+//! ```text
+//! Request ──admit──▶ Ask ──lookup──▶ Join ──flight──▶ Fetch ──retry, budget──▶ Fetch ──client──▶ Merge
+//! Response ◀─render── Outcome ◀───── Answer ◀──────── Landing ◀──keep────────── Received ◀────────┘
+//! ```
+//!
+//! An [`Ask`](domain::exchange::Ask) has a consumer, an account and a key: without permission there is none. A
+//! [`Problem`](domain::problem::Problem) climbs back the same way and becomes a response in [`reply::render`], nowhere else.
+//! [`stack::proxy`] is the one place to read the whole path; the modules below stand in its order.
 
-/// The configuration file: what it may say, and what it means.
+/// What one configuration becomes: shared state, sockets, tasks, and their end.
+pub mod app;
+
+/// The path of a request.
+pub mod stack;
+
+/// Sockets to `Request`.
+pub mod listen {
+    pub mod accept;
+
+    pub mod pulse;
+}
+
+/// A name and a log line for every request.
+pub mod telemetry;
+
+/// `Outcome` to `Response`.
+pub mod reply {
+    pub mod render;
+
+    pub mod cache_status;
+
+    pub mod condition;
+}
+
+/// `Request` to `Ask`: plain functions and one layer.
+pub mod door {
+    pub mod admit;
+
+    pub mod route;
+
+    pub mod identify;
+
+    pub mod consumer_key;
+
+    pub mod query;
+
+    pub mod resolve;
+
+    pub mod quota;
+}
+
+/// `Ask` to `Answer`: what is held, or one fetch that everybody shares.
+pub mod cache {
+    pub mod lookup;
+
+    pub mod flight;
+
+    pub mod store;
+
+    pub mod freshness;
+}
+
+/// `Fetch` to `Received`: what it may cost, how often it may be tried, and the call itself.
+pub mod upstream {
+    pub mod retry;
+
+    pub mod budget;
+
+    pub mod account_budget;
+
+    pub mod failures;
+
+    pub mod client;
+
+    pub mod transport;
+
+    pub mod retry_after;
+
+    pub mod sync_status;
+}
+
+/// Words that all parts share; imports nothing of ours.
+pub mod domain {
+    pub mod access;
+
+    pub mod exchange;
+
+    pub mod key;
+
+    pub mod page;
+
+    pub mod cache_control;
+
+    pub mod problem;
+
+    pub mod bucket;
+
+    pub mod rules;
+}
+
+/// The file, and what the program makes of it.
 pub mod config {
     pub mod schema;
 
@@ -42,87 +145,20 @@ pub mod config {
     pub use secret::Secret;
 }
 
-/// Words that all parts share.
-pub mod domain {
-    pub mod access;
-
-    pub mod exchange;
-
-    pub mod key;
-
-    pub mod page;
-
-    pub mod cache_control;
-
-    pub mod problem;
-
-    pub mod bucket;
-
-    pub mod rules;
-
-    pub mod key;
+/// The operators' side.
+pub mod admin {
+    pub mod routes;
 }
 
-/// `Ask` to `Answer`: what is held, or one fetch that everybody shares.
-pub mod cache {
-    pub mod lookup;
+/// The command line.
+pub mod cli;
 
-    pub mod flight;
-
-    pub mod store;
-
-    pub mod freshness;
-}
-
-/// `Fetch` to `Received`.
-pub mod upstream {
-    pub mod retry;
-
-    pub mod budget;
-
-    pub mod account_budget;
-
-    pub mod failures;
-
-    pub mod client;
-
-    pub mod transport;
-
-    pub mod retry_after;
-
-    pub mod sync_status;
-}
-
-/// `Request` to `Ask`.
-pub mod door {
-    pub mod admit;
-
-    pub mod route;
-
-    pub mod identify;
-
-    pub mod query;
-
-    pub mod resolve;
-
-    pub mod quota;
-}
-
-/// `Outcome` to `Response`.
-pub mod reply {
-    pub mod render;
-
-    pub mod cache_status;
-
-    pub mod condition;
-}
-
-pub mod stack;
-
-pub mod telemetry;
-
-/// A simulated Merge, for the demo, tests and benches.
+/// A simulated Merge for the demo, tests and benches, and the demo itself.
 pub mod demo {
+    pub mod run;
+
+    pub mod tour;
+
     pub mod merge;
 
     pub mod builder;

@@ -59,8 +59,11 @@ where
         if !headers.get(X_REQUEST_ID).is_some_and(may_name) {
             headers.insert(X_REQUEST_ID, new_name());
         }
-        let line = tracing::enabled!(target: "access", tracing::Level::INFO)
-            .then(|| Line { began: Instant::now(), method: request.method().clone(), uri: request.uri().clone() });
+        let line = tracing::enabled!(target: "access", tracing::Level::INFO).then(|| Line {
+            began: Instant::now(),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+        });
         Answering { line, reply: self.inner.call(request) }
     }
 }

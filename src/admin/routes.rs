@@ -35,7 +35,12 @@ impl<H: Health> Admin<H> {
                 let reasons = self.health.not_ready();
                 serde_json::json!({"ready": reasons.is_empty(), "reasons": reasons})
             }
-            _ => return json(StatusCode::NOT_FOUND, &serde_json::json!({"error": "no such page; there are /livez and /readyz"})),
+            _ => {
+                return json(
+                    StatusCode::NOT_FOUND,
+                    &serde_json::json!({"error": "no such page; there are /livez and /readyz"}),
+                );
+            }
         };
         if !matches!(*method, Method::GET | Method::HEAD) {
             let mut refused = json(StatusCode::METHOD_NOT_ALLOWED, &serde_json::json!({"error": "use GET"}));

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::convert::Infallible;
 use std::hash::BuildHasher;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -41,8 +42,8 @@ pub struct Join {
 /// How a caller's flight ended.
 #[derive(Clone, Debug)]
 pub struct Joined {
-    /// The page.
-    pub landing: Landing,
+    /// The page, or why there is none.
+    pub outcome: Outcome,
     /// Whether another caller had begun the flight.
     pub collapsed: bool,
 }
@@ -67,7 +68,8 @@ impl Join {
     }
 }
 
-type Outcome = Result<Landing, Problem>;
+/// How a flight ends.
+pub type Outcome = Result<Landing, Problem>;
 
 /// The flights in the air, by key. Cheap to clone; all clones share them.
 #[derive(Clone)]
@@ -96,14 +98,36 @@ enum Seat {
     Wait { outcome: watch::Receiver<Option<Outcome>>, collapsed: bool },
 }
 
+impl Seat {
+    /// Waits until the flight has ended, or until the caller has no more time.
+    async fn wait(self, deadline: Instant) -> Joined {
+        let (mut waiting, collapsed) = match self {
+            Self::Landed(page) => {
+                let landing = Landing { status: page.status, page, stored: true };
+                return Joined { outcome: Ok(landing), collapsed: true };
+            }
+            Self::Wait { outcome, collapsed } => (outcome, collapsed),
+        };
+        let outcome = match timeout_at(deadline, waiting.wait_for(Option::is_some)).await {
+            Ok(Ok(outcome)) => outcome.clone().unwrap_or(DIED),
+            Ok(Err(_gone)) => DIED,
+            Err(_elapsed) => Err(Problem::UpstreamTimeout),
+        };
+        Joined { outcome, collapsed }
+    }
+}
+
+const DIED: Outcome = Err(Problem::UpstreamFailed(Cause::Died));
+
+/// Whether a flight ended without a word from the upstream, for reasons of its own.
+fn is_no_answer(problem: &Problem) -> bool {
+    matches!(problem, Problem::UpstreamTimeout | Problem::UpstreamFailed(Cause::Died))
+}
+
 impl Flights {
     /// No flights; pages land in `store`.
     pub fn new(store: Store) -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
-            hasher: RandomState::default(),
-            store,
-        }
+        Self { shards: (0..SHARDS).map(|_| Shard::default()).collect(), hasher: RandomState::default(), store }
     }
 
     /// How many fetches are under way, and how many callers wait for them.
@@ -188,7 +212,7 @@ where
     let outcome = match ended {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_elapsed)) => Err(Problem::UpstreamTimeout),
-        Err(_panic) => Err(Problem::UpstreamFailed(Cause::Died)),
+        Err(_panic) => DIED,
     };
     if let Some(known) = known.filter(|_| failed(&outcome)) {
         known.set_back(Instant::now(), retry_at(&outcome), fastrand::f32());
@@ -250,39 +274,36 @@ where
     S: Service<Fetch, Response = Landing, Error = Problem, Future: Send> + Clone + Send + 'static,
 {
     type Response = Joined;
-    type Error = Problem;
-    type Future = BoxFuture<'static, Result<Joined, Problem>>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Joined, Infallible>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Problem>> {
-        self.inner.poll_ready(cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, join: Join) -> Self::Future {
         let inner = self.inner.clone();
         if join.ask.wants.no_store {
             return Box::pin(async move {
-                let landing = inner.oneshot(join.fetch()).await?;
-                Ok(Joined { landing, collapsed: false })
+                let outcome = inner.oneshot(join.fetch()).await;
+                Ok(Joined { outcome, collapsed: false })
             });
         }
         // The seat is taken here and not in the future: a refresh that nobody waits for must begin all the same.
-        let seat = self.flights.board(&join, inner);
-        let deadline = join.ask.deadline;
+        let mut seat = self.flights.board(&join, inner.clone());
+        let flights = self.flights.clone();
         Box::pin(async move {
-            let (mut outcome, collapsed) = match seat {
-                Seat::Landed(page) => {
-                    let landing = Landing { status: page.status, page, stored: true };
-                    return Ok(Joined { landing, collapsed: true });
+            loop {
+                match seat.wait(join.ask.deadline).await {
+                    // Somebody else's flight was too late or broke down. That says nothing about one of our own.
+                    Joined { outcome: Err(problem), collapsed: true }
+                        if is_no_answer(&problem) && Instant::now() < join.ask.deadline =>
+                    {
+                        seat = flights.board(&join, inner.clone());
+                    }
+                    joined => return Ok(joined),
                 }
-                Seat::Wait { outcome, collapsed } => (outcome, collapsed),
-            };
-            let landed = timeout_at(deadline, outcome.wait_for(Option::is_some)).await;
-            let landing = match landed {
-                Ok(Ok(outcome)) => outcome.clone().unwrap_or(Err(Problem::UpstreamFailed(Cause::Died))),
-                Ok(Err(_gone)) => Err(Problem::UpstreamFailed(Cause::Died)),
-                Err(_elapsed) => Err(Problem::UpstreamTimeout),
-            }?;
-            Ok(Joined { landing, collapsed })
+            }
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The first look at the cache: a fresh page ends the request here, without a task and without a lock held.
 
+use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,7 +16,7 @@ use super::flight::{Join, Joined};
 use super::freshness::{self, Decision};
 use super::store::Store;
 use crate::domain::cache_control::Wants;
-use crate::domain::exchange::{Answer, Ask, Forward, Reason, Served, Why};
+use crate::domain::exchange::{Answer, Ask, Forward, Landing, Reason, Served, Why};
 use crate::domain::page::{Kind, Page};
 use crate::domain::problem::Problem;
 
@@ -33,14 +34,14 @@ pub struct Lookup<S> {
 
 impl<S> Service<Ask> for Lookup<S>
 where
-    S: Service<Join, Response = Joined, Error = Problem, Future: Send> + Clone + Send + 'static,
+    S: Service<Join, Response = Joined, Error = Infallible, Future: Send> + Clone + Send + 'static,
 {
     type Response = Answer;
     type Error = Problem;
     type Future = Either<Ready<Result<Answer, Problem>>, BoxFuture<'static, Result<Answer, Problem>>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Problem>> {
-        self.inner.poll_ready(cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Problem>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut ask: Ask) -> Self::Future {
@@ -99,7 +100,7 @@ struct Miss {
 impl Miss {
     async fn fetch<S>(self, inner: S, store: Store) -> Result<Answer, Problem>
     where
-        S: Service<Join, Response = Joined, Error = Problem>,
+        S: Service<Join, Response = Joined, Error = Infallible>,
     {
         let Self { ask, mut seen, forward, refresh_limited } = self;
         let answer = |page, served| Ok(Answer { page, served, now: Instant::now(), refresh_limited });
@@ -114,17 +115,15 @@ impl Miss {
         }
         // A remembered refusal has nothing to be confirmed and nothing to stand in with.
         let known = seen.filter(|page| page.kind == Kind::Good);
-        let joined = inner.oneshot(Join { ask, seen: known.clone(), reason: Reason::Miss }).await;
+        let join = Join { ask, seen: known.clone(), reason: Reason::Miss };
+        let Ok(Joined { outcome, collapsed }) = inner.oneshot(join).await;
         let stand_in = known.filter(|page| freshness::stands_in(page, Instant::now()));
-        match (joined, stand_in) {
-            (Ok(joined), Some(page)) if joined.landing.is_failure() => answer(page, Served::Stale(Why::UpstreamError)),
+        match (outcome, stand_in) {
+            (Ok(landing), Some(page)) if landing.is_failure() => answer(page, Served::Stale(Why::UpstreamError)),
             (Err(problem), Some(page)) if problem.is_upstream() => answer(page, Served::Stale(Why::UpstreamError)),
             (Err(problem), _) => Err(problem),
-            (Ok(Joined { landing, collapsed: true }), _) => answer(landing.page, Served::Collapsed { forward }),
-            (Ok(Joined { landing, collapsed: false }), _) => {
-                let served = Served::Fetched { forward, status: landing.status, stored: landing.stored };
-                answer(landing.page, served)
-            }
+            (Ok(landing), _) if collapsed => answer(landing.page, Served::Collapsed { forward }),
+            (Ok(Landing { page, status, stored }), _) => answer(page, Served::Fetched { forward, status, stored }),
         }
     }
 }

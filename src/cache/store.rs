@@ -221,9 +221,8 @@ mod tests {
             store.keep(&key(account, ""), &Arc::new(page("{}", began, [60, 0, 0])));
         }
         assert_eq!(store.purge_account(&"us".into(), AccountHash([1; 16]), false, began), 1);
-        let is_fresh = |key: &PageKey, now| {
-            matches!(store.get(key).expect("kept").freshness(now), Freshness::Fresh { .. })
-        };
+        let is_fresh =
+            |key: &PageKey, now| matches!(store.get(key).expect("kept").freshness(now), Freshness::Fresh { .. });
         assert!(!is_fresh(&key(1, ""), began));
         assert!(is_fresh(&key(2, ""), began));
 

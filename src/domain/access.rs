@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderName, HeaderValue};
 use http::uri::{Authority, Scheme};
+use http::{HeaderName, HeaderValue};
 
 use super::bucket::Rate;
 use super::rules::{BudgetRules, ClientOptions};

@@ -168,7 +168,10 @@ mod tests {
     #[test]
     fn what_is_no_encoding_stays() {
         for raw in ["a=%", "a=%4", "a=%zz", "a=%%41", "a=%é"] {
-            assert_eq!(canonical(raw).matches('%').count(), raw.matches('%').count() - usize::from(raw.ends_with("41")));
+            assert_eq!(
+                canonical(raw).matches('%').count(),
+                raw.matches('%').count() - usize::from(raw.ends_with("41"))
+            );
         }
     }
 

@@ -67,8 +67,7 @@ pub struct Lifetime {
 
 impl Lifetime {
     /// The lifetime of what is not stored.
-    pub const NONE: Self =
-        Self { fresh: Duration::ZERO, while_revalidate: Duration::ZERO, if_error: Duration::ZERO };
+    pub const NONE: Self = Self { fresh: Duration::ZERO, while_revalidate: Duration::ZERO, if_error: Duration::ZERO };
 }
 
 /// What a page is good for at an instant.

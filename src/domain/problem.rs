@@ -127,7 +127,8 @@ impl Problem {
                 StatusCode::UNAUTHORIZED,
                 "unknown-consumer",
                 "No known consumer key",
-                "Send 'Authorization: Bearer CONSUMER_KEY' with a key that the operator of this proxy has given you.".into(),
+                "Send 'Authorization: Bearer CONSUMER_KEY' with a key that the operator of this proxy has given you."
+                    .into(),
             ),
             Self::AccountNotAllowed => row(
                 StatusCode::FORBIDDEN,

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::request::Parts;
@@ -42,6 +43,9 @@ pub struct House {
 /// The longest request target, in bytes.
 const LONGEST_TARGET: usize = 8 << 10;
 
+/// How much longer a caller waits than its fetch may take, so that it hears how the fetch ended.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// What HTTP counts for a field beside its name and value (RFC 9113 §6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
@@ -60,13 +64,9 @@ impl House {
         let target = self.accounts.resolve(&head.headers, &caller.consumer, stop.upstream.as_ref())?;
         known.account = Some(target.account.clone());
         quota::take(caller, now)?;
-        let key = PageKey {
-            upstream: target.upstream.name.clone(),
-            account: target.account.hash,
-            place: stop.place,
-            query,
-        };
-        let deadline = now + target.upstream.budget.max_wait + target.upstream.client.timeout;
+        let key =
+            PageKey { upstream: target.upstream.name.clone(), account: target.account.hash, place: stop.place, query };
+        let deadline = now + target.upstream.budget.max_wait + target.upstream.client.timeout + LAST_WORD;
         Ok(Ask {
             caller: caller.clone(),
             target,
@@ -83,9 +83,8 @@ impl House {
         if target > LONGEST_TARGET {
             return Err(Problem::TargetTooLong);
         }
-        let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
-            name.as_str().len() + value.len() + FIELD_OVERHEAD
-        };
+        let field =
+            |(name, value): (&http::HeaderName, &http::HeaderValue)| name.as_str().len() + value.len() + FIELD_OVERHEAD;
         if head.headers.iter().map(field).sum::<usize>() > self.max_header_bytes {
             return Err(Problem::HeadersTooLarge);
         }

@@ -104,8 +104,7 @@ impl Junction {
     }
 
     fn allow(&self) -> HeaderValue {
-        let mut names: Vec<&str> =
-            self.stops.iter().flat_map(|(methods, _)| methods).map(Method::as_str).collect();
+        let mut names: Vec<&str> = self.stops.iter().flat_map(|(methods, _)| methods).map(Method::as_str).collect();
         names.sort_unstable();
         names.dedup();
         HeaderValue::try_from(names.join(", ")).expect("method names are tokens")
@@ -126,7 +125,11 @@ mod tests {
 
     fn routes() -> Routes {
         let mut routes = Route::defaults();
-        routes.push(Route { path: "/api/{category}/v1/sync-status".into(), methods: vec![Method::POST], ..Route::defaults().remove(0) });
+        routes.push(Route {
+            path: "/api/{category}/v1/sync-status".into(),
+            methods: vec![Method::POST],
+            ..Route::defaults().remove(0)
+        });
         routes.push(Route {
             path: "/api/ats/v1/*".into(),
             methods: vec![Method::GET],
@@ -153,9 +156,23 @@ mod tests {
     fn whatever_is_not_exactly_a_route_is_none() {
         let routes = routes();
         for path in [
-            "/", "*", "", "/api", "/api/ats/v1/sync-status/", "/API/ats/v1/sync-status", "/api//ats/v1/sync-status",
-            "/api/mktg/v1/sync-status", "/api/{category}/v1/sync-status", "/api/hris/v1/sync%2Dstatus", "/api/api/ats/v1/sync-status",
-            "/api/ats/v1/", "/api/ats/v1/a//b", "/api/ats/v1/../x", "/api/ats/v1/a%2Fb", "/api/ats/v1/%2e%2E/b", "/api/ats/v1/a\\b",
+            "/",
+            "*",
+            "",
+            "/api",
+            "/api/ats/v1/sync-status/",
+            "/API/ats/v1/sync-status",
+            "/api//ats/v1/sync-status",
+            "/api/mktg/v1/sync-status",
+            "/api/{category}/v1/sync-status",
+            "/api/hris/v1/sync%2Dstatus",
+            "/api/api/ats/v1/sync-status",
+            "/api/ats/v1/",
+            "/api/ats/v1/a//b",
+            "/api/ats/v1/../x",
+            "/api/ats/v1/a%2Fb",
+            "/api/ats/v1/%2e%2E/b",
+            "/api/ats/v1/a\\b",
         ] {
             assert_eq!(routes.find(&Method::GET, path).err(), Some(Problem::NoSuchRoute), "{path}");
         }

@@ -132,9 +132,7 @@ where
                 let _ = stream.set_nodelay(true);
                 guide.clone().begin(stream, place);
             }),
-            Listener::Unix(listener) => {
-                listener.accept().await.map(|(stream, _)| guide.clone().begin(stream, place))
-            }
+            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| guide.clone().begin(stream, place)),
         };
         if let Err(error) = accepted
             && !is_of_one_connection(&error)
@@ -203,7 +201,12 @@ where
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     // The pulse keeps hyper's header timeout; see there.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD).max_headers(MOST_HEADERS);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(LARGEST_HEAD)
+        .max_headers(MOST_HEADERS);
     let largest = u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX);
     builder.http2().timer(TokioTimer::new()).max_header_list_size(largest).max_concurrent_streams(MOST_STREAMS);
     builder

@@ -5,9 +5,9 @@ use http::HeaderValue;
 /// Whether any of the `If-None-Match` lines names `tag`, by weak comparison: `W/` does not count. `*` names any page.
 pub fn names(lines: &[HeaderValue], tag: &HeaderValue) -> bool {
     let tag = opaque(tag.as_bytes());
-    lines.iter().any(|line| {
-        line.as_bytes().trim_ascii() == b"*" || Tags(line.as_bytes()).any(|candidate| candidate == tag)
-    })
+    lines
+        .iter()
+        .any(|line| line.as_bytes().trim_ascii() == b"*" || Tags(line.as_bytes()).any(|candidate| candidate == tag))
 }
 
 /// The part of a tag between its quotes, quotes included.
@@ -46,7 +46,8 @@ mod tests {
         for line in ["\"a,b\"", "W/\"a,b\"", "\"x\", \"a,b\"", "\"x\",W/\"a,b\",\"y\"", "*", " * ", "\"\",\t\"a,b\""] {
             assert!(named(line), "{line}");
         }
-        for line in ["", "a,b", "\"a\"", "\"a\",\"b\"", "w/\"a,b\"", "\"a,b", "\"x\", *", "\"A,B\"", "garbage \"a,b\""] {
+        for line in ["", "a,b", "\"a\"", "\"a\",\"b\"", "w/\"a,b\"", "\"a,b", "\"x\", *", "\"A,B\"", "garbage \"a,b\""]
+        {
             assert!(!named(line), "{line}");
         }
     }

@@ -98,10 +98,9 @@ impl Budgets {
     pub fn in_flight(&self, upstream: &str) -> usize {
         let upstreams = self.upstreams.lock();
         let budget = upstreams.get(upstream);
-        budget.and_then(|budget| Some((budget.rules.concurrency?, budget.concurrency.as_ref()?))).map_or(
-            0,
-            |(allowed, places)| usize::try_from(allowed).unwrap_or(usize::MAX) - places.available_permits(),
-        )
+        budget
+            .and_then(|budget| Some((budget.rules.concurrency?, budget.concurrency.as_ref()?)))
+            .map_or(0, |(allowed, places)| usize::try_from(allowed).unwrap_or(usize::MAX) - places.available_permits())
     }
 
     fn account(&self, fetch: &Fetch) -> Arc<AccountBudget> {
@@ -123,8 +122,7 @@ impl Budgets {
     fn upstream(&self, upstream: &Upstream) -> Arc<UpstreamBudget> {
         let mut upstreams = self.upstreams.lock();
         let rules = upstream.budget;
-        let budget =
-            upstreams.entry(upstream.name.clone()).or_insert_with(|| Arc::new(UpstreamBudget::new(rules)));
+        let budget = upstreams.entry(upstream.name.clone()).or_insert_with(|| Arc::new(UpstreamBudget::new(rules)));
         if budget.rules != rules {
             *budget = Arc::new(budget.with_rules(rules));
         }

@@ -39,8 +39,7 @@ pub type Transport = BoxCloneSyncService<Request<CallBody>, Response<AnswerBody>
 /// The largest body that is read at all, in bytes. What is larger cannot be a page and would only fill the memory.
 const MAX_BODY: usize = 64 << 20;
 
-const USER_AGENT_VALUE: HeaderValue =
-    HeaderValue::from_static(concat!("merge-sync-proxy/", env!("CARGO_PKG_VERSION")));
+const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("merge-sync-proxy/", env!("CARGO_PKG_VERSION")));
 const VIA_VALUE: HeaderValue = HeaderValue::from_static("1.1 merge-sync-proxy");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -176,10 +175,11 @@ pub fn transport<S, B>(service: S) -> Transport
 where
     S: Service<Request<CallBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + Sync,
     S: 'static,
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
 {
-    let service = Decompression::new(service.map_err(Into::into)).map_err(Into::into).map_response(|response: Response<DecompressionBody<B>>| {
-        response.map(|body| body.map_err(Into::into).boxed_unsync())
-    });
+    let service =
+        Decompression::new(service).map_err(Into::into).map_response(|response: Response<DecompressionBody<B>>| {
+            response.map(|body| body.map_err(Into::into).boxed_unsync())
+        });
     BoxCloneSyncService::new(service)
 }

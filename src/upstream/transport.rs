@@ -78,12 +78,8 @@ fn proxy(upstream: &Upstream) -> Option<(http::Uri, Option<http::HeaderValue>)> 
 fn over<C>(connector: C, tls: ClientConfig, options: &ClientOptions) -> Transport
 where
     C: tower::Service<http::Uri, Future: Send + Unpin, Error: Into<tower::BoxError>> + Clone + Send + Sync + 'static,
-    C::Response: hyper_util::client::legacy::connect::Connection
-        + hyper::rt::Read
-        + hyper::rt::Write
-        + Send
-        + Unpin
-        + 'static,
+    C::Response:
+        hyper_util::client::legacy::connect::Connection + hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
 {
     let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     let https = match options.http2 {
@@ -111,6 +107,7 @@ fn tls(options: &ClientOptions) -> Result<ClientConfig, TransportError> {
     if certificates.is_empty() {
         return Err(unreadable("it holds no certificate".into()));
     }
-    let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(certificates, builder.crypto_provider().clone())?;
+    let verifier =
+        rustls_platform_verifier::Verifier::new_with_extra_roots(certificates, builder.crypto_provider().clone())?;
     Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
 }

@@ -1,3 +1,7 @@
 //! What the project promises, tested from outside.
 
+mod support;
+
+mod flights;
+
 mod merge;
