@@ -131,7 +131,11 @@ pub mod config {
 
     mod upstreams;
 
-    mod access;
+    mod accounts;
+
+    mod consumers;
+
+    mod routes;
 
     pub mod effective;
 

@@ -1,5 +1,6 @@
 //! What has been found wrong in one file so far, said once for each key.
 
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use super::fault::{Fault, Faults, Warning};
 use super::item::{Item, Place};
 use super::secret::{Secret, SecretSource, Surroundings};
 use super::source::Source;
+use crate::domain::access::Name;
 
 /// Faults and warnings of one file, and what else was read for it.
 pub(super) struct Findings<'a> {
@@ -20,9 +22,8 @@ pub(super) struct Findings<'a> {
 
 impl<'a> Findings<'a> {
     /// Starts with the mistakes of shape that `source` had.
-    pub(super) fn new(source: &'a Source<'a>, mistakes: Vec<(Place, String)>, around: Surroundings<'a>) -> Self {
-        let faults = mistakes.into_iter().map(|(place, message)| (place.clone(), source.fault(&place, message)));
-        Self { source, around, faults: faults.collect(), warnings: Vec::new(), files: Vec::new() }
+    pub(super) fn new(source: &'a Source<'a>, mistakes: Vec<(Place, Fault)>, around: Surroundings<'a>) -> Self {
+        Self { source, around, faults: mistakes, warnings: Vec::new(), files: Vec::new() }
     }
 
     /// Reads the secret that `source` names.
@@ -55,8 +56,24 @@ impl<'a> Findings<'a> {
     /// The table at `place` lacks `key`; `advice` says what belongs there.
     pub(super) fn missing(&mut self, place: &Place, key: &str, advice: &str) {
         let table = self.source.fault(place, format!("is missing: {advice}"));
-        let dot = if table.key.is_empty() { "" } else { "." };
-        self.add(place, Fault { key: format!("{}{dot}{key}", table.key), written: None, ..table });
+        self.add(place, Fault { key: format!("{}.{key}", table.key), written: None, ..table });
+    }
+
+    /// The file lacks the top-level `key`, or has nothing in it.
+    pub(super) fn missing_table(&mut self, key: &str, advice: &str) {
+        let place = self.source.place_of(key);
+        let fault = self.source.fault(&place, format!("is missing: {advice}"));
+        self.add(&place, Fault { key: key.into(), written: None, ..fault });
+    }
+
+    /// The name of the table at `place`, which no other of its kind may have.
+    pub(super) fn name(&mut self, place: &Place, name: Option<&Item<Name>>, taken: &mut HashSet<Name>) -> Option<Name> {
+        match name {
+            None => self.missing(place, "name", "1 to 64 letters, digits, dots, dashes or underscores"),
+            Some(name) if !taken.insert(Name::clone(name)) => self.fault(name.place(), "this name is given twice"),
+            Some(name) => return Some(Name::clone(name)),
+        }
+        None
     }
 
     /// What stands at `place` is allowed and not wise.
@@ -67,6 +84,12 @@ impl<'a> Findings<'a> {
     /// Whether something under `key` is known to be wrong, so that what seems to follow from it is left unsaid.
     pub(super) fn touch(&self, key: &str) -> bool {
         self.faults.iter().any(|(_, fault)| fault.key.starts_with(key))
+    }
+
+    /// Whether `table` or a whole entry of it was so wrong that it is not there any more.
+    pub(super) fn lost(&self, table: &str) -> bool {
+        let entries = self.faults.iter().filter_map(|(_, fault)| fault.key.strip_prefix(table));
+        entries.map(|entry| entry.trim_start_matches(['.', '['])).any(|entry| !entry.contains('.'))
     }
 
     /// The value, which must lie in `range`.

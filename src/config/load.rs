@@ -4,16 +4,18 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::access::{accounts, consumers};
+use super::accounts::accounts;
+use super::consumers::consumers;
 use super::effective::{Config, Sources};
 use super::fault::{Fault, Faults};
 use super::findings::Findings;
-use super::item::Place;
+use super::item::{Item, Place, Table};
+use super::routes::routes;
 use super::schema::File;
 use super::secret::Surroundings;
 use super::sections::{admin, cache, server, telemetry};
 use super::source::Source;
-use super::upstreams::{routes, upstreams};
+use super::upstreams::upstreams;
 use crate::domain::key::TokenHasher;
 use crate::domain::rules::CacheRule;
 
@@ -79,23 +81,24 @@ impl Config {
 /// What the file may hold and this version does not do yet: refused, so that nothing that is written is ignored.
 /// A feature takes its line away when it lands.
 fn refuse_unavailable(file: &File, findings: &mut Findings<'_>) {
-    let mut refuse = |places: Vec<Place>, what: &str| {
-        for place in places {
-            findings.fault(&place, format!("{what} is not available in this version"));
-        }
-    };
     let rules = || file.routes.iter().flatten().map(|route| &route.cache);
-    let having =
-        |rule: CacheRule| rules().filter(|cache| ***cache == rule).map(|cache| cache.place().clone()).collect();
-    let resync = file.consumers.iter().map(|consumer| &consumer.resync).filter(|resync| ***resync);
+    let resync = file.consumers.iter().map(|consumer| &consumer.resync);
 
-    refuse(file.server.tls.iter().map(|table| table.place().clone()).collect(), "TLS for consumers");
-    refuse(file.webhook.iter().map(|table| table.place().clone()).collect(), "the webhook");
-    refuse(file.shared.iter().map(|table| table.place().clone()).collect(), "the shared store");
-    refuse(file.telemetry.otlp.iter().map(|otlp| otlp.place().clone()).collect(), "the export of traces");
-    refuse(having(CacheRule::Http), "caching by the upstream's headers");
-    refuse(having(CacheRule::Off), "forwarding without a cache");
-    refuse(resync.map(|resync| resync.place().clone()).collect(), "resync");
+    refuse("TLS for consumers", file.server.tls.iter().map(Table::place), findings);
+    refuse("the webhook", file.webhook.iter().map(Table::place), findings);
+    refuse("the shared store", file.shared.iter().map(Table::place), findings);
+    refuse("the export of traces", file.telemetry.otlp.iter().map(Item::place), findings);
+    refuse(
+        "caching by the upstream's headers",
+        rules().filter(|rule| ***rule == CacheRule::Http).map(Item::place),
+        findings,
+    );
+    refuse("forwarding without a cache", rules().filter(|rule| ***rule == CacheRule::Off).map(Item::place), findings);
+    refuse("resync", resync.filter(|resync| ***resync).map(Item::place), findings);
+}
+
+fn refuse<'p>(what: &str, places: impl Iterator<Item = &'p Place>, findings: &mut Findings<'_>) {
+    places.for_each(|place| findings.fault(place, format!("{what} is not available in this version")));
 }
 
 /// Where the secrets of the file are from.
@@ -109,4 +112,133 @@ fn sources(file: &File, files: Vec<PathBuf>) -> Sources {
         .iter()
         .filter_map(|table| Some((table.name.as_deref()?.clone(), table.token.as_deref()?.clone())));
     Sources { api_keys: api_keys.collect(), tokens: tokens.collect(), files }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::sample::{config, parse};
+    use super::super::schema;
+    use super::super::units::Workers;
+    use super::*;
+    use crate::domain::rules::Route;
+
+    const COMMITTED: &str = include_str!("../../proxy.toml");
+
+    /// The committed file with every setting that is commented out taken in.
+    fn uncommented() -> String {
+        let is_setting = |rest: &&str| rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase());
+        let lines = COMMITTED.lines().map(|line| line.strip_prefix('#').filter(is_setting).unwrap_or(line));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_committed_file_is_sound_and_quiet() {
+        let config = parse(COMMITTED).expect("sound");
+        assert_eq!(config.warnings, []);
+        assert!(config.consumers.is_empty());
+        assert_eq!(config.routes, Route::defaults());
+    }
+
+    #[test]
+    fn the_committed_file_says_the_defaults() {
+        let source = Source::parse(COMMITTED, Path::new("proxy.toml")).expect("TOML");
+        let file = source.read().0.expect("a file");
+        assert_eq!(*file.server, schema::Server::default());
+        assert_eq!(*file.cache, schema::Cache::default());
+        assert_eq!(*file.telemetry, schema::Telemetry::default());
+        assert_eq!(*file.upstreams["us"].budget, schema::Budget::default());
+        assert_eq!(*file.admin.listen, *schema::Admin::default().listen);
+    }
+
+    #[test]
+    fn what_is_commented_out_is_known_and_the_default() {
+        let text = uncommented();
+        let (head, tls) = text.split_once("[server.tls]").expect("a table that has no defaults");
+        let (_, tail) = tls.split_once("[admin]").expect("the next table");
+        let text = format!("{head}[admin]{tail}");
+        let source = Source::parse(&text, Path::new("proxy.toml")).expect("TOML");
+        let (file, mistakes) = source.read();
+        let keys: Vec<&str> = mistakes.iter().map(|(_, fault)| &*fault.key).collect();
+        assert_eq!(keys, ["consumers[0].key_sha256"], "only the hash is left for the reader to fill in");
+
+        let file = file.expect("a file");
+        assert_eq!(*file.server, schema::Server::default());
+        assert_eq!(*file.cache, schema::Cache::default());
+        let (upstream, defaults) = (&file.upstreams["us"], schema::Upstream::default());
+        assert_eq!((&upstream.connect_timeout, &upstream.timeout), (&defaults.connect_timeout, &defaults.timeout));
+        assert_eq!((&upstream.http2, &upstream.retries), (&defaults.http2, &defaults.retries));
+        let (consumer, defaults) = (&file.consumers[0], schema::Consumer::default());
+        assert_eq!((&consumer.quota, &consumer.forced_refreshes), (&defaults.quota, &defaults.forced_refreshes));
+        assert_eq!((&consumer.raw_tokens, &consumer.resync), (&defaults.raw_tokens, &defaults.resync));
+        assert_eq!(
+            (&consumer.max_in_flight_misses, &consumer.weight),
+            (&defaults.max_in_flight_misses, &defaults.weight)
+        );
+        let (route, defaults) = (&file.routes.expect("one")[0], schema::Route::default());
+        assert_eq!((&route.methods, &route.cache), (&defaults.methods, &defaults.cache));
+        assert_eq!(route.path.as_deref().map(|path| &path.0), Some(&Route::defaults()[0].path));
+    }
+
+    #[test]
+    fn every_key_is_in_the_committed_file() {
+        let text = uncommented();
+        let keys: BTreeSet<&str> = text.lines().map(|line| line.split(" = ").next().unwrap_or(line)).collect();
+        let tables = [
+            "",
+            "[server]",
+            "[server.tls]",
+            "[admin]",
+            "[upstreams.x]",
+            "[upstreams.x.budget]",
+            "[cache]",
+            "[cache.ttl]",
+        ];
+        let more =
+            ["[cache.stale]", "[[accounts]]", "[[consumers]]", "[[routes]]", "[webhook]", "[shared]", "[telemetry]"];
+        for table in tables.into_iter().chain(more) {
+            let faults = parse(&format!("{table}\nzzzzzzzzzzzzzzzz = 1")).expect_err("an unknown key");
+            let known = faults.iter().find_map(|fault| fault.message.strip_prefix("unknown key, the keys here are "));
+            for key in known.expect("the keys").split(", ") {
+                let header = |opening: &str| text.lines().any(|line| line.starts_with(&format!("{opening}{key}")));
+                let nested =
+                    header("[") || header("[[") || header("[cache.") || header("[server.") || header("[upstreams.us.");
+                assert!(keys.contains(key) || nested, "{key} of {table}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_file_is_a_fault_that_says_how_to_get_one() {
+        let missing = Config::load(Path::new("no/such.toml"), &TokenHasher::new()).map(drop).expect_err("not there");
+        assert_eq!(
+            missing.to_string(),
+            "no/such.toml: there is no such file; copy the proxy.toml of merge-sync-proxy, name one with --config, or try \
+             `merge-sync-proxy demo`, which needs none"
+        );
+        let folder = Config::load(Path::new("src"), &TokenHasher::new()).map(drop).expect_err("a folder");
+        assert!(folder.to_string().starts_with("src: cannot be read: "));
+    }
+
+    #[test]
+    fn paths_start_at_the_folder_of_the_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("proxy.toml");
+        std::fs::write(folder.path().join("key"), "sk-key\n").expect("written");
+        std::fs::write(&path, "[upstreams.us]\nbase_url = 'https://host'\napi_key = { file = 'key' }")
+            .expect("written");
+        let config = Config::load(&path, &TokenHasher::new()).expect("sound");
+        assert_eq!(config.default_upstream.api_key.expose(), "Bearer sk-key");
+        assert_eq!(config.sources.files, [folder.path().join("key")]);
+    }
+
+    #[test]
+    fn the_defaults_are_bounded() {
+        let config = config("");
+        assert_eq!(config.server.workers, Workers::Auto.count());
+        assert_eq!((config.server.max_connections, config.server.max_header_bytes), (10_000, 65_536));
+        assert_eq!((config.cache.max_bytes, config.cache.max_page_bytes), (256 << 20, 4 << 20));
+        assert!(!format!("{config:?}").contains("canary"));
+    }
 }

@@ -33,7 +33,10 @@ fn sections(config: &Config) -> [(&'static str, Vec<Row>); 7] {
     [
         ("listeners", listeners(config)),
         ("upstreams", config.upstreams.iter().map(|upstream| upstream_row(upstream, &config.sources)).collect()),
-        ("accounts", or_note(config.accounts.iter().map(|account| account_row(account, &config.sources)), "no names")),
+        (
+            "accounts",
+            or_note(config.accounts.iter().map(|account| account_row(account, &config.sources)), "none have names"),
+        ),
         (
             "consumers",
             or_note(config.consumers.iter().map(consumer_row), "none: open to everybody who can reach the listeners"),
@@ -161,4 +164,63 @@ fn limit(rate: Option<Rate>) -> String {
 
 fn source(source: Option<&SecretSource>) -> String {
     source.map_or_else(|| "nowhere".into(), ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{HASH, config};
+    use super::*;
+
+    fn text(config: &Config, coloured: bool) -> String {
+        let mut out = Vec::new();
+        report(config, coloured, &mut out).expect("memory takes it");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn the_report_shows_what_was_understood_and_no_secret() {
+        let config = config(&format!(
+            "[server]\nworkers = 2\nlisten = ['127.0.0.1:8080', 'unix:/run/proxy.sock']\n\
+             [admin]\ntoken = {{ env = 'OTHER' }}\n\
+             [[accounts]]\nname = 'acme'\ntoken = {{ env = 'TOKEN' }}\nper_account = '400/min'\n\
+             [[accounts]]\nname = 'globex'\ntoken = 'canary-plain'\n\
+             [[consumers]]\nname = 'one'\nkey_sha256 = '{HASH}'\naccounts = ['acme', 'glob*']\nquota = '600/min'\n\
+             [[consumers]]\nname = 'another'\nkey_sha256 = ['{zeros}', '{ones}']\nraw_tokens = true\n",
+            zeros = "0".repeat(64),
+            ones = "1".repeat(64),
+        ));
+        let told = "\
+listeners
+  proxy  127.0.0.1:8080        2 workers, 10000 connections
+  proxy  unix:/run/proxy.sock  2 workers, 10000 connections
+  admin  127.0.0.1:8081        with a token
+upstreams
+  us  https://api.merge.dev  key from env MERGE_API_KEY  100/min per account  32 in flight  10/10s errors  waits up to 1s
+accounts
+  acme    us  token from env TOKEN                  400/min
+  globex  us  token from this file, in plain sight
+consumers
+  one      1 key   may ask for acme, glob*  quota 600/min
+  another  2 keys  may ask for raw tokens   quota unlimited
+routes
+  GET  /api/{category}/v1/sync-status  cache sync-status
+cache
+  size   256MiB, pages up to 4MiB
+  fresh  5s while syncing, 1min once settled, 2s at least, 5s for refusals
+  stale  30s while it is fetched anew, 1h when the upstream fails
+telemetry
+  log  pretty on a terminal, else json  filter info  a line per request
+warning  proxy.toml:12:9  accounts[1].token: a secret stands in the file; use { env } or { file }
+";
+        assert_eq!(text(&config, false), told);
+        assert!(!text(&config, true).contains("canary"));
+    }
+
+    #[test]
+    fn the_open_mode_and_missing_names_are_said() {
+        let told = text(&config(""), false);
+        assert!(told.contains("accounts\n  none have names"), "{told}");
+        assert!(told.contains("consumers\n  none: open to everybody who can reach the listeners"), "{told}");
+        assert!(text(&config(""), true).contains("\u{1b}[1mlisteners\u{1b}[0m"));
+    }
 }

@@ -49,7 +49,7 @@ impl fmt::Display for SecretSource {
         match self {
             Self::Env(name) => write!(f, "env {name}"),
             Self::File(path) => write!(f, "file {}", path.display()),
-            Self::Plain(_) => f.write_str("written in the file"),
+            Self::Plain(_) => f.write_str("this file, in plain sight"),
         }
     }
 }
@@ -132,7 +132,7 @@ mod tests {
     fn a_secret_is_a_variable_a_file_or_a_string() {
         assert_eq!(read("{ env = 'KEY' }").map(|s| s.to_string()), Ok("env KEY".into()));
         assert_eq!(read("{ file = 'k' }").map(|s| s.to_string()), Ok("file k".into()));
-        assert_eq!(read("'sk-canary'").map(|s| s.to_string()), Ok("written in the file".into()));
+        assert_eq!(read("'sk-canary'").map(|s| s.to_string()), Ok("this file, in plain sight".into()));
         for bad in ["5", "{}", "{ env = 5 }", "{ env = 'A', file = 'b' }", "{ value = 'sk-canary' }", "['sk-canary']"] {
             let message = "must be { env = \"NAME\" }, { file = \"path\" } or a string";
             assert_eq!(read(bad).map(|s| s.to_string()), Err(message.into()), "{bad}");

@@ -44,7 +44,7 @@ pub(super) fn server(server: &schema::Server, findings: &mut Findings<'_>) -> Se
     }
 }
 
-/// Whether both can not be bound; port 0 is another port each time.
+/// Whether both cannot be bound; port 0 is another port each time.
 fn clash(one: &ListenAddress, other: &ListenAddress) -> bool {
     one == other && !matches!(one, ListenAddress::Tcp { port: 0, .. })
 }
@@ -69,9 +69,14 @@ pub(super) fn cache(cache: &schema::Cache, findings: &mut Findings<'_>) -> Cache
     if !(1..=LARGEST_PAGE).contains(&page) {
         findings.fault(cache.max_page_bytes.place(), format!("must be from 1 byte to {}", size_text(LARGEST_PAGE)));
     } else if *cache.max_bytes < ByteSize(page) {
-        let place = [&cache.max_bytes, &cache.max_page_bytes].into_iter().find(|size| size.is_written());
-        let message = "cache.max_bytes must not be less than cache.max_page_bytes";
-        findings.fault(place.unwrap_or(&cache.max_bytes).place(), message);
+        // What is written is at fault, not the default that it does not fit.
+        if cache.max_bytes.is_written() {
+            let message = format!("must not be less than cache.max_page_bytes, which is {}", size_text(page));
+            findings.fault(cache.max_bytes.place(), message);
+        } else {
+            let message = format!("must not be more than cache.max_bytes, which is {}", size_text(cache.max_bytes.0));
+            findings.fault(cache.max_page_bytes.place(), message);
+        }
     }
     let (ttl, stale) = (&cache.ttl, &cache.stale);
     for (name, most) in [("syncing", &ttl.syncing), ("settled", &ttl.settled)] {
@@ -107,5 +112,107 @@ pub(super) fn telemetry(telemetry: &schema::Telemetry, findings: &mut Findings<'
         log: telemetry.log.as_deref().copied(),
         filter: (*telemetry.filter).clone(),
         access_log: *telemetry.access_log,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{config, expect_faults, faults, parse};
+    use super::super::secret::Secret;
+
+    #[test]
+    fn bounds_are_told_with_the_key() {
+        expect_faults(&[
+            ("[server]\nlisten = []", "2:10  server.listen  []: must name at least one address"),
+            (
+                "[server]\nlisten = ['localhost:1', 'localhost:1']",
+                "2:26  server.listen[1]  'localhost:1': is given twice",
+            ),
+            ("[server]\nmax_connections = 0", "2:19  server.max_connections  0: must be from 1 to 1000000"),
+            ("[server]\nheader_timeout = '0s'", "2:18  server.header_timeout  '0s': must be longer than zero"),
+            ("[server]\nidle_timeout = '0ms'", "2:16  server.idle_timeout  '0ms': must be longer than zero"),
+            (
+                "[server]\nmax_header_bytes = '1KiB'",
+                "2:20  server.max_header_bytes  '1KiB': must be from 16KiB to 1MiB",
+            ),
+            ("[cache]\nmax_page_bytes = 0", "2:18  cache.max_page_bytes  0: must be from 1 byte to 64MiB"),
+            ("[cache]\nmax_page_bytes = '65MiB'", "2:18  cache.max_page_bytes  '65MiB': must be from 1 byte to 64MiB"),
+            (
+                "[cache]\nmax_bytes = '1MiB'",
+                "2:13  cache.max_bytes  '1MiB': must not be less than cache.max_page_bytes, which is 4MiB",
+            ),
+            (
+                "[cache.ttl]\nmin = '10s'",
+                "2:7  cache.ttl.min  '10s': must not be more than cache.ttl.syncing, which is 5s",
+            ),
+            (
+                "[cache.ttl]\nsettled = '1s'",
+                "2:11  cache.ttl.settled  '1s': must not be less than cache.ttl.min, which is 2s",
+            ),
+            (
+                "[telemetry]\nfilter = 'a=b=c'",
+                "2:10  telemetry.filter  'a=b=c': must be a filter of tracing, as in \"info\" or \"warn,hyper=debug\"",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn the_admin_listener_is_guarded_where_others_reach_it() {
+        expect_faults(&[
+            (
+                "[admin]\nlisten = '0.0.0.0:8081'",
+                "2:10  admin.listen  '0.0.0.0:8081': others can reach this address: set admin.token, or listen on 127.0.0.1",
+            ),
+            (
+                "[admin]\nlisten = '0.0.0.0:8081'\ntoken = { env = 'NONE' }",
+                "3:9  admin.token: environment variable NONE is not set",
+            ),
+            (
+                "[admin]\nlisten = '127.0.0.1:8080'",
+                "2:10  admin.listen  '127.0.0.1:8080': is the same address for server.listen and admin.listen",
+            ),
+            (
+                "[server]\nlisten = '127.0.0.1:8081'",
+                "2:10  server.listen  '127.0.0.1:8081': is the same address for server.listen and admin.listen",
+            ),
+        ]);
+        let guarded = config("[admin]\nlisten = '[::]:8081'\ntoken = { env = 'TOKEN' }");
+        assert_eq!(guarded.admin.token.as_ref().map(Secret::expose), Some("canary-token"));
+        assert!(!format!("{guarded:?}").contains("canary"));
+    }
+
+    #[test]
+    fn port_zero_may_be_given_twice() {
+        let both = config("[server]\nlisten = ['localhost:0', 'localhost:0']\n[admin]\nlisten = 'localhost:0'");
+        assert_eq!(both.server.listen.len(), 2);
+    }
+
+    #[test]
+    fn what_is_not_done_yet_is_refused_and_not_ignored() {
+        for (text, key, what) in [
+            ("[server.tls]\ncert = 'c'\nkey = 'k'\nclient_ca = 'a'", "1:1  server.tls", "TLS for consumers"),
+            ("[webhook]\nsecret = { env = 'TOKEN' }", "1:1  webhook", "the webhook"),
+            ("[shared]\nurl = 'redis://host'", "1:1  shared", "the shared store"),
+            ("[telemetry]\notlp = 'http://host'", "2:8  telemetry.otlp", "the export of traces"),
+            (
+                "[[routes]]\npath = '/a'\ncache = 'http'",
+                "3:9  routes[0].cache  'http'",
+                "caching by the upstream's headers",
+            ),
+            ("[[routes]]\npath = '/a'\ncache = 'off'", "3:9  routes[0].cache  'off'", "forwarding without a cache"),
+        ] {
+            assert_eq!(faults(text), format!("proxy.toml:{key}: {what} is not available in this version"));
+        }
+        assert!(
+            faults("[[consumers]]\nresync = true").contains("resync  true: resync is not available in this version")
+        );
+    }
+
+    #[test]
+    fn without_an_upstream_the_fault_shows_one() {
+        let told = parse("").map(drop).expect_err("nothing there").to_string();
+        let advice =
+            "add [upstreams.us] with base_url = \"https://api.merge.dev\" and api_key = { env = \"MERGE_API_KEY\" }";
+        assert_eq!(told, format!("proxy.toml:1:1  upstreams: is missing: {advice}"));
     }
 }

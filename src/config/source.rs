@@ -39,7 +39,7 @@ impl<'t> Source<'t> {
     }
 
     /// Reads the schema; `None` if the shape is beyond repair. Each mistake comes with its place.
-    pub(super) fn read(&self) -> (Option<File>, Vec<(Place, String)>) {
+    pub(super) fn read(&self) -> (Option<File>, Vec<(Place, Fault)>) {
         let mut tree = self.tree.clone();
         let mut mistakes = Vec::new();
         loop {
@@ -47,7 +47,7 @@ impl<'t> Source<'t> {
                 Ok(file) => return (Some(file), mistakes),
                 Err(error) => {
                     let place = error.span().unwrap_or(NOWHERE);
-                    mistakes.push((place.clone(), explain(error.message())));
+                    mistakes.push((place.clone(), self.fault_of_shape(&place, error.message())));
                     if !cut(tree.get_mut(), &place) {
                         return (None, mistakes);
                     }
@@ -58,11 +58,30 @@ impl<'t> Source<'t> {
 
     /// The fault that `message` is about what stands at `place`.
     pub(super) fn fault(&self, place: &Place, message: impl Into<String>) -> Fault {
-        let fault = Fault::of_file(&self.origin, message);
-        let Some((key, is_value)) = find(self.tree.get_ref(), "", place) else { return fault };
+        self.fault_of(matches(self.tree.get_ref(), "", place).pop(), place, message)
+    }
+
+    /// Where the top-level `key` stands, if the file has it.
+    pub(super) fn place_of(&self, key: &str) -> Place {
+        self.tree.get_ref().get(key).map_or(NOWHERE, Spanned::span)
+    }
+
+    /// The fault that serde's `message` is about. A list of tables stands where its first table stands, and here the list is
+    /// meant. What stands where a table belongs is not quoted, for nobody knows what it is.
+    fn fault_of_shape(&self, place: &Place, message: &str) -> Fault {
+        let found = matches(self.tree.get_ref(), "", place).into_iter().next();
+        match explain(message) {
+            Some(explained) => Fault { written: None, ..self.fault_of(found, place, explained) },
+            None => self.fault_of(found, place, message),
+        }
+    }
+
+    fn fault_of(&self, found: Option<(String, bool)>, place: &Place, message: impl Into<String>) -> Fault {
+        let fault = Fault { position: Some(position(self.text, place.start)), ..Fault::of_file(&self.origin, message) };
+        let Some((key, is_value)) = found else { return fault };
         let quoted = is_value && !key.split(['.', '[']).any(|part| PRIVATE.contains(&part));
         let written = self.text.get(place.clone()).filter(|text| quoted && !text.contains('\n') && text.len() <= 80);
-        Fault { position: Some(position(self.text, place.start)), key, written: written.map(Into::into), ..fault }
+        Fault { key, written: written.map(Into::into), ..fault }
     }
 }
 
@@ -73,75 +92,73 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, line.chars().count() + 1)
 }
 
-/// The full key of what stands at `place`, and whether that is a value and neither a key nor a table.
-fn find(table: &DeTable<'_>, path: &str, place: &Place) -> Option<(String, bool)> {
-    table.iter().find_map(|(key, value)| {
-        let dot = if path.is_empty() { "" } else { "." };
-        let here = format!("{path}{dot}{}", key.get_ref());
-        // What is inside comes first: the place of an array of tables is that of its first table.
-        find_value(value, &here, place).or_else(|| (key.span() == *place).then_some((here, false)))
-    })
-}
-
-fn find_value(value: &Spanned<DeValue<'_>>, here: &str, place: &Place) -> Option<(String, bool)> {
-    let inside = match value.get_ref() {
-        DeValue::Table(table) => find(table, here, place),
-        DeValue::Array(items) => {
-            items.iter().enumerate().find_map(|(index, item)| find_value(item, &format!("{here}[{index}]"), place))
+/// The full keys of what stands at `place`, the outermost first, and whether each is a plain value.
+fn matches(table: &DeTable<'_>, path: &str, place: &Place) -> Vec<(String, bool)> {
+    let mut found = Vec::new();
+    for (key, value) in table {
+        let here = if path.is_empty() { key.get_ref().to_string() } else { format!("{path}.{}", key.get_ref()) };
+        if key.span() == *place {
+            found.push((here.clone(), false));
         }
-        _ => None,
-    };
-    inside.or_else(|| (value.span() == *place).then(|| (here.to_owned(), !value.get_ref().is_table())))
-}
-
-/// Removes the entry at `place`, by the same order of search as [`find`]; false if there is none.
-fn cut(table: &mut DeTable<'_>, place: &Place) -> bool {
-    let mut found = None;
-    for (key, value) in &mut *table {
-        if cut_inside(value, place) {
-            return true;
-        }
-        if key.span() == *place || value.span() == *place {
-            found = Some(key.clone());
-        }
+        found.extend(matches_value(value, &here, place));
     }
-    found.is_some_and(|key| table.remove(&key).is_some())
+    found
+}
+
+fn matches_value(value: &Spanned<DeValue<'_>>, here: &str, place: &Place) -> Vec<(String, bool)> {
+    let mut found = Vec::new();
+    if value.span() == *place {
+        found.push((here.to_owned(), !value.get_ref().is_table()));
+    }
+    match value.get_ref() {
+        DeValue::Table(table) => found.extend(matches(table, here, place)),
+        DeValue::Array(items) => {
+            let items = items.iter().enumerate();
+            found.extend(items.flat_map(|(index, item)| matches_value(item, &format!("{here}[{index}]"), place)));
+        }
+        _ => {}
+    }
+    found
+}
+
+/// Removes the outermost entry at `place`; false if there is none.
+fn cut(table: &mut DeTable<'_>, place: &Place) -> bool {
+    let at_place = |(key, value): (&Spanned<_>, &Spanned<_>)| key.span() == *place || value.span() == *place;
+    if let Some(key) = table.iter().find(|&entry| at_place(entry)).map(|(key, _)| key.clone()) {
+        return table.remove(&key).is_some();
+    }
+    table.iter_mut().any(|(_, value)| cut_inside(value, place))
 }
 
 fn cut_inside(value: &mut Spanned<DeValue<'_>>, place: &Place) -> bool {
     match value.get_mut() {
         DeValue::Table(table) => cut(table, place),
-        DeValue::Array(items) => {
-            let count = items.len();
-            items.iter_mut().any(|item| cut_inside(item, place)) || {
-                *items =
-                    std::mem::replace(items, DeArray::new()).into_iter().filter(|item| item.span() != *place).collect();
-                items.len() < count
-            }
+        DeValue::Array(items) if items.iter().any(|item| item.span() == *place) => {
+            *items =
+                std::mem::replace(items, DeArray::new()).into_iter().filter(|item| item.span() != *place).collect();
+            true
         }
+        DeValue::Array(items) => items.iter_mut().any(|item| cut_inside(item, place)),
         _ => false,
     }
 }
 
-/// Serde's message in the words of this program, without the value that serde quotes.
-fn explain(message: &str) -> String {
+/// Serde's message in the words of this program; `None` if it came from a [`Setting`](super::item::Setting).
+fn explain(message: &str) -> Option<String> {
     if let Some(unknown) = message.strip_prefix("unknown field `") {
-        let (key, expected) = unknown.rsplit_once("`, expected ").unwrap_or((unknown, ""));
+        let (key, expected) = unknown.split_once("`, expected ").unwrap_or((unknown, ""));
         let known: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
-        return match closest(key, known.iter().copied()) {
+        return Some(match closest(key, known.iter().copied()) {
             Some(near) => format!("unknown key, did you mean `{near}`?"),
             None => format!("unknown key, the keys here are {}", known.join(", ")),
-        };
+        });
     }
-    let Some((_, expected)) = message.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once(", expected "))
-    else {
-        return message.into();
-    };
-    match expected {
+    let (_, expected) = message.strip_prefix("invalid type: ")?.rsplit_once(", expected ")?;
+    Some(match expected {
         "a sequence" => "must be tables, each under a header in double brackets".into(),
         "a table" | "a map" => "must be one table, under a header in single brackets".into(),
         _ => "is too large a number".into(),
-    }
+    })
 }
 
 /// The one of `known` that `word` was probably meant to be.
@@ -150,4 +167,112 @@ pub(super) fn closest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
     let near = known.into_iter().min_by_key(distance)?;
     // A third of the word: `lsten` is a slip, `limit` for `listen` is another word.
     (distance(&near) <= (word.chars().count() / 3).max(1)).then_some(near)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{UPSTREAM, expect_faults, faults_of};
+    use super::*;
+
+    #[test]
+    fn every_mistake_of_shape_is_told_where_it_is() {
+        let too_large = "[server]\nmax_connections = 9223372036854775808";
+        let too_long = format!("[upstreams.us.budget]\nerrors = '{}'", "x".repeat(100));
+        expect_faults(&[
+            ("[server]\nlsten = ''", "2:1  server.lsten: unknown key, did you mean `listen`?"),
+            ("server.lsten = ''", "1:8  server.lsten: unknown key, did you mean `listen`?"),
+            ("sever = {}", "1:1  sever: unknown key, did you mean `server`?"),
+            ("[admin]\nnonsense = 1", "2:1  admin.nonsense: unknown key, the keys here are listen, token"),
+            ("server = 5", "1:10  server: must be one table, under a header in single brackets"),
+            ("[[server]]", "1:1  server: must be one table, under a header in single brackets"),
+            ("[[cache.ttl]]", "1:1  cache.ttl: must be one table, under a header in single brackets"),
+            ("[accounts]", "1:1  accounts: must be tables, each under a header in double brackets"),
+            ("consumers = ['x']", "1:14  consumers[0]: must be one table, under a header in single brackets"),
+            ("[server]\ndrain = 20", "2:9  server.drain  20: needs a unit: ms, s, min or h"),
+            ("[server]\ndrain = true", "2:9  server.drain  true: must be a duration in quotes, as in \"5s\""),
+            ("# é\nserver = { drain = '5x' }", "2:20  server.drain  '5x': unit must be ms, s, min or h"),
+            (too_large, "2:19  server.max_connections: is too large a number"),
+            ("[telemetry]\naccess_log = 1.5", "2:14  telemetry.access_log  1.5: must be true or false, without quotes"),
+            (
+                "[server]\nlisten = ['127.0.0.1:1', '8080']",
+                "2:26  server.listen[1]  '8080': must be host:port, [v6]:port or unix:/path",
+            ),
+            (
+                "[server]\nlisten = [5]",
+                "2:11  server.listen[0]  5: must be host:port, [v6]:port or unix:/path, in quotes",
+            ),
+        ]);
+        let told = faults_of(&format!("{UPSTREAM}{too_long}"));
+        assert_eq!(
+            told,
+            "proxy.toml:6:10  upstreams.us.budget.errors: must be a number per time, as in 100/min or 10/10s; \
+             or \"unlimited\""
+        );
+    }
+
+    #[test]
+    fn many_mistakes_are_told_at_once_and_in_order() {
+        let told = faults_of(
+            "[server]\nworkers = 0\nlsten = []\n[cache.ttl]\nmin = '2'\n[[consumers]]\nname = 'a b'\nweigth = 1\n[upstreams.us]\n\
+             api_key = 5\nhttp2 = 'on'",
+        );
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "proxy.toml:2:11  server.workers  0: must be \"auto\" or a whole number from 1 to 1024",
+                "proxy.toml:3:1  server.lsten: unknown key, did you mean `listen`?",
+                "proxy.toml:5:7  cache.ttl.min  '2': needs a unit: ms, s, min or h",
+                "proxy.toml:6:1  consumers[0].key_sha256: is missing: `merge-sync-proxy key new NAME` makes a key and prints \
+                 its hash",
+                "proxy.toml:7:8  consumers[0].name  'a b': must be 1 to 64 letters, digits, dots, dashes or underscores",
+                "proxy.toml:8:1  consumers[0].weigth: unknown key, did you mean `weight`?",
+                "proxy.toml:9:12  upstreams.us.base_url: is missing: \"https://api.merge.dev\", or the host of Merge's EU or \
+                 AP region",
+                "proxy.toml:10:11  upstreams.us.api_key: must be { env = \"NAME\" }, { file = \"path\" } or a string",
+                "proxy.toml:11:9  upstreams.us.http2  'on': must be \"auto\" or \"off\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_toml_is_one_fault() {
+        assert!(faults_of("[server]\nlisten = canary").starts_with("proxy.toml:2:10: this is not TOML: "));
+        assert!(faults_of("[server]\n[server]").starts_with("proxy.toml:2:2: this is not TOML: duplicate key"));
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_never_quoted() {
+        for text in [
+            "[admin]\ntoken = ['canary']",
+            "[admin]\ntoken = { vale = 'canary' }",
+            "[[accounts]]\ntoken = { env = ['canary'] }",
+            "[[consumers]]\nkey_sha256 = 'canary'",
+            "[[consumers]]\nkey_sha256 = ['canary', { sha256 = 'canary' }]",
+            "[webhook]\nsecret = []",
+            "[shared]\nurl = ['redis://canary@host']",
+            "[upstreams.eu]\nbase_url = 'https://user:canary@host'",
+            "[upstreams.eu]\nproxy = 'ftp://user:canary@host'",
+            "upstreams = 'canary'",
+            "[upstreams]\nus = 'canary'",
+            "[telemetry]\notlp = ['http://canary@host']",
+        ] {
+            assert!(faults_of(text).starts_with("proxy.toml:"));
+        }
+    }
+
+    #[test]
+    fn columns_are_characters() {
+        assert_eq!(position("# é\né = 'é' + ", "# é\né = 'é' ".len()), (2, 9));
+        assert_eq!(position("", 5), (1, 1));
+    }
+
+    #[test]
+    fn a_slip_is_told_from_another_word() {
+        let known = ["listen", "workers", "api_key"];
+        assert_eq!(closest("lsiten", known), Some("listen"));
+        assert_eq!(closest("api-key", known), Some("api_key"));
+        assert_eq!(closest("limit", known), None);
+        assert_eq!(closest("x", []), None);
+    }
 }

@@ -1,30 +1,28 @@
-//! Upstreams and routes: where requests can go, and which requests those are.
+//! Upstreams: where requests can go, with which key, and how many of them.
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use http::Method;
 use toml::Spanned;
 
 use super::findings::Findings;
-use super::item::{Item, NOWHERE, Table};
-use super::route_words::{HeaderEntry, PathTemplate};
+use super::item::Item;
 use super::schema::{self, File};
 use super::source::closest;
 use super::words::parse_name;
 use crate::domain::access::{Credential, Upstream};
-use crate::domain::rules::{BudgetRules, CATEGORIES, CacheRule, ClientOptions, RequestHeaders, Route};
+use crate::domain::rules::{BudgetRules, ClientOptions};
 
 /// The upstreams that are sound, in the order of the file.
 pub(super) fn upstreams(file: &File, findings: &mut Findings<'_>) -> Vec<Arc<Upstream>> {
     let mut written: Vec<_> = file.upstreams.iter().collect();
     // Serde hands a table over in the order of its keys, and the first of the file has a meaning.
     written.sort_by_key(|(name, _)| name.span().start);
-    if written.is_empty() && !findings.touch("upstreams") {
+    if written.is_empty() && !findings.lost("upstreams") {
         let advice =
             "add [upstreams.us] with base_url = \"https://api.merge.dev\" and api_key = { env = \"MERGE_API_KEY\" }";
-        findings.missing(&NOWHERE, "upstreams", advice);
+        findings.missing_table("upstreams", advice);
     }
     let upstreams = written.into_iter().filter_map(|(name, table)| upstream(name, table, findings));
     upstreams.map(Arc::new).collect()
@@ -92,7 +90,7 @@ fn ca_file(path: &Item<PathBuf>, findings: &mut Findings<'_>) -> Option<PathBuf>
 
 /// Says that there is no upstream `name`, unless there is.
 pub(super) fn expect_upstream(name: &Item<Arc<str>>, file: &File, findings: &mut Findings<'_>) {
-    if file.upstreams.contains_key(&***name) || findings.touch("upstreams") {
+    if file.upstreams.contains_key(&***name) || findings.lost("upstreams") {
         return;
     }
     let known = || file.upstreams.keys().map(|key| key.get_ref().as_str());
@@ -103,79 +101,69 @@ pub(super) fn expect_upstream(name: &Item<Arc<str>>, file: &File, findings: &mut
     findings.fault(name.place(), format!("no such upstream, {advice}"));
 }
 
-/// The routes of the file, or sync-status of every category.
-pub(super) fn routes(file: &File, findings: &mut Findings<'_>) -> Vec<Route> {
-    let Some(written) = &file.routes else { return Route::defaults() };
-    let mut routes: Vec<Route> = Vec::new();
-    for table in written {
-        let Some(route) = route(table, file, findings) else { continue };
-        let taken =
-            |other: &&Route| other.path == route.path && other.methods.iter().any(|m| route.methods.contains(m));
-        if let (Some(_), Some(path)) = (routes.iter().find(taken), &table.path) {
-            findings.fault(path.place(), "another route takes the same path and method");
-        }
-        routes.push(route);
-    }
-    if routes.is_empty() && !findings.touch("routes") {
-        findings.missing(&NOWHERE, "routes", "name at least one, or none at all for sync-status of every category");
-    }
-    routes
-}
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{config, faults_of, parse};
 
-fn route(table: &Table<schema::Route>, file: &File, findings: &mut Findings<'_>) -> Option<Route> {
-    let place = table.place();
-    if table.path.is_none() {
-        findings.missing(place, "path", "\"/api/{category}/v1/sync-status\" or another path");
+    #[test]
+    fn upstreams_keep_the_order_of_the_file_and_the_first_is_the_default() {
+        let us = "[upstreams.us]\nbase_url = 'https://us.host/merge/api/'\napi_key = { env = 'MERGE_API_KEY' }\n";
+        let eu = "[upstreams.eu]\nbase_url = 'https://eu.host'\napi_key = { env = 'OTHER' }\n";
+        let config = parse(&format!("{us}{eu}")).expect("sound");
+        let names: Vec<&str> = config.upstreams.iter().map(|upstream| &*upstream.name).collect();
+        assert_eq!((names, &*config.default_upstream.name), (vec!["us", "eu"], "us"));
+        let upstream = &config.upstreams[0];
+        assert_eq!((upstream.authority.as_str(), &*upstream.prefix), ("us.host", "/merge"));
+        assert_eq!(upstream.api_key.expose(), "Bearer canary-key");
     }
-    let methods: Vec<Method> = table.methods.iter().map(|method| (**method).clone()).collect();
-    if methods.is_empty() {
-        findings.missing(place, "methods", "at least one, as in [\"GET\"]");
-    }
-    for method in table.methods.iter().filter(|method| ![Method::GET, Method::HEAD].contains(method)) {
-        if *table.cache != CacheRule::Off {
-            findings.fault(method.place(), "only answers to GET and HEAD can be cached; others need cache = \"off\"");
-        }
-    }
-    if let Some(upstream) = &table.upstream {
-        expect_upstream(upstream, file, findings);
-    }
-    let path = table.path.as_deref();
-    let lacks = |part: fn(&PathTemplate) -> bool| path.is_some_and(|path| !part(path));
-    if let Some(target) = &table.upstream_path {
-        if target.has_category() && lacks(PathTemplate::has_category) {
-            findings.fault(target.place(), "holds {category}, which path does not");
-        }
-        if target.has_rest() && lacks(PathTemplate::has_rest) {
-            findings.fault(target.place(), "ends in /*, which path does not");
-        }
-    }
-    let mut categories: Vec<Arc<str>> = CATEGORIES.iter().map(|&category| category.into()).collect();
-    for category in table.categories.iter().flat_map(|list| list.iter()) {
-        if lacks(PathTemplate::has_category) {
-            findings.fault(category.place(), "has no use, since path holds no {category}");
-        }
-        if !categories.contains(&category.0) {
-            categories.push(Arc::clone(&category.0));
-        }
-    }
-    Some(Route {
-        path: Arc::clone(&path?.0),
-        categories,
-        methods,
-        cache: *table.cache,
-        upstream: table.upstream.as_deref().cloned(),
-        request_headers: request_headers(table),
-        upstream_path: table.upstream_path.as_ref().map(|target| Arc::clone(&target.0)),
-    })
-}
 
-fn request_headers(table: &schema::Route) -> RequestHeaders {
-    let mut these = Vec::new();
-    for entry in table.request_headers.iter() {
-        match &**entry {
-            HeaderEntry::Any => return RequestHeaders::All,
-            HeaderEntry::One(name) => these.push(name.clone()),
-        }
+    #[test]
+    fn a_budget_alone_still_needs_its_upstream() {
+        let told = faults_of("[upstreams.us.budget]\nconcurrency = 0");
+        assert!(told.contains("proxy.toml:1:12  upstreams.us.api_key: is missing: "), "{told}");
+        assert!(
+            told.ends_with("2:15  upstreams.us.budget.concurrency  0: must be at least 1, or \"unlimited\""),
+            "{told}"
+        );
     }
-    if these.is_empty() { RequestHeaders::None } else { RequestHeaders::These(these) }
+
+    #[test]
+    fn a_bad_upstream_is_told_what_is_allowed() {
+        let base = "[upstreams.us]\nbase_url = 'https://host'\napi_key = { env = 'MERGE_API_KEY' }\n";
+        for (line, told) in [
+            ("timeout = '0s'", "4:11  upstreams.us.timeout  '0s': must be longer than zero"),
+            ("retries = 11", "4:11  upstreams.us.retries  11: must be from 0 to 10"),
+            (
+                "ca_file = 'no/such/file'",
+                "4:11  upstreams.us.ca_file  'no/such/file': cannot be read: No such file or directory (os error 2)",
+            ),
+            ("ca_file = 'Cargo.toml'", "4:11  upstreams.us.ca_file  'Cargo.toml': holds no certificate in PEM form"),
+        ] {
+            assert_eq!(faults_of(&format!("{base}{line}")), format!("proxy.toml:{told}"));
+        }
+        let broken = "[upstreams.us]\nbase_url = 'https://host'\napi_key = { env = 'BROKEN' }";
+        assert_eq!(
+            faults_of(broken),
+            "proxy.toml:3:11  upstreams.us.api_key: the key (env BROKEN) must be visible ASCII without blanks"
+        );
+        let name = "[upstreams.'a b']\nbase_url = 'https://host'\napi_key = { env = 'OTHER' }";
+        let told = "proxy.toml:1:12  upstreams.a b: must be 1 to 64 letters, digits, dots, dashes or underscores";
+        assert_eq!(faults_of(name), told);
+    }
+
+    #[test]
+    fn what_is_not_wise_is_a_warning() {
+        let plain =
+            "[upstreams.us]\nbase_url = 'http://merge.internal'\napi_key = 'canary'\nproxy = 'http://u:canary@proxy'";
+        let warnings: Vec<String> = parse(plain).expect("sound").warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            warnings,
+            [
+                "proxy.toml:2:12  upstreams.us.base_url: the API key and all tokens will cross the network unencrypted; use https://",
+                "proxy.toml:3:11  upstreams.us.api_key: a secret stands in the file; use { env } or { file }",
+                "proxy.toml:4:9  upstreams.us.proxy: a password stands in the file; HTTPS_PROXY in the environment can hold it",
+            ]
+        );
+        assert_eq!(config("").warnings.iter().map(ToString::to_string).collect::<Vec<_>>(), [""; 0]);
+    }
 }

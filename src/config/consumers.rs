@@ -1,0 +1,199 @@
+//! Consumers: who may ask, for what, how often. Every name and every key means one of them only.
+
+use std::collections::HashSet;
+use std::time::SystemTime;
+
+use super::findings::Findings;
+use super::item::{Item, Place};
+use super::schema::{self, File};
+use super::source::closest;
+use crate::domain::access::{Consumer, KeyHash};
+
+/// The consumers that are sound; none if the proxy is open to everybody who can reach it.
+pub(super) fn consumers(file: &File, findings: &mut Findings<'_>) -> Vec<Consumer> {
+    if file.consumers.is_empty() && !findings.touch("consumers") {
+        for exposed in file.server.listen.iter().filter(|address| !address.is_local()) {
+            let message = "others can reach this address: add a [[consumers]] entry, or listen on 127.0.0.1";
+            findings.fault(exposed.place(), message);
+        }
+    }
+    let mut names = HashSet::new();
+    let mut keys = HashSet::new();
+    let tables = file.consumers.iter().filter_map(|table| {
+        let place = table.place();
+        let name = findings.name(place, table.name.as_ref(), &mut names);
+        let keys = consumer_keys(place, table, &mut keys, findings);
+        grants(place, table, file, findings);
+        let max_in_flight_misses = findings.within(&table.max_in_flight_misses, 1..=100_000);
+        let weight = findings.within(&table.weight, 1..=1_000);
+        Some(Consumer {
+            name: name?,
+            keys,
+            accounts: table.accounts.iter().map(|pattern| (**pattern).clone()).collect(),
+            raw_tokens: *table.raw_tokens,
+            default_account: table.default_account.as_deref().cloned(),
+            quota: *table.quota,
+            forced_refreshes: *table.forced_refreshes,
+            resync: *table.resync,
+            max_in_flight_misses,
+            weight,
+        })
+    });
+    tables.collect()
+}
+
+fn consumer_keys(
+    place: &Place,
+    table: &schema::Consumer,
+    known: &mut HashSet<[u8; 32]>,
+    findings: &mut Findings<'_>,
+) -> Vec<KeyHash> {
+    let keys = table.key_sha256.as_deref().unwrap_or_default();
+    if keys.is_empty() {
+        findings.missing(place, "key_sha256", "`merge-sync-proxy key new NAME` makes a key and prints its hash");
+    }
+    for key in keys {
+        if !known.insert(key.sha256) {
+            findings.fault(key.place(), "this key is given twice");
+        }
+        if key.expires.is_some_and(|expires| expires <= SystemTime::now()) {
+            findings.warn(key.place(), "this key has expired");
+        }
+    }
+    keys.iter().map(|key| (**key).clone()).collect()
+}
+
+/// Checks what a consumer may ask for against the accounts that there are.
+fn grants(place: &Place, table: &schema::Consumer, file: &File, findings: &mut Findings<'_>) {
+    let place = table.name.as_ref().map_or(place, Item::place);
+    if table.accounts.is_empty() && !*table.raw_tokens {
+        findings.warn(place, "may ask for no account; grant some with accounts, or set raw_tokens = true");
+    }
+    // Whoever refers to an account whose name was refused would look wrong as well.
+    if findings.lost("accounts") || file.accounts.iter().any(|account| account.name.is_none()) {
+        return;
+    }
+    let names = || file.accounts.iter().filter_map(|account| account.name.as_deref()).map(|name| &**name);
+    for pattern in table.accounts.iter().filter(|pattern| pattern.as_str() != "*") {
+        if !names().any(|name| pattern.matches(name)) {
+            let near =
+                closest(pattern.as_str(), names()).map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+            findings.warn(pattern.place(), format!("no account has such a name{near}"));
+        }
+    }
+    let Some(default) = &table.default_account else { return };
+    if !names().any(|name| name == &***default) {
+        let near = closest(default, names()).map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+        findings.fault(default.place(), format!("there is no account of this name{near}"));
+    } else if !table.accounts.iter().any(|pattern| pattern.matches(default)) && !findings.touch("consumers") {
+        findings.fault(default.place(), "is not granted to this consumer by its accounts");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::sample::{HASH, config, expect_faults, faults, warnings};
+    use crate::domain::bucket::Rate;
+
+    const ACME: &str = "[[accounts]]\nname = 'acme'\ntoken = { env = 'TOKEN' }\n";
+
+    #[test]
+    fn a_consumer_has_what_the_file_says_and_else_the_defaults() {
+        let text = format!(
+            "{ACME}[[consumers]]\nname = 'one'\nkey_sha256 = '{HASH}'\naccounts = ['a*']\ndefault_account = 'acme'"
+        );
+        let config = config(&text);
+        let consumer = &config.consumers[0];
+        assert!(consumer.may_use("acme"));
+        assert_eq!(consumer.default_account.as_deref(), Some("acme"));
+        assert_eq!((consumer.raw_tokens, consumer.resync, consumer.quota), (false, false, None));
+        assert_eq!(consumer.forced_refreshes, Rate::new(10, Duration::from_secs(60)));
+        assert_eq!((consumer.max_in_flight_misses, consumer.weight, consumer.keys.len()), (8, 1, 1));
+        assert_eq!(config.warnings, []);
+    }
+
+    #[test]
+    fn a_bad_consumer_is_told_what_is_allowed() {
+        let one = format!("{ACME}[[consumers]]\nname = 'one'\naccounts = ['acme']\nkey_sha256 = '{HASH}'\n");
+        for (line, told) in [
+            (
+                "default_account = 'acmee'",
+                "8:19  consumers[0].default_account  'acmee': there is no account of this name, did you mean `acme`?",
+            ),
+            ("weight = 0", "8:10  consumers[0].weight  0: must be from 1 to 1000"),
+            ("max_in_flight_misses = 0", "8:24  consumers[0].max_in_flight_misses  0: must be from 1 to 100000"),
+            (
+                "quota = '600'",
+                "8:9  consumers[0].quota  '600': must be a number per time, as in 100/min or 10/10s; or \"unlimited\"",
+            ),
+            (
+                &format!("[[consumers]]\nname = 'one'\nraw_tokens = true\nkey_sha256 = '{}'", "0".repeat(64)),
+                "9:8  consumers[1].name  'one': this name is given twice",
+            ),
+            (
+                &format!("[[consumers]]\nname = 'two'\nraw_tokens = true\nkey_sha256 = '{HASH}'"),
+                "11:14  consumers[1].key_sha256: this key is given twice",
+            ),
+        ] {
+            assert_eq!(faults(&format!("{one}{line}")), format!("proxy.toml:{told}"));
+        }
+        let other = format!(
+            "{ACME}[[consumers]]\nname = 'one'\naccounts = ['b*']\nkey_sha256 = '{HASH}'\ndefault_account = 'acme'"
+        );
+        let told =
+            "proxy.toml:8:19  consumers[0].default_account  'acme': is not granted to this consumer by its accounts";
+        assert_eq!(faults(&other), told);
+        let keyless =
+            "1:1  consumers[0].key_sha256: is missing: `merge-sync-proxy key new NAME` makes a key and prints its hash";
+        expect_faults(&[
+            ("[[consumers]]\nname = 'one'\nraw_tokens = true", keyless),
+            ("[[consumers]]\nname = 'one'\nraw_tokens = true\nkey_sha256 = []", keyless),
+        ]);
+    }
+
+    #[test]
+    fn the_open_mode_stays_on_this_machine() {
+        assert!(config("[server]\nlisten = ['unix:/run/proxy.sock', '[::1]:8080']").consumers.is_empty());
+        expect_faults(&[(
+            "[server]\nlisten = ['127.0.0.1:1', '0.0.0.0:8080']",
+            "2:26  server.listen[1]  '0.0.0.0:8080': others can reach this address: add a [[consumers]] entry, or listen on 127.0.0.1",
+        )]);
+    }
+
+    #[test]
+    fn what_leads_nowhere_is_a_warning() {
+        let expired = format!("{{ sha256 = '{HASH}', expires = '2020-01-31T00:00:00Z' }}");
+        let text = format!("{ACME}[[consumers]]\nname = 'one'\naccounts = ['acne', 'b*']\nkey_sha256 = [{expired}]\n");
+        let idle = format!("[[consumers]]\nname = 'two'\nkey_sha256 = '{}'", "0".repeat(64));
+        assert_eq!(
+            warnings(&format!("{text}{idle}")),
+            [
+                "proxy.toml:6:13  consumers[0].accounts[0]  'acne': no account has such a name, did you mean `acme`?",
+                "proxy.toml:6:21  consumers[0].accounts[1]  'b*': no account has such a name",
+                "proxy.toml:7:15  consumers[0].key_sha256[0]: this key has expired",
+                "proxy.toml:9:8  consumers[1].name  'two': may ask for no account; grant some with accounts, or set raw_tokens = true",
+            ]
+        );
+    }
+
+    #[test]
+    fn one_mistake_does_not_make_others() {
+        let reference = format!(
+            "[[consumers]]\nname = 'one'\naccounts = ['acme']\nkey_sha256 = '{HASH}'\ndefault_account = 'acme'\n"
+        );
+        for (text, told) in [
+            (
+                "[[accounts]]\nname = 'ac me'\ntoken = { env = 'TOKEN' }\n",
+                "2:8  accounts[0].name  'ac me': must be 1 to 64",
+            ),
+            ("accounts = 5\n", "1:12  accounts: must be tables"),
+        ] {
+            let told_all = faults(&format!("{text}{reference}"));
+            assert!(told_all.starts_with(&format!("proxy.toml:{told}")) && !told_all.contains('\n'), "{told_all}");
+        }
+        let two = faults(&format!("{}{reference}", ACME.replace("TOKEN", "NONE").replace("acme", "other")));
+        assert_eq!(two.lines().count(), 2, "{two}");
+    }
+}
