@@ -152,24 +152,21 @@ where
         let Self { inner, store } = self.clone();
         Box::pin(async move {
             let received = inner.oneshot(fetch.clone()).await?;
-            land(&store, &fetch, received)
+            land(&store, &fetch, &received)
         })
     }
 }
 
 /// The table of statuses: what is a good page, what is remembered as a refusal, what passes, what is no answer at all.
-fn land(store: &Store, fetch: &Fetch, received: Received) -> Result<Landing, Problem> {
+fn land(store: &Store, fetch: &Fetch, received: &Received) -> Result<Landing, Problem> {
     let status = received.status;
     let policy = &fetch.policy;
-    let lives = |received: &Received| freshness::lifetime(policy, &received.digest, fastrand::f32());
+    let lives = || freshness::lifetime(policy, &received.digest, fastrand::f32());
     let page = match status {
-        StatusCode::OK if received.digest.json => {
-            let lifetime = lives(&received);
-            Page::new(received, Kind::Good, lifetime)
-        }
+        StatusCode::OK if received.digest.json => Page::new(received, Kind::Good, lives()),
         StatusCode::OK => return Err(Problem::UpstreamFailed(Cause::NotJson)),
         StatusCode::NOT_MODIFIED => match &fetch.known {
-            Some(known) => known.confirmed(&received, lives(&received)),
+            Some(known) => known.confirmed(received, lives()),
             None => return Err(Problem::UpstreamFailed(Cause::Unexpected(304))),
         },
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {

@@ -157,6 +157,9 @@ impl Setting for ForwardProxy {
         if !matches!(path.as_str(), "" | "/") {
             return Err("must not hold a path".into());
         }
+        if scheme != Scheme::HTTP {
+            return Err("must be a URL that starts with http://; what goes through it is encrypted all the same".into());
+        }
         let (user, host) = match authority.as_str().rsplit_once('@') {
             Some((user, host)) => (Some(user), host),
             None => (None, authority.as_str()),

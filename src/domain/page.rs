@@ -141,7 +141,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 impl Page {
     /// The page that `received` makes, with `lifetime`.
-    pub fn new(received: Received, kind: Kind, lifetime: Lifetime) -> Self {
+    pub fn new(received: &Received, kind: Kind, lifetime: Lifetime) -> Self {
         Self {
             status: received.status,
             etag: entity_tag(&received.body),
@@ -290,7 +290,7 @@ pub(crate) mod tests {
             retry_at: None,
         };
         let [fresh, while_revalidate, if_error] = [fresh, while_revalidate, if_error].map(Duration::from_secs);
-        Page::new(received, Kind::Good, Lifetime { fresh, while_revalidate, if_error })
+        Page::new(&received, Kind::Good, Lifetime { fresh, while_revalidate, if_error })
     }
 
     #[test]

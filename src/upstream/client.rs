@@ -24,7 +24,7 @@ use tower_http::decompression::{Decompression, DecompressionBody};
 use super::{retry_after, sync_status};
 use crate::domain::access::{Name, Upstream, X_ACCOUNT_TOKEN};
 use crate::domain::exchange::Fetch;
-use crate::domain::page::Received;
+use crate::domain::page::{Page, Received, SyncDigest};
 use crate::domain::problem::{Cause, Problem};
 
 /// The body of a call: none.
@@ -75,7 +75,7 @@ impl Service<Fetch> for Client {
         Box::pin(async move {
             // Only a reload that removed the upstream meanwhile leaves none.
             let transport = transport.ok_or(Problem::UpstreamFailed(Cause::Connect))?;
-            let call = call(transport, sign(&fetch)?);
+            let call = call(transport, sign(&fetch)?, fetch.known.as_deref());
             timeout_at(fetch.deadline, call).await.unwrap_or(Err(Problem::UpstreamTimeout))
         })
     }
@@ -117,7 +117,7 @@ fn target(upstream: &Upstream, path: &str, query: Option<&str>) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-async fn call(transport: Transport, request: Request<CallBody>) -> Result<Received, Problem> {
+async fn call(transport: Transport, request: Request<CallBody>, known: Option<&Page>) -> Result<Received, Problem> {
     let began = Instant::now();
     let response = transport.oneshot(request).await.map_err(|error| Problem::UpstreamFailed(cause(&error)))?;
     let (head, body) = response.into_parts();
@@ -125,7 +125,12 @@ async fn call(transport: Transport, request: Request<CallBody>) -> Result<Receiv
     let date = head.headers.get(DATE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok());
     let clock = date.unwrap_or_else(SystemTime::now);
     let pause = head.headers.get(RETRY_AFTER).and_then(|value| retry_after::pause(value.to_str().ok()?, clock));
-    let digest = if head.status == StatusCode::OK { sync_status::digest(&body, clock) } else { Default::default() };
+    let digest = match (head.status, known) {
+        (StatusCode::OK, _) => sync_status::digest(&body, clock),
+        // What has not changed is told by the body that is known; how soon the next sync is, by the new clock.
+        (StatusCode::NOT_MODIFIED, Some(known)) => sync_status::digest(&known.body, clock),
+        _ => SyncDigest::default(),
+    };
     Ok(Received {
         status: head.status,
         headers: head.headers,

@@ -1,4 +1,6 @@
-//! What the project promises, tested from outside.
+//! What the contract promises, promise by promise, tested from outside.
+#![allow(clippy::print_stdout, reason = "figures that a test measures are shown with --nocapture")]
+#![allow(unreachable_pub, reason = "the modules of one test binary")]
 
 mod support;
 
