@@ -94,6 +94,8 @@ pub mod domain {
 
     pub mod page;
 
+    pub mod history;
+
     pub mod cache_control;
 
     pub mod problem;

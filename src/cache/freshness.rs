@@ -7,23 +7,41 @@ use tokio::time::Instant;
 
 use crate::domain::cache_control::Wants;
 use crate::domain::exchange::{Forward, Policy, Why};
-use crate::domain::page::{Freshness, Kind, Lifetime, Page, SyncDigest};
+use crate::domain::history::History;
+use crate::domain::page::{Freshness, Kind, Lifetime, Page, Run, SyncDigest};
 use crate::domain::rules::{CacheRule, Lifetimes};
 
-/// How long a good page lives. `jitter`, from 0 to 1, shortens a settled page's lifetime by up to a twentieth, so that pages
-/// that were stored together do not expire together.
-pub fn lifetime(policy: &Policy, digest: &SyncDigest, jitter: f32) -> Lifetime {
+/// How long a good page lives. `jitter`, from 0 to 1, shortens a lifetime by up to a twentieth, so that pages that were stored
+/// together do not expire together.
+pub fn lifetime(policy: &Policy, digest: &SyncDigest, history: &History, jitter: f32) -> Lifetime {
     let Lifetimes { syncing, settled, min, while_revalidate, if_error, .. } = policy.lifetimes;
     let fresh = match policy.rule {
         CacheRule::Fixed(fixed) => fixed,
         _ if !digest.results => min,
-        _ if digest.changing => syncing,
         _ => {
-            let bound = digest.next_start.map_or(settled, |start| start.min(settled));
-            bound.mul_f32(1.0 - jitter.clamp(0.0, 1.0) / 20.0).max(min)
+            let start = digest.next_start.unwrap_or(settled).min(settled);
+            let change = if digest.changing { start.min(syncing) } else { start };
+            let ends = digest.runs.iter().filter_map(|run| next_look(run, history, &policy.lifetimes));
+            let soonest = ends.fold(change, Duration::min);
+            soonest.mul_f32(1.0 - jitter.clamp(0.0, 1.0) / 20.0).max(min)
         }
     };
     Lifetime { fresh, while_revalidate, if_error }
+}
+
+/// While a model syncs, how soon to look again, between `min` and `syncing`; `None` if it does not sync.
+///
+/// If its last runs say when this one will end: seldom before that, often around it. If they do not, or it is overdue: the longer
+/// it has been going on, the longer it may go on, so that the delay stays in proportion to what is waited for.
+fn next_look(run: &Run, history: &History, lifetimes: &Lifetimes) -> Option<Duration> {
+    let elapsed = run.under_way?;
+    let look = match history.expect(run) {
+        Some(expected) if !expected.until_window.is_zero() => expected.until_window,
+        Some(expected) if expected.overdue.is_zero() => lifetimes.min * 2,
+        Some(expected) => (lifetimes.min * 2).max(expected.overdue / 8),
+        None => elapsed / 8,
+    };
+    Some(look.min(lifetimes.syncing).max(lifetimes.min))
 }
 
 /// How long a refusal is remembered.
@@ -101,7 +119,7 @@ mod tests {
     }
 
     fn digest(changing: bool, next: Option<u64>) -> SyncDigest {
-        SyncDigest { json: true, results: true, changing, next_start: next.map(Duration::from_secs) }
+        SyncDigest { json: true, results: true, changing, next_start: next.map(Duration::from_secs), runs: Vec::new() }
     }
 
     #[test]
@@ -114,11 +132,44 @@ mod tests {
             (digest(false, None), 60),
             (SyncDigest { json: true, ..SyncDigest::default() }, 2),
         ] {
-            let fresh = lifetime(&policy(CacheRule::SyncStatus), &digest, 0.0).fresh;
+            let fresh = lifetime(&policy(CacheRule::SyncStatus), &digest, &History::default(), 0.0).fresh;
             assert_eq!(fresh, Duration::from_secs(seconds), "{digest:?}");
         }
         let fixed = policy(CacheRule::Fixed(Duration::from_secs(30)));
-        assert_eq!(lifetime(&fixed, &digest(true, None), 1.0).fresh, Duration::from_secs(30));
+        assert_eq!(lifetime(&fixed, &digest(true, None), &History::default(), 1.0).fresh, Duration::from_secs(30));
+    }
+
+    fn run(elapsed: u64) -> Run {
+        Run { model: 7, under_way: Some(Duration::from_secs(elapsed)), finished: None }
+    }
+
+    fn look_after(elapsed: u64, history: &History, syncing: u64) -> u64 {
+        let mut policy = policy(CacheRule::SyncStatus);
+        policy.lifetimes.syncing = Duration::from_secs(syncing);
+        let digest = SyncDigest { runs: vec![run(elapsed)], ..digest(false, None) };
+        lifetime(&policy, &digest, history, 0.0).fresh.as_secs()
+    }
+
+    #[test]
+    fn a_sync_of_unknown_length_is_looked_at_in_proportion_to_its_age() {
+        let history = History::default();
+        for (elapsed, look) in [(0, 2), (16, 2), (40, 5), (160, 20), (480, 60), (9_000, 60)] {
+            assert_eq!(look_after(elapsed, &history, 60), look, "after {elapsed} s");
+            assert_eq!(look_after(elapsed, &history, 5), look.min(5), "after {elapsed} s");
+        }
+    }
+
+    #[test]
+    fn a_sync_of_known_length_is_left_alone_until_its_end_is_near() {
+        let mut history = History::default();
+        for started in 0..40 {
+            let finished = Some((started, Duration::from_secs(600)));
+            history = history.learn(&[Run { model: 7, under_way: None, finished }]);
+        }
+        for (elapsed, look) in [(0, 60), (500, 60), (560, 22), (590, 4), (615, 4), (1_000, 47), (2_000, 60)] {
+            let got = look_after(elapsed, &history, 60);
+            assert!(got.abs_diff(look) <= 2, "{got} after {elapsed} s, expected about {look}");
+        }
     }
 
     /// A decision without its page.
@@ -198,10 +249,14 @@ mod tests {
         #[test]
         fn lifetimes_stay_within_their_bounds(changing: bool, next in proptest::option::of(0_u64..10_000), jitter in 0.0_f32..1.0) {
             let policy = policy(CacheRule::SyncStatus);
-            let fresh = lifetime(&policy, &digest(changing, next), jitter).fresh;
+            let fresh = lifetime(&policy, &digest(changing, next), &History::default(), jitter).fresh;
             prop_assert!(fresh >= policy.lifetimes.min);
             let longest = if changing { policy.lifetimes.syncing } else { policy.lifetimes.settled };
             prop_assert!(fresh <= longest);
+            let mut running = digest(changing, next);
+            running.runs = vec![run(next.unwrap_or(3))];
+            let with_run = lifetime(&policy, &running, &History::default(), jitter).fresh;
+            prop_assert!((policy.lifetimes.min..=policy.lifetimes.syncing).contains(&with_run) && with_run <= fresh.max(policy.lifetimes.min));
             if let Some(next) = next.filter(|next| *next >= 2) {
                 prop_assert!(fresh <= Duration::from_secs(next) || changing);
             }

@@ -18,6 +18,7 @@ use tower::{Layer, Service, ServiceExt};
 use super::freshness;
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::exchange::{Fetch, Landing};
+use crate::domain::history::History;
 use crate::domain::key::PageKey;
 use crate::domain::page::{Kind, Lifetime, Page, Received};
 use crate::domain::problem::{Cause, Problem};
@@ -161,19 +162,21 @@ where
 fn land(store: &Store, fetch: &Fetch, received: &Received) -> Result<Landing, Problem> {
     let status = received.status;
     let policy = &fetch.policy;
-    let lives = || freshness::lifetime(policy, &received.digest, fastrand::f32());
+    let known = fetch.known.as_ref().map(|known| &known.history);
+    let history = known.unwrap_or(&History::default()).learn(&received.digest.runs);
+    let lifetime = freshness::lifetime(policy, &received.digest, &history, fastrand::f32());
     let page = match status {
-        StatusCode::OK if received.digest.json => Page::new(received, Kind::Good, lives()),
+        StatusCode::OK if received.digest.json => Page::new(received, Kind::Good, lifetime, history),
         StatusCode::OK => return Err(Problem::UpstreamFailed(Cause::NotJson)),
         StatusCode::NOT_MODIFIED => match &fetch.known {
-            Some(known) => known.confirmed(received, lives()),
+            Some(known) => known.confirmed(received, lifetime, history),
             None => return Err(Problem::UpstreamFailed(Cause::Unexpected(304))),
         },
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
-            Page::new(received, Kind::Negative, freshness::negative_lifetime(&policy.lifetimes))
+            Page::new(received, Kind::Negative, freshness::negative_lifetime(&policy.lifetimes), history)
         }
         status if status.is_client_error() || status.is_server_error() => {
-            Page::new(received, Kind::Passing, Lifetime::NONE)
+            Page::new(received, Kind::Passing, Lifetime::NONE, history)
         }
         status => return Err(Problem::UpstreamFailed(Cause::Unexpected(status.as_u16()))),
     };

@@ -95,7 +95,7 @@ fn refuse_unavailable(file: &File, findings: &mut Findings<'_>) {
     );
     refuse("forwarding without a cache", rules().filter(|rule| ***rule == CacheRule::Off).map(Item::place), findings);
     let weights = file.consumers.iter().map(|consumer| &consumer.weight);
-    refuse("weighted sharing", weights.filter(|weight| ***weight != 1).map(Item::place), findings);
+    refuse("weighted sharing", weights.filter(|weight| ***weight > 1).map(Item::place), findings);
     let headers = file.routes.iter().flatten().filter_map(|route| route.request_headers.first().map(Item::place));
     refuse("passing on headers", headers, findings);
     refuse("resync", resync.filter(|resync| ***resync).map(Item::place), findings);

@@ -98,13 +98,13 @@ mod tests {
         assert_eq!(config("").routes, Route::defaults());
         let routes = config(
             "[[routes]]\npath = '/api/{category}/v1/*'\ncategories = ['mktg', 'ats']\nmethods = ['GET', 'HEAD']\ncache = '30s'\n\
-             upstream = 'us'\nupstream_path = '/v2/{category}/*'\nrequest_headers = ['X-Team']",
+             upstream = 'us'\nupstream_path = '/v2/{category}/*'",
         )
         .routes;
         let [route] = &routes[..] else { panic!("one route") };
         assert_eq!(route.categories.len(), 11);
         assert_eq!(route.cache, CacheRule::Fixed(std::time::Duration::from_secs(30)));
-        assert_eq!(route.request_headers, RequestHeaders::These(vec![http::HeaderName::from_static("x-team")]));
+        assert_eq!(route.request_headers, RequestHeaders::None);
         assert_eq!(route.upstream_path.as_deref(), Some("/v2/{category}/*"));
     }
 

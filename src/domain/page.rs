@@ -11,6 +11,8 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use super::history::History;
+
 /// A whole answer of the upstream, read to its verified end.
 #[derive(Debug)]
 pub struct Received {
@@ -37,10 +39,23 @@ pub struct SyncDigest {
     pub json: bool,
     /// Whether it has a list of results.
     pub results: bool,
-    /// Whether some model is syncing, or in a state that cannot be read.
+    /// Whether some model is in its initial sync, in a state that cannot be read, or syncing since nobody knows when.
     pub changing: bool,
     /// How long until the earliest next sync of the models that count; zero if it is overdue.
     pub next_start: Option<Duration>,
+    /// The runs of the models that count.
+    pub runs: Vec<Run>,
+}
+
+/// The present or last run of one model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// What stands for the model's id.
+    pub model: u32,
+    /// How long it has been syncing, if it is.
+    pub under_way: Option<Duration>,
+    /// When its last whole run began, in seconds of the Unix epoch, and how long that took.
+    pub finished: Option<(u32, Duration)>,
 }
 
 /// What a stored page is.
@@ -117,6 +132,8 @@ pub struct Page {
     pub lifetime: Lifetime,
     /// When the upstream takes the next request, where it has said so.
     pub retry_at: Option<Instant>,
+    /// What past syncs have taught of its models.
+    pub history: History,
     purged: AtomicBool,
     setback: Setback,
 }
@@ -141,7 +158,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 impl Page {
     /// The page that `received` makes, with `lifetime`.
-    pub fn new(received: &Received, kind: Kind, lifetime: Lifetime) -> Self {
+    pub fn new(received: &Received, kind: Kind, lifetime: Lifetime, history: History) -> Self {
         Self {
             status: received.status,
             etag: entity_tag(&received.body),
@@ -158,13 +175,14 @@ impl Page {
             began: received.began,
             lifetime,
             retry_at: received.retry_at,
+            history,
             purged: AtomicBool::new(false),
             setback: Setback::default(),
         }
     }
 
     /// The same page after the upstream has said that it has not changed.
-    pub fn confirmed(&self, answer: &Received, lifetime: Lifetime) -> Self {
+    pub fn confirmed(&self, answer: &Received, lifetime: Lifetime, history: History) -> Self {
         let newer = Validators::read(&answer.headers);
         Self {
             status: self.status,
@@ -181,6 +199,7 @@ impl Page {
             began: answer.began,
             lifetime,
             retry_at: None,
+            history,
             purged: AtomicBool::new(false),
             setback: Setback::default(),
         }
@@ -226,7 +245,7 @@ impl Page {
 
     /// The bytes that it takes in the store.
     pub fn size(&self) -> usize {
-        size_of::<Self>() + self.body.len() + self.etag.len() + self.cache_control.len()
+        size_of::<Self>() + self.body.len() + self.etag.len() + self.cache_control.len() + self.history.size()
     }
 }
 
@@ -290,7 +309,7 @@ pub(crate) mod tests {
             retry_at: None,
         };
         let [fresh, while_revalidate, if_error] = [fresh, while_revalidate, if_error].map(Duration::from_secs);
-        Page::new(&received, Kind::Good, Lifetime { fresh, while_revalidate, if_error })
+        Page::new(&received, Kind::Good, Lifetime { fresh, while_revalidate, if_error }, History::default())
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::domain::page::SyncDigest;
+use crate::domain::page::{Run, SyncDigest};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
@@ -17,40 +17,68 @@ pub fn digest(body: &[u8], date: SystemTime) -> SyncDigest {
     let Some(results) = json.get("results").and_then(Value::as_array) else {
         return SyncDigest { json: true, ..SyncDigest::default() };
     };
-    let counting = || results.iter().map(Model::read).filter(|model| model.counts);
+    let models: Vec<Model> =
+        results.iter().map(|model| Model::read(model, date)).filter(|model| model.counts).collect();
     SyncDigest {
         json: true,
         results: true,
-        changing: counting().any(|model| model.changing),
-        next_start: counting().filter_map(|model| model.next_start).min().map(|start| until(start, date)),
+        changing: models.iter().any(|model| model.changing),
+        next_start: models.iter().filter_map(|model| model.next_start).min(),
+        runs: models.iter().filter_map(|model| model.run).collect(),
     }
 }
 
 struct Model {
     counts: bool,
     changing: bool,
-    next_start: Option<SystemTime>,
+    next_start: Option<Duration>,
+    run: Option<Run>,
 }
 
 impl Model {
-    fn read(model: &Value) -> Self {
-        let status = model.get("status").and_then(Value::as_str);
-        let counts = !matches!(status, Some("DISABLED" | "PAUSED"));
+    fn read(model: &Value, date: SystemTime) -> Self {
+        let text = |field: &str| model.get(field).and_then(Value::as_str);
+        let time = |field: &str| text(field).and_then(instant);
+        let flag = |field: &str| model.get(field).and_then(Value::as_bool).unwrap_or(false);
+        let status = text("status");
+        let initial = flag("is_initial_sync");
+        let started = time("last_sync_start");
+        let under_way = started
+            .filter(|_| status == Some("SYNCING") && !initial)
+            .and_then(|started| date.duration_since(started).ok());
         let at_rest = matches!(status, Some("DONE" | "FAILED" | "PARTIALLY_SYNCED" | "DISABLED" | "PAUSED"));
-        let initial = model.get("is_initial_sync").and_then(Value::as_bool).unwrap_or(false);
-        let next_start = model.get("next_sync_start").and_then(Value::as_str).and_then(instant);
-        Self { counts, changing: !at_rest || initial, next_start }
+        Self {
+            counts: !matches!(status, Some("DISABLED" | "PAUSED")),
+            changing: initial || !(at_rest || under_way.is_some()),
+            // What is overdue is due now. While a model syncs its next start says nothing of when it will end.
+            next_start: time("next_sync_start")
+                .filter(|_| under_way.is_none())
+                .map(|start| start.duration_since(date).unwrap_or_default()),
+            run: text("model_id").map(|id| Run {
+                model: fingerprint(id),
+                under_way,
+                finished: whole_run(started, time("last_sync_finished")).filter(|_| at_rest),
+            }),
+        }
     }
+}
+
+/// Start and length of a run; `None` if the two times belong to different runs, which shows in an end before the start.
+fn whole_run(started: Option<SystemTime>, finished: Option<SystemTime>) -> Option<(u32, Duration)> {
+    let (started, finished) = (started?, finished?);
+    let epoch = started.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+    Some((u32::try_from(epoch).ok()?, finished.duration_since(started).ok()?))
+}
+
+/// FNV-1a: a name for a model in four bytes. Two models of one page that share it would only share their history.
+fn fingerprint(id: &str) -> u32 {
+    id.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// An RFC 3339 time; `None` for what is none or lies outside what a clock can show.
 fn instant(text: &str) -> Option<SystemTime> {
     let timestamp: jiff::Timestamp = text.parse().ok()?;
     timestamp.try_into().ok()
-}
-
-fn until(start: SystemTime, date: SystemTime) -> Duration {
-    start.duration_since(date).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -113,6 +141,27 @@ mod tests {
         for body in ["", "<html>", "{\"results\":[", "\u{feff}"] {
             assert_eq!(digest(body.as_bytes(), date()), SyncDigest::default(), "{body}");
         }
+    }
+
+    #[test]
+    fn a_run_is_timed_if_both_its_ends_are_its_own() {
+        let model = |status: &str, started: &str, finished: &str| {
+            json!({"model_id": "ats.Job", "status": status, "last_sync_start": started, "last_sync_finished": finished,
+                   "next_sync_start": "2026-04-15T10:00:30Z"})
+        };
+        let only = |model: Value| {
+            let digest = read(&json!([model]));
+            (digest.changing, digest.next_start, digest.runs[0].under_way, digest.runs[0].finished.map(|run| run.1))
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let done = model("DONE", "2026-04-15T09:00:00Z", "2026-04-15T09:04:00Z");
+        assert_eq!(only(done), (false, seconds(30), None, seconds(240)));
+        let syncing = model("SYNCING", "2026-04-15T09:59:00Z", "2026-04-15T09:04:00Z");
+        assert_eq!(only(syncing), (false, None, seconds(60), None));
+        let other_run = model("DONE", "2026-04-15T09:00:00Z", "2026-04-15T08:04:00Z");
+        assert_eq!(only(other_run), (false, seconds(30), None, None));
+        let future = model("SYNCING", "2026-04-15T10:01:00Z", "");
+        assert_eq!(only(future), (true, seconds(30), None, None));
     }
 
     proptest! {
