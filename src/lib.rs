@@ -35,6 +35,8 @@ pub mod reply {
     pub mod cache_status;
 
     pub mod condition;
+
+    pub mod accept_encoding;
 }
 
 /// `Request` to `Ask`: plain functions and one layer.
@@ -95,6 +97,8 @@ pub mod domain {
     pub mod page;
 
     pub mod history;
+
+    pub mod encoding;
 
     pub mod cache_control;
 

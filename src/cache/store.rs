@@ -74,6 +74,17 @@ impl Store {
         matches!(kept, CompResult::Inserted(_) | CompResult::ReplacedWith(_))
     }
 
+    /// Encodes a stored page on a thread that does not serve, and then stores it again, since it weighs more now.
+    fn encode(&self, key: PageKey, page: Arc<Page>) {
+        let store = self.clone();
+        tokio::task::spawn_blocking(move || {
+            page.encode();
+            if store.get(&key).is_some_and(|stored| Arc::ptr_eq(&stored, &page)) {
+                store.keep(&key, &page);
+            }
+        });
+    }
+
     /// Makes the pages that `chosen` picks stale, or drops them if `hard`; says how many.
     fn purge(&self, hard: bool, chosen: impl Fn(&PageKey) -> bool) -> usize {
         let mut count = 0;
@@ -166,7 +177,9 @@ fn land(store: &Store, fetch: &Fetch, received: &Received) -> Result<Landing, Pr
     let history = known.unwrap_or(&History::default()).learn(&received.digest.runs);
     let lifetime = freshness::lifetime(policy, &received.digest, &history, fastrand::f32());
     let page = match status {
-        StatusCode::OK if received.digest.json => Page::new(received, Kind::Good, lifetime, history),
+        StatusCode::OK if received.digest.json => {
+            Page::new(received, Kind::Good, lifetime, history).sharing(fetch.known.as_deref())
+        }
         StatusCode::OK => return Err(Problem::UpstreamFailed(Cause::NotJson)),
         StatusCode::NOT_MODIFIED => match &fetch.known {
             Some(known) => known.confirmed(received, lifetime, history),
@@ -183,6 +196,9 @@ fn land(store: &Store, fetch: &Fetch, received: &Received) -> Result<Landing, Pr
     let page = Arc::new(page);
     let may_keep = !fetch.private && page.kind != Kind::Passing && page.body.len() <= policy.max_page_bytes;
     let stored = may_keep && store.keep(&fetch.key, &page);
+    if stored && page.kind == Kind::Good {
+        store.encode(fetch.key.clone(), page.clone());
+    }
     Ok(Landing { page, status, stored })
 }
 

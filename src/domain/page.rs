@@ -1,6 +1,7 @@
 //! What the upstream sent, and the page that the cache makes of it.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -11,6 +12,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use super::encoding::{Coding, Encodings};
 use super::history::History;
 
 /// A whole answer of the upstream, read to its verified end.
@@ -116,6 +118,8 @@ pub struct Page {
     pub body: Bytes,
     /// The strong entity tag of the body.
     pub etag: HeaderValue,
+    /// The same as a weak one, for the body's encoded twins.
+    pub weak_etag: HeaderValue,
     /// `private, max-age=…`.
     pub cache_control: HeaderValue,
     /// The media type.
@@ -134,6 +138,7 @@ pub struct Page {
     pub retry_at: Option<Instant>,
     /// What past syncs have taught of its models.
     pub history: History,
+    encodings: Arc<OnceLock<Encodings>>,
     purged: AtomicBool,
     setback: Setback,
 }
@@ -159,9 +164,11 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 impl Page {
     /// The page that `received` makes, with `lifetime`.
     pub fn new(received: &Received, kind: Kind, lifetime: Lifetime, history: History) -> Self {
+        let (etag, weak_etag) = entity_tags(&received.body);
         Self {
             status: received.status,
-            etag: entity_tag(&received.body),
+            etag,
+            weak_etag,
             cache_control: cache_control(kind, lifetime),
             content_type: match kind {
                 Kind::Good => JSON,
@@ -176,8 +183,18 @@ impl Page {
             lifetime,
             retry_at: received.retry_at,
             history,
+            encodings: Arc::default(),
             purged: AtomicBool::new(false),
             setback: Setback::default(),
+        }
+    }
+
+    /// The same page, which shares body and encoded twins with `known` if they are equal.
+    #[must_use]
+    pub fn sharing(self, known: Option<&Self>) -> Self {
+        match known.filter(|known| known.etag == self.etag && known.body == self.body) {
+            Some(known) => Self { body: known.body.clone(), encodings: known.encodings.clone(), ..self },
+            None => self,
         }
     }
 
@@ -188,6 +205,7 @@ impl Page {
             status: self.status,
             body: self.body.clone(),
             etag: self.etag.clone(),
+            weak_etag: self.weak_etag.clone(),
             cache_control: cache_control(self.kind, lifetime),
             content_type: self.content_type.clone(),
             www_authenticate: None,
@@ -200,9 +218,20 @@ impl Page {
             lifetime,
             retry_at: None,
             history,
+            encodings: self.encodings.clone(),
             purged: AtomicBool::new(false),
             setback: Setback::default(),
         }
+    }
+
+    /// Makes the encoded twins unless they are there already; see [`Encodings::of`] for what it takes.
+    pub fn encode(&self) {
+        self.encodings.get_or_init(|| Encodings::of(&self.body));
+    }
+
+    /// The body in `coding`, if it has been encoded and that made it smaller.
+    pub fn encoded(&self, coding: Coding) -> Option<&Bytes> {
+        self.encodings.get()?.get(coding)
     }
 
     /// How old it is, counted from the moment that its request went out.
@@ -245,7 +274,9 @@ impl Page {
 
     /// The bytes that it takes in the store.
     pub fn size(&self) -> usize {
-        size_of::<Self>() + self.body.len() + self.etag.len() + self.cache_control.len() + self.history.size()
+        let headers = self.etag.len() + self.weak_etag.len() + self.cache_control.len();
+        let twins = self.encodings.get().map_or(0, Encodings::size);
+        size_of::<Self>() + size_of::<Encodings>() + self.body.len() + headers + twins + self.history.size()
     }
 }
 
@@ -286,10 +317,11 @@ fn cache_control(kind: Kind, lifetime: Lifetime) -> HeaderValue {
     }
 }
 
-/// A strong validator: equal exactly when the bytes are (RFC 9110 §8.8.1).
-fn entity_tag(body: &[u8]) -> HeaderValue {
+/// A strong validator, equal exactly when the bytes are, and the weak one of the same name (RFC 9110 §8.8.1).
+fn entity_tags(body: &[u8]) -> (HeaderValue, HeaderValue) {
     let digest = URL_SAFE_NO_PAD.encode(&Sha256::digest(body)[..16]);
-    HeaderValue::try_from(format!("\"{digest}\"")).expect("base64url between quotes is a header value")
+    let tag = |text: String| HeaderValue::try_from(text).expect("base64url between quotes is a header value");
+    (tag(format!("\"{digest}\"")), tag(format!("W/\"{digest}\"")))
 }
 
 #[cfg(test)]
@@ -364,7 +396,7 @@ pub(crate) mod tests {
 
         #[test]
         fn tags_are_equal_exactly_when_bodies_are(one in "[a-b]{0,3}", other in "[a-b]{0,3}") {
-            prop_assert_eq!(entity_tag(one.as_bytes()) == entity_tag(other.as_bytes()), one == other);
+            prop_assert_eq!(entity_tags(one.as_bytes()) == entity_tags(other.as_bytes()), one == other);
         }
     }
 }

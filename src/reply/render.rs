@@ -8,7 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{
-    AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
+    AGE, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER, VARY,
+    WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -16,7 +17,8 @@ use pin_project_lite::pin_project;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
-use super::{cache_status, condition};
+use super::{accept_encoding, cache_status, condition};
+use crate::domain::encoding::Coding;
 use crate::domain::exchange::{Answer, Outcome};
 use crate::domain::page::Kind;
 use crate::domain::problem::{Problem, whole_seconds};
@@ -45,6 +47,7 @@ pub struct Reply {
 struct Reading {
     head_only: bool,
     if_none_match: Vec<HeaderValue>,
+    coding: Coding,
     request_id: HeaderValue,
 }
 
@@ -54,6 +57,7 @@ impl Reading {
         Self {
             head_only: *request.method() == Method::HEAD,
             if_none_match: headers.get_all(IF_NONE_MATCH).iter().cloned().collect(),
+            coding: accept_encoding::choose(headers),
             request_id: headers.get(X_REQUEST_ID).cloned().unwrap_or_else(|| HeaderValue::from_static("-")),
         }
     }
@@ -76,6 +80,7 @@ impl Reading {
 
     fn page(&self, answer: &Answer) -> Response<Full<Bytes>> {
         let page = &*answer.page;
+        let encoded = self.coding.name().and_then(|name| Some((name, page.encoded(self.coding)?)));
         let mut headers = HeaderMap::with_capacity(12);
         headers.insert(CACHE_CONTROL, page.cache_control.clone());
         headers.insert(CACHE_STATUS, cache_status::value(answer));
@@ -83,7 +88,7 @@ impl Reading {
             let age = page.age(answer.now).as_secs();
             let prepared = usize::try_from(age).ok().and_then(|age| AGES.get(age)).cloned();
             headers.insert(AGE, prepared.unwrap_or_else(|| age.into()));
-            headers.insert(ETAG, page.etag.clone());
+            headers.insert(ETAG, if encoded.is_some() { &page.weak_etag } else { &page.etag }.clone());
             headers.insert(VARY, VARY_VALUE);
             if condition::names(&self.if_none_match, &page.etag) {
                 return assemble(StatusCode::NOT_MODIFIED, headers, Bytes::new());
@@ -95,7 +100,11 @@ impl Reading {
             let pause = page.retry_at.map(|at| at.saturating_duration_since(answer.now)).unwrap_or_default();
             headers.insert(RETRY_AFTER, whole_seconds(pause).into());
         }
-        assemble(page.status, headers, page.body.clone())
+        let body = encoded.map_or(&page.body, |(name, body)| {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
+            body
+        });
+        assemble(page.status, headers, body.clone())
     }
 
     fn problem(&self, problem: &Problem) -> Response<Full<Bytes>> {
