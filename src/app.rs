@@ -10,21 +10,23 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body;
 use http_body_util::Full;
+use serde_json::Value;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tower::Service;
 
-use crate::admin::routes::{Admin, Health};
+use crate::admin::explain::explain;
+use crate::admin::routes::{Admin, Operations};
 use crate::cache::flight::Flights;
 use crate::cache::store::Store;
 use crate::config::address::ListenAddress;
 use crate::config::effective::Config;
 use crate::domain::access::Name;
-use crate::domain::key::TokenHasher;
+use crate::domain::key::{CanonicalQuery, PageKey, TokenHasher};
 use crate::door::admit::House;
 use crate::door::identify::Consumers;
 use crate::door::resolve::Accounts;
@@ -154,7 +156,8 @@ impl App {
             drop(done);
             drained
         };
-        let admin = accept::serve(vec![listeners.admin], Admin::new(self.clone()), operators, proxy_is_done);
+        let token = self.config.admin.token.clone();
+        let admin = accept::serve(vec![listeners.admin], Admin::new(self.clone(), token), operators, proxy_is_done);
         let upkeep = async {
             tokio::select! {
                 () = self.maintain() => unreachable!("maintenance has no end"),
@@ -174,9 +177,36 @@ impl App {
     }
 }
 
-impl Health for App {
+impl Operations for App {
     fn not_ready(&self) -> Vec<&'static str> {
         self.draining.load(Ordering::Relaxed).then_some("draining").into_iter().collect()
+    }
+
+    fn purge(&self, account: Option<&str>, hard: bool) -> Option<usize> {
+        let (store, now) = (&self.ground.store, Instant::now());
+        let purged = match account {
+            Some(name) => {
+                let house = self.ground.house.load();
+                let account = house.accounts.named(name)?;
+                store.purge_account(account.hash, hard, now)
+            }
+            None => store.purge_all(hard, now),
+        };
+        tracing::info!(target: "audit", account = account.unwrap_or("all"), hard, pages = purged, "purged");
+        Some(purged)
+    }
+
+    fn explain(&self, account: &str, category: &str, query: &str) -> Option<Value> {
+        let house = self.ground.house.load();
+        let account = house.accounts.named(account)?;
+        let stop = house.routes.find(&Method::GET, &format!("/api/{category}/v1/sync-status")).ok()?;
+        let key = PageKey {
+            upstream: stop.upstream.unwrap_or_else(|| account.upstream.name.clone()),
+            account: account.hash,
+            place: stop.place,
+            query: CanonicalQuery::new(query),
+        };
+        Some(explain(&key, self.ground.store.get(&key), Instant::now()))
     }
 }
 

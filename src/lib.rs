@@ -158,6 +158,8 @@ pub mod config {
 /// The operators' side.
 pub mod admin {
     pub mod routes;
+
+    pub mod explain;
 }
 
 /// The command line.

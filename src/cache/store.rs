@@ -16,7 +16,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, Service, ServiceExt};
 
 use super::freshness;
-use crate::domain::access::{AccountHash, Name};
+use crate::domain::access::AccountHash;
 use crate::domain::exchange::{Fetch, Landing};
 use crate::domain::history::History;
 use crate::domain::key::PageKey;
@@ -40,7 +40,7 @@ const PURGE_MEMORY: Duration = Duration::from_secs(600);
 #[derive(Default)]
 struct Purges {
     everything: Option<Instant>,
-    accounts: HashMap<(Name, AccountHash), Instant>,
+    accounts: HashMap<AccountHash, Instant>,
 }
 
 impl Store {
@@ -100,14 +100,14 @@ impl Store {
         count
     }
 
-    /// Purges all pages of one account; see [`Store::purge_all`].
-    pub fn purge_account(&self, upstream: &Name, account: AccountHash, hard: bool, now: Instant) -> usize {
+    /// Purges all pages of one account, whichever upstream they are from; see [`Store::purge_all`].
+    pub fn purge_account(&self, account: AccountHash, hard: bool, now: Instant) -> usize {
         {
             let mut purges = self.purges.lock();
             purges.accounts.retain(|_, at| now.saturating_duration_since(*at) < PURGE_MEMORY);
-            purges.accounts.insert((upstream.clone(), account), now);
+            purges.accounts.insert(account, now);
         }
-        self.purge(hard, |key| key.account == account && key.upstream == *upstream)
+        self.purge(hard, |key| key.account == account)
     }
 
     /// Purges all pages: a soft purge leaves them for the case that the upstream fails, a hard one drops them.
@@ -130,9 +130,8 @@ impl Store {
 
 impl Purges {
     fn cover(&self, key: &PageKey, began: Instant) -> bool {
-        let account = || self.accounts.get(&(key.upstream.clone(), key.account));
         let after = |at: &Instant| began <= *at;
-        self.everything.as_ref().is_some_and(after) || (!self.accounts.is_empty() && account().is_some_and(after))
+        self.everything.as_ref().is_some_and(after) || self.accounts.get(&key.account).is_some_and(after)
     }
 }
 
@@ -236,7 +235,7 @@ mod tests {
         for account in [1, 2] {
             store.keep(&key(account, ""), &Arc::new(page("{}", began, [60, 0, 0])));
         }
-        assert_eq!(store.purge_account(&"us".into(), AccountHash([1; 16]), false, began), 1);
+        assert_eq!(store.purge_account(AccountHash([1; 16]), false, began), 1);
         let is_fresh =
             |key: &PageKey, now| matches!(store.get(key).expect("kept").freshness(now), Freshness::Fresh { .. });
         assert!(!is_fresh(&key(1, ""), began));

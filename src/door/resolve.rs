@@ -53,6 +53,11 @@ impl Accounts {
         Ok(Target { upstream, account })
     }
 
+    /// The account of this name.
+    pub fn named(&self, name: &str) -> Option<&Arc<Account>> {
+        self.by_name.get(name)
+    }
+
     fn account(&self, text: &str, consumer: &Consumer) -> Result<Arc<Account>, Problem> {
         if let Some(account) = self.by_name.get(text) {
             return consumer.may_use(text).then(|| account.clone()).ok_or(Problem::AccountNotAllowed);

@@ -4,6 +4,8 @@
 
 mod support;
 
+mod admin;
+
 mod flights;
 
 mod merge;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -40,6 +40,10 @@ pub(crate) fn merge() -> Builder {
 
 /// A configuration with the accounts of [`merge`], and `more` at its end. Budgets are unlimited unless `more` sets them.
 pub(crate) fn config(base_url: &str, more: &str, hasher: &TokenHasher) -> Config {
+    configure(base_url, "", more, hasher)
+}
+
+fn configure(base_url: &str, admin: &str, more: &str, hasher: &TokenHasher) -> Config {
     let budget = if more.contains("[upstreams.us.budget]") {
         ""
     } else {
@@ -51,6 +55,7 @@ pub(crate) fn config(base_url: &str, more: &str, hasher: &TokenHasher) -> Config
         listen = ['127.0.0.1:0']
         [admin]
         listen = '127.0.0.1:0'
+        {admin}
         [upstreams.us]
         base_url = '{base_url}'
         api_key = '{API_KEY}'
@@ -200,12 +205,21 @@ impl Wire {
     }
 
     pub async fn with(merge: Builder, more: &str) -> Self {
+        Self::start(merge, "", more).await
+    }
+
+    /// With `admin` in its section of the configuration.
+    pub async fn with_admin(merge: Builder, admin: &str) -> Self {
+        Self::start(merge, admin, "").await
+    }
+
+    async fn start(merge: Builder, admin: &str, more: &str) -> Self {
         let merge = merge.build();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let base_url = format!("http://{}", listener.local_addr().expect("it is bound"));
         let simulation = tokio::spawn(merge.clone().serve(listener, std::future::pending::<()>()));
         let hasher = TokenHasher::new();
-        let config = config(&base_url, more, &hasher);
+        let config = configure(&base_url, admin, more, &hasher);
         let listeners = Listeners::bind(&config).await.expect("free ports");
         let proxy = listeners.proxy[0].tcp_address().expect("a TCP listener");
         let admin = listeners.admin.tcp_address().expect("a TCP listener");
@@ -233,9 +247,14 @@ impl Wire {
 
     /// Asks the admin listener.
     pub async fn admin(&self, path: &str) -> Got {
-        let url = format!("http://{}{path}", self.admin);
-        let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-        Got::whole(client.get(url.parse().expect("a path")).await.expect("an answer")).await
+        self.operate(with(path, &[])).await
+    }
+
+    /// Sends a request whose target is a path to the admin listener.
+    pub async fn operate(&self, mut request: Request<Full<Bytes>>) -> Got {
+        let url = format!("http://{}{}", self.admin, request.uri());
+        *request.uri_mut() = url.parse().expect("a path");
+        Got::whole(self.client.request(request).await.expect("an answer")).await
     }
 
     /// Tells the proxy to stop; its drain goes on in [`Wire::drained`].

@@ -1,0 +1,95 @@
+//! What the cache holds for one question, and what the next request for it would get.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::cache::freshness::{self, Decision};
+use crate::domain::cache_control::Wants;
+use crate::domain::exchange::{Forward, Why};
+use crate::domain::key::PageKey;
+use crate::domain::page::{Freshness, Kind, Page};
+
+/// The explanation for `key`, under which `page` is stored, as JSON.
+pub fn explain(key: &PageKey, page: Option<Arc<Page>>, now: Instant) -> Value {
+    let stored = page.as_deref().map(|page| describe(page, now));
+    json!({
+        "key": {
+            "upstream": &*key.upstream,
+            "account": key.account.to_string(),
+            "route": &*key.place.route,
+            "path": &*key.place.path,
+            "query": key.query.as_str(),
+        },
+        "stored": stored,
+        "next_request": next(freshness::decide(page, &Wants::default(), now)),
+    })
+}
+
+fn describe(page: &Page, now: Instant) -> Value {
+    let seconds = |duration: Duration| duration.as_secs_f64();
+    let (state, since) = match page.freshness(now) {
+        Freshness::Fresh { ttl } => ("fresh", -seconds(ttl)),
+        Freshness::Revalidate { since } => ("stale, served while it is fetched anew", seconds(since)),
+        Freshness::IfError { since } => ("stale, served only if Merge fails", seconds(since)),
+        Freshness::Unusable => ("too old to be served", seconds(page.age(now).saturating_sub(page.lifetime.fresh))),
+    };
+    json!({
+        "status": page.status.as_u16(),
+        "kind": if page.kind == Kind::Negative { "remembered refusal" } else { "page" },
+        "bytes": page.body.len(),
+        "etag": page.etag.to_str().ok(),
+        "age_seconds": seconds(page.age(now)),
+        "state": state,
+        "stale_for_seconds": since,
+        "lifetime_seconds": seconds(page.lifetime.fresh),
+        "while_revalidate_seconds": seconds(page.lifetime.while_revalidate),
+        "if_error_seconds": seconds(page.lifetime.if_error),
+        "purged": page.is_purged(),
+        "waits_after_failure": page.is_set_back(now),
+    })
+}
+
+fn next(decision: Decision) -> Value {
+    let (would, reason) = match decision {
+        Decision::Hit(page) if page.kind == Kind::Negative => {
+            ("hit", "Merge refused a moment ago, and that is remembered")
+        }
+        Decision::Hit(_) => ("hit", "the page is fresh"),
+        Decision::Stale(_, Why::Revalidating) => ("stale", "the page is served once more while it is fetched anew"),
+        Decision::Stale(_, Why::UpstreamError) => ("stale", "Merge failed, and the next try is not due yet"),
+        Decision::Stale(_, Why::Accepted) => ("stale", "the client accepts it"),
+        Decision::Fetch(Forward::UriMiss, _) => ("miss", "nothing is stored under this key"),
+        Decision::Fetch(Forward::Stale, _) => ("miss", "what is stored is too old or was purged"),
+        Decision::Fetch(Forward::Request, _) | Decision::NotCached => ("miss", "the client asks past the cache"),
+    };
+    json!({ "would": would, "because": reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::access::AccountHash;
+    use crate::domain::key::{CanonicalQuery, Place};
+    use crate::domain::page::tests::page;
+
+    #[test]
+    fn it_says_what_is_there_and_what_would_happen() {
+        let place = Arc::new(Place { route: "/r".into(), path: "/r".into() });
+        let query = CanonicalQuery::default();
+        let key = PageKey { upstream: "us".into(), account: AccountHash([9; 16]), place, query };
+        let now = Instant::now();
+        let empty = explain(&key, None, now);
+        assert_eq!((&empty["stored"], &empty["next_request"]["would"]), (&Value::Null, &json!("miss")));
+        assert_eq!(empty["key"]["account"], "09090909");
+        let held = Arc::new(page("{}", now, [5, 30, 3600]));
+        let at = |seconds| explain(&key, Some(held.clone()), now + Duration::from_secs(seconds));
+        assert_eq!(at(1)["next_request"]["would"], "hit");
+        assert_eq!(at(1)["stored"]["stale_for_seconds"], -4.0);
+        assert_eq!(at(6)["next_request"]["would"], "stale");
+        assert_eq!(at(60)["next_request"]["would"], "miss");
+        assert_eq!(at(60)["stored"]["state"], "stale, served only if Merge fails");
+    }
+}

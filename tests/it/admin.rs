@@ -1,0 +1,65 @@
+//! What operators see and do.
+
+use http::Method;
+
+use crate::support::{ACME_TOKEN, SYNC_STATUS, Wire, ask, merge, method, soon, with};
+
+#[tokio::test]
+async fn health_is_there_for_everybody() {
+    let wire = Wire::new().await;
+    assert_eq!(wire.admin("/livez").await.body, "{\"alive\":true}\n");
+    assert_eq!(wire.admin("/readyz").await.body, "{\"ready\":true,\"reasons\":[]}\n");
+    assert_eq!(wire.admin("/nothing").await.status, 404);
+    assert_eq!(wire.admin("/api/cache").await.status, 405);
+}
+
+#[tokio::test]
+async fn a_soft_purge_makes_the_next_request_fetch_and_leaves_the_page_for_failures() {
+    let wire = Wire::new().await;
+    for account in ["acme", "globex"] {
+        wire.send(with(SYNC_STATUS, &[("x-account-token", account)])).await;
+    }
+    let purged = wire.operate(method(Method::DELETE, ask("/api/cache/accounts/acme"))).await;
+    assert_eq!(purged.body, "{\"hard\":false,\"purged\":1}\n");
+    let other = wire.send(with(SYNC_STATUS, &[("x-account-token", "globex")])).await;
+    assert!(other.cache().starts_with("hit"));
+    wire.merge.set(merge_sync_proxy::demo::fault::Fault::Status(500));
+    assert!(wire.get(SYNC_STATUS).await.cache().ends_with("detail=upstream-error"));
+    wire.merge.clear();
+    let hard = wire.operate(method(Method::DELETE, ask("/api/cache?hard=true"))).await;
+    assert_eq!(hard.body, "{\"hard\":true,\"purged\":2}\n");
+    assert!(wire.get(SYNC_STATUS).await.cache().starts_with("fwd=uri-miss"));
+    let nobody = wire.operate(method(Method::DELETE, ask("/api/cache/accounts/nobody"))).await;
+    assert_eq!(nobody.status, 404);
+}
+
+#[tokio::test]
+async fn an_explanation_says_what_is_cached_and_what_would_happen() {
+    let wire = Wire::new().await;
+    let question = "/api/explain?account=acme&category=ats&query=page_size%3D5";
+    let explain = async || {
+        let answer = wire.admin(question).await;
+        assert!(!String::from_utf8_lossy(&answer.body).contains(ACME_TOKEN));
+        serde_json::from_slice::<serde_json::Value>(&answer.body).expect("JSON")
+    };
+    assert_eq!(explain().await["next_request"]["would"], "miss");
+    soon(wire.get(&format!("{SYNC_STATUS}?page_size=5"))).await;
+    let explained = explain().await;
+    assert_eq!((&explained["next_request"]["would"], &explained["stored"]["state"]), (&"hit".into(), &"fresh".into()));
+    assert_eq!(explained["key"]["query"], "page_size=5");
+    assert_eq!(wire.admin("/api/explain?account=acme").await.status, 400);
+    assert_eq!(wire.admin("/api/explain?account=nobody&category=ats").await.status, 404);
+    assert_eq!(wire.admin("/api/explain?account=acme&category=nothing").await.status, 404);
+}
+
+#[tokio::test]
+async fn with_a_token_only_health_is_open() {
+    let wire = Wire::with_admin(merge(), "token = 'let-me-in'").await;
+    assert_eq!(wire.admin("/livez").await.status, 200);
+    let purge = |line: &str| wire.operate(method(Method::DELETE, with("/api/cache", &[("authorization", line)])));
+    assert_eq!(purge("Bearer let-me-in").await.status, 200);
+    for line in ["Bearer let-me-out", "let-me-in", "Bearer let-me-i", "Bearer "] {
+        assert_eq!(purge(line).await.status, 401, "{line}");
+    }
+    assert_eq!(wire.admin("/api/explain?account=acme&category=ats").await.status, 401);
+}
