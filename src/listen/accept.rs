@@ -165,8 +165,8 @@ where
         let pulse = Pulse::new();
         let service = self.service;
         let answering = pulse.clone();
-        let service = service_fn(move |request| {
-            let busy = answering.busy();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let busy = answering.busy(request.version());
             let answer = service.clone().oneshot(request);
             async move {
                 let answer = answer.await;

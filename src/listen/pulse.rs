@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::Version;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::time::{Instant, sleep_until};
 
@@ -30,6 +31,8 @@ pub struct Pulse {
     busy: AtomicU32,
     /// Whether a request's head has begun to come in.
     reading: AtomicBool,
+    /// Whether it speaks HTTP/2, where bytes may come that belong to no request: acknowledgements, pings, window updates.
+    framed: AtomicBool,
     /// When the head began, or else when the last answer ended: milliseconds since `began`.
     since: AtomicU64,
 }
@@ -41,13 +44,17 @@ impl Pulse {
             began: Instant::now(),
             busy: AtomicU32::new(0),
             reading: AtomicBool::new(true),
+            framed: AtomicBool::new(false),
             since: AtomicU64::new(0),
         })
     }
 
-    /// A request has been read; it is being answered until the guard is dropped.
-    pub fn busy(self: &Arc<Self>) -> Busy {
+    /// A request of this version has been read; it is being answered until the guard is dropped.
+    pub fn busy(self: &Arc<Self>, version: Version) -> Busy {
         self.reading.store(false, Ordering::Relaxed);
+        if version == Version::HTTP_2 {
+            self.framed.store(true, Ordering::Relaxed);
+        }
         self.busy.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
     }
@@ -58,7 +65,8 @@ impl Pulse {
     }
 
     fn bytes_came(&self) {
-        if self.busy.load(Ordering::Relaxed) == 0 && !self.reading.load(Ordering::Relaxed) {
+        let waiting = self.busy.load(Ordering::Relaxed) == 0 && !self.reading.load(Ordering::Relaxed);
+        if waiting && !self.framed.load(Ordering::Relaxed) {
             self.note();
             self.reading.store(true, Ordering::Relaxed);
         }
@@ -163,7 +171,7 @@ mod tests {
     async fn a_silent_newcomer_and_a_slow_head_get_the_header_timeout() {
         let pulse = Pulse::new();
         assert_eq!(lost_after(&pulse).await.as_secs(), 10);
-        drop(pulse.busy());
+        drop(pulse.busy(Version::HTTP_11));
         advance(Duration::from_secs(30)).await;
         pulse.bytes_came();
         advance(Duration::from_secs(4)).await;
@@ -172,9 +180,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn bytes_between_the_requests_of_http2_begin_no_head() {
+        let pulse = Pulse::new();
+        drop(pulse.busy(Version::HTTP_2));
+        pulse.bytes_came();
+        assert_eq!(lost_after(&pulse).await.as_secs(), 75);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_idle_connection_gets_the_idle_timeout_and_a_busy_one_none() {
         let pulse = Pulse::new();
-        let busy = pulse.busy();
+        let busy = pulse.busy(Version::HTTP_11);
         assert!(timeout(Duration::from_secs(3600), pulse.lost(PATIENCE)).await.is_err());
         drop(busy);
         assert_eq!(lost_after(&pulse).await.as_secs(), 75);
