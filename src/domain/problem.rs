@@ -84,7 +84,7 @@ pub enum Cause {
     /// A 200 whose body is no JSON.
     #[error("not JSON")]
     NotJson,
-    /// A status that makes no sense here: a 204, a redirect, an unasked 304.
+    /// A status that makes no sense here, such as a 204, a redirect or an unasked 304; or an error whose body broke off.
     #[error("unexpected status {0}")]
     Unexpected(u16),
     /// The fetch itself broke down.

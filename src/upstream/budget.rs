@@ -18,7 +18,7 @@ use super::failures::Failures;
 use crate::domain::access::{AccountHash, Name, Upstream};
 use crate::domain::exchange::Fetch;
 use crate::domain::page::Received;
-use crate::domain::problem::Problem;
+use crate::domain::problem::{Cause, Problem};
 use crate::domain::rules::BudgetRules;
 
 /// All budgets. Cheap to clone; all clones share them. They outlive a reload.
@@ -158,16 +158,24 @@ impl Budgets {
 }
 
 impl Permit {
-    /// What the answer teaches.
-    fn learn(&self, received: &mut Received) {
+    /// What the answer teaches, or what is left of it.
+    fn learn(&self, outcome: &mut Result<Received, Problem>) {
         let now = Instant::now();
-        let status = received.status;
-        if status == StatusCode::TOO_MANY_REQUESTS {
-            received.retry_at = Some(self.account.refused(received.retry_at, now, fastrand::f32()));
+        let (status, retry_at) = match outcome {
+            Ok(received) => (received.status.as_u16(), Some(&mut received.retry_at)),
+            Err(Problem::UpstreamFailed(Cause::Unexpected(status))) => (*status, None),
+            Err(_) => return,
+        };
+        if status == StatusCode::TOO_MANY_REQUESTS.as_u16() {
+            let asked = retry_at.as_ref().and_then(|at| **at);
+            let until = self.account.refused(asked, now, fastrand::f32());
+            if let Some(at) = retry_at {
+                *at = Some(until);
+            }
             return;
         }
         self.account.answered();
-        if let Some(failures) = self.upstream.failures.as_ref().filter(|_| status.as_u16() >= 400) {
+        if let Some(failures) = self.upstream.failures.as_ref().filter(|_| status >= 400) {
             failures.record(now);
         }
     }
@@ -201,9 +209,9 @@ where
         let Self { inner, budgets } = self.clone();
         Box::pin(async move {
             let permit = budgets.reserve(&fetch).await?;
-            let mut received = inner.oneshot(fetch).await?;
-            permit.learn(&mut received);
-            Ok(received)
+            let mut outcome = inner.oneshot(fetch).await;
+            permit.learn(&mut outcome);
+            outcome
         })
     }
 }

@@ -75,8 +75,7 @@ impl Service<Fetch> for Client {
         Box::pin(async move {
             // Only a reload that removed the upstream meanwhile leaves none.
             let transport = transport.ok_or(Problem::UpstreamFailed(Cause::Connect))?;
-            let call = call(transport, sign(&fetch)?, fetch.known.as_deref());
-            timeout_at(fetch.deadline, call).await.unwrap_or(Err(Problem::UpstreamTimeout))
+            call(transport, sign(&fetch)?, fetch.known.as_deref(), fetch.deadline).await
         })
     }
 }
@@ -117,11 +116,22 @@ fn target(upstream: &Upstream, path: &str, query: Option<&str>) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-async fn call(transport: Transport, request: Request<CallBody>, known: Option<&Page>) -> Result<Received, Problem> {
+async fn call(
+    transport: Transport,
+    request: Request<CallBody>,
+    known: Option<&Page>,
+    deadline: Instant,
+) -> Result<Received, Problem> {
     let began = Instant::now();
-    let response = transport.oneshot(request).await.map_err(|error| Problem::UpstreamFailed(cause(&error)))?;
-    let (head, body) = response.into_parts();
-    let body = read(body, &head.headers).await?;
+    let response =
+        timeout_at(deadline, transport.oneshot(request)).await.map_err(|_elapsed| Problem::UpstreamTimeout)?;
+    let (head, body) = response.map_err(|error| Problem::UpstreamFailed(cause(&error)))?.into_parts();
+    let body = timeout_at(deadline, read(body, &head.headers)).await.unwrap_or(Err(Problem::UpstreamTimeout));
+    let body = body.map_err(|problem| match head.status.as_u16() {
+        // To Merge the call has failed, whatever becomes of the body: the budget has to know of it.
+        status @ 400.. => Problem::UpstreamFailed(Cause::Unexpected(status)),
+        _ => problem,
+    })?;
     let date = head.headers.get(DATE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok());
     let clock = date.unwrap_or_else(SystemTime::now);
     let pause = head.headers.get(RETRY_AFTER).and_then(|value| retry_after::pause(value.to_str().ok()?, clock));
