@@ -2,10 +2,22 @@
 #![allow(clippy::print_stdout, reason = "figures that a test measures are shown with --nocapture")]
 #![allow(unreachable_pub, reason = "the modules of one test binary")]
 
+mod process;
+
 mod support;
 
 mod admin;
 
+mod budget;
+
+mod cli;
+
+mod drain;
+
+mod faults;
+
 mod flights;
 
 mod merge;
+
+mod secrets;

@@ -38,12 +38,14 @@ pub(crate) fn merge() -> Builder {
         .account(SimAccount::new("globex", GLOBEX_TOKEN).by_hand())
 }
 
-/// A configuration with the accounts of [`merge`], and `more` at its end. Budgets are unlimited unless `more` sets them.
+/// A configuration with the accounts of [`merge`], and `more` at its end. Budgets are unlimited unless `more` sets them; its own
+/// `[server]` replaces the one here.
 pub(crate) fn config(base_url: &str, more: &str, hasher: &TokenHasher) -> Config {
     configure(base_url, "", more, hasher)
 }
 
 fn configure(base_url: &str, admin: &str, more: &str, hasher: &TokenHasher) -> Config {
+    let server = if more.contains("[server]") { "" } else { "[server]\nlisten = ['127.0.0.1:0']\n" };
     let budget = if more.contains("[upstreams.us.budget]") {
         ""
     } else {
@@ -51,8 +53,7 @@ fn configure(base_url: &str, admin: &str, more: &str, hasher: &TokenHasher) -> C
     };
     let text = format!(
         "
-        [server]
-        listen = ['127.0.0.1:0']
+        {server}
         [admin]
         listen = '127.0.0.1:0'
         {admin}

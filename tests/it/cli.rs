@@ -1,0 +1,177 @@
+//! The command line: what it prints, and what its exit codes say.
+
+use std::net::TcpListener;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use sha2::{Digest, Sha256};
+
+use crate::process::{Folder, Running, run, told};
+use crate::support::{SYNC_STATUS, merge, soon};
+
+/// A sound file for a proxy of `upstream`, with `server` in its first table.
+fn file(server: &str, upstream: &str) -> String {
+    format!(
+        "[server]\n{server}\n[admin]\nlisten = '127.0.0.1:0'\n\
+         [upstreams.us]\nbase_url = '{upstream}'\napi_key = {{ env = 'KEY' }}\n\
+         [[accounts]]\nname = 'acme'\ntoken = {{ env = 'TOKEN' }}\n[telemetry]\nlog = 'json'\n"
+    )
+}
+
+const SECRETS: [(&str, &str); 2] = [("KEY", "test-api-key"), ("TOKEN", "token-of-acme")];
+const ANY_PORT: &str = "listen = ['127.0.0.1:0']";
+const NOWHERE: &str = "http://127.0.0.1:9";
+
+fn check(config: &str, env: &[(&str, &str)]) -> (i32, String, String) {
+    let folder = Folder::new(config);
+    let (code, out, err) = told(&run(&["check", "--config", folder.file().to_str().expect("UTF-8")], env));
+    assert!(!out.contains('\x1b') && !err.contains('\x1b'), "no colours in a pipe");
+    let place = format!("{}/", folder.path().display());
+    (code, out.replace(&place, ""), err.replace(&place, ""))
+}
+
+#[test]
+fn the_committed_file_is_sound() {
+    let committed = include_str!("../../proxy.toml");
+    let (code, out, err) = check(committed, &[("MERGE_API_KEY", "a-key")]);
+    assert_eq!((code, &*err), (0, ""));
+    assert!(out.starts_with("listeners\n  proxy  127.0.0.1:8080") && !out.contains("a-key"), "{out}");
+}
+
+#[test]
+fn every_mistake_is_told_with_its_place() {
+    let (code, out, err) = check(&file("listen = ['nowhere']\ndrainn = '2s'", NOWHERE), &SECRETS);
+    assert_eq!((code, &*out), (2, ""));
+    assert!(err.contains("proxy.toml:2:11  server.listen[0]  'nowhere': "), "{err}");
+    assert!(err.contains("proxy.toml:3:1  server.drainn: ") && err.contains("drain"), "{err}");
+}
+
+#[test]
+fn a_variable_that_is_missing_is_named() {
+    let (code, _, err) = check(&file(ANY_PORT, NOWHERE), &[("TOKEN", "a-token")]);
+    assert_eq!(code, 2);
+    assert_eq!(err, "proxy.toml:7:11  upstreams.us.api_key: environment variable KEY is not set\n");
+    let folder = Folder::new(&file(ANY_PORT, NOWHERE));
+    let (code, _, err) = told(&run(&["--config", folder.file().to_str().expect("UTF-8")], &[]));
+    assert_eq!((code, err.contains("KEY") && err.contains("TOKEN")), (2, true), "a start says the same: {err}");
+}
+
+#[test]
+fn wrong_usage_is_2_and_help_is_0() {
+    for arguments in [&["frobnicate"][..], &["--frobnicate"], &["key"], &["demo", "--requests", "many"]] {
+        let (code, _, err) = told(&run(arguments, &[]));
+        assert_eq!(code, 2, "{err}");
+    }
+    let (code, _, err) = told(&run(&["--config", "/nowhere/proxy.toml"], &[]));
+    assert_eq!((code, err.contains("/nowhere/proxy.toml: there is no such file")), (2, true), "{err}");
+    let (code, out, _) = told(&run(&["--version"], &[]));
+    assert_eq!((code, out), (0, format!("merge-sync-proxy {}\n", env!("CARGO_PKG_VERSION"))));
+    let (code, out, _) = told(&run(&["--help"], &[]));
+    assert!(code == 0 && out.contains("Examples:") && !out.contains('\x1b'), "{out}");
+}
+
+#[test]
+fn a_new_key_fits_its_stanza_and_the_stanza_a_file() {
+    let (code, out, err) = told(&run(&["key", "new", "recruiting-sync"], &[]));
+    assert_eq!((code, &*err), (0, ""));
+    let key = out.lines().map(str::trim).find(|line| line.starts_with("msp_")).expect("a key");
+    assert_eq!(out.matches(key).count(), 1, "it is shown once");
+    let hash = hex::encode(Sha256::digest(key));
+    let stanza = out.split_once("[[consumers]]").expect("a stanza").1;
+    assert!(stanza.contains(&format!("key_sha256 = \"{hash}\"")), "{out}");
+    let config = format!("{}[[consumers]]{stanza}", file(ANY_PORT, NOWHERE));
+    let (code, out, err) = check(&config, &SECRETS);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("recruiting-sync  1 key"), "{out}");
+    for name in ["", "a b", "é", "a\"b", &"x".repeat(65)] {
+        assert_eq!(told(&run(&["key", "new", name], &[])).0, 2, "{name:?}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound");
+    let folder = Folder::new(&file(&format!("listen = ['{address}']"), NOWHERE));
+    let (code, _, err) = told(&run(&["--config", folder.file().to_str().expect("UTF-8")], &SECRETS));
+    assert_eq!(code, 1);
+    assert!(err.contains(&format!("cannot listen on {address}: Address already in use")), "{err}");
+}
+
+#[test]
+fn the_tour_tells_where_answers_came_from() {
+    let (code, out, err) = told(&run(&["demo", "--requests", "500"], &[]));
+    assert_eq!((code, &*err), (0, ""), "{out}");
+    assert!(out.starts_with("500 answers in ") && !out.contains('\x1b'), "{out}");
+    let hits = out.lines().find(|line| line.ends_with("%  200 hit")).expect("hits");
+    let hits: u64 = hits.split_whitespace().next().expect("a count").parse().expect("a number");
+    assert!((1..500).contains(&hits), "{out}");
+}
+
+/// One answer: its header fields by name, as text.
+async fn get(url: &str, account: &str) -> impl Fn(&str) -> String {
+    let request = Request::get(url).header("x-account-token", account).body(Empty::<Bytes>::new());
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let answer = soon(client.request(request.expect("a request"))).await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    let headers = answer.headers().clone();
+    answer.into_body().collect().await.expect("a whole body");
+    move |name| headers.get(name).map_or("", |value| value.to_str().expect("ASCII")).to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_line_that_the_demo_prints_works() {
+    let demo = Running::start(&["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"], &[]);
+    let line = demo.line_with("curl ");
+    let account = line.split("X-Account-Token: ").nth(1).expect("a header").split('\'').next().expect("a name");
+    let url = line.split_whitespace().last().expect("a URL");
+    let first = get(url, account).await;
+    assert!(first("cache-status").starts_with("merge-sync-proxy; fwd=uri-miss; fwd-status=200; stored; ttl="));
+    let second = get(url, account).await;
+    let cache = second("cache-status");
+    assert!(cache.starts_with("merge-sync-proxy; hit; ttl="), "{cache}");
+    second("age").parse::<u32>().expect("a whole number of seconds");
+    demo.terminate();
+    let (status, said) = demo.end();
+    assert_eq!(status.code(), Some(0), "{said}");
+}
+
+/// `serve` in front of a Merge that keeps one request waiting; what it says and how it ends after SIGTERM.
+async fn stopped_while_busy(drain: &str, answer_in_time: bool) -> (Option<i32>, String) {
+    let merge = merge().build();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let upstream = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let simulation = tokio::spawn(merge.clone().serve(listener, std::future::pending::<()>()));
+    let held = merge.hold();
+    let folder = Folder::new(&file(&format!("{ANY_PORT}\ndrain = '{drain}'"), &upstream));
+    let (proxy, address, _) = Running::serve(&folder, &SECRETS);
+    let url = format!("http://{address}{SYNC_STATUS}");
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let request = Request::get(url).header("x-account-token", "acme").body(Empty::<Bytes>::new());
+    let asked = tokio::spawn(client.request(request.expect("a request")));
+    soon(merge.arrived(1)).await;
+    proxy.terminate();
+    if answer_in_time {
+        while tokio::net::TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        held.release();
+        assert_eq!(soon(asked).await.expect("no panic").expect("an answer").status(), 200);
+    }
+    let (status, said) = proxy.end();
+    simulation.abort();
+    (status.code(), said)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_with_everything_finished_is_0_and_with_something_cut_1() {
+    let (code, said) = stopped_while_busy("10min", true).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("drained: everything finished") && !said.contains('\x1b'), "{said}");
+    let (code, said) = stopped_while_busy("100ms", false).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("\"cut\":1"), "{said}");
+}
