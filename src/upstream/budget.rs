@@ -14,7 +14,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, Service, ServiceExt};
 
 use super::account_budget::{AccountBudget, exhausted};
-use super::failures::Failures;
+use super::failures::{Failures, Risk};
 use crate::domain::access::{AccountHash, Name, Upstream};
 use crate::domain::exchange::Fetch;
 use crate::domain::page::Received;
@@ -70,21 +70,35 @@ impl UpstreamBudget {
         self.failures.as_ref().and_then(|failures| failures.blocked_until(now))
     }
 
-    /// One of the places in flight.
-    async fn place(&self, until: Instant) -> Result<Option<OwnedSemaphorePermit>, Problem> {
-        let Some(places) = &self.concurrency else { return Ok(None) };
-        match timeout_at(until, places.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Some(permit)),
-            _ => Err(Problem::BudgetExhausted { retry_after: Duration::from_secs(1) }),
-        }
+    /// A place in flight, and one among the failures that there may be. All calls to the upstream need both, so whoever waits for
+    /// one with the other in hand keeps nobody from going.
+    async fn place(&self, until: Instant) -> Result<Place, Problem> {
+        let full = || Problem::BudgetExhausted { retry_after: Duration::from_secs(1) };
+        let in_flight = match &self.concurrency {
+            Some(places) => match timeout_at(until, places.clone().acquire_owned()).await {
+                Ok(Ok(permit)) => Some(permit),
+                _ => return Err(full()),
+            },
+            None => None,
+        };
+        let risk = match &self.failures {
+            Some(failures) => Some(failures.risk(until).await.ok_or_else(full)?),
+            None => None,
+        };
+        Ok(Place { _in_flight: in_flight, risk })
     }
+}
+
+/// A call's place at its upstream.
+struct Place {
+    _in_flight: Option<OwnedSemaphorePermit>,
+    risk: Option<Risk>,
 }
 
 /// What a call has been given; it ends with the call, also when nobody waits for it any more.
 struct Permit {
     account: Arc<AccountBudget>,
-    upstream: Arc<UpstreamBudget>,
-    _place: Option<OwnedSemaphorePermit>,
+    place: Place,
 }
 
 impl Budgets {
@@ -153,13 +167,13 @@ impl Budgets {
             }
         };
         fetch.departure.depart();
-        Ok(Permit { account, upstream, _place: place })
+        Ok(Permit { account, place })
     }
 }
 
 impl Permit {
     /// What the answer teaches, or what is left of it.
-    fn learn(&self, outcome: &mut Result<Received, Problem>) {
+    fn learn(self, outcome: &mut Result<Received, Problem>) {
         let now = Instant::now();
         let (status, retry_at) = match outcome {
             Ok(received) => (received.status.as_u16(), Some(&mut received.retry_at)),
@@ -175,8 +189,8 @@ impl Permit {
             return;
         }
         self.account.answered();
-        if let Some(failures) = self.upstream.failures.as_ref().filter(|_| status >= 400) {
-            failures.record(now);
+        if let Some(risk) = self.place.risk.filter(|_| status >= 400) {
+            risk.failed(now);
         }
     }
 }

@@ -175,7 +175,6 @@ async fn a_fetch_that_nobody_shares_pays_like_any_other() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "calls in flight are not reckoned as failures to come"]
 async fn calls_that_fail_all_at_once_do_not_get_the_address_blocked() {
     let world = world("per_account = 'unlimited'\nconcurrency = 32");
     world.merge.set([Fault::Status(500), Fault::Delay(Duration::from_millis(200))]);
