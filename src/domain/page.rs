@@ -41,7 +41,7 @@ pub struct SyncDigest {
     pub json: bool,
     /// Whether it has a list of results.
     pub results: bool,
-    /// Whether some model is in its initial sync, in a state that cannot be read, or syncing since nobody knows when.
+    /// Whether some model is in a state that cannot be read, or syncing (for the first time) since nobody knows when.
     pub changing: bool,
     /// How long until the earliest next sync of the models that count; zero if it is overdue.
     pub next_start: Option<Duration>,

@@ -43,13 +43,12 @@ impl Model {
         let status = text("status");
         let initial = flag("is_initial_sync");
         let started = time("last_sync_start");
-        let under_way = started
-            .filter(|_| status == Some("SYNCING") && !initial)
-            .and_then(|started| date.duration_since(started).ok());
+        let under_way =
+            started.filter(|_| status == Some("SYNCING")).and_then(|started| date.duration_since(started).ok());
         let at_rest = matches!(status, Some("DONE" | "FAILED" | "PARTIALLY_SYNCED" | "DISABLED" | "PAUSED"));
         Self {
             counts: !matches!(status, Some("DISABLED" | "PAUSED")),
-            changing: initial || !(at_rest || under_way.is_some()),
+            changing: under_way.is_none() && (initial || !at_rest),
             // What is overdue is due now. While a model syncs its next start says nothing of when it will end.
             next_start: time("next_sync_start")
                 .filter(|_| under_way.is_none())
