@@ -81,10 +81,9 @@ pub fn decide(page: Option<Arc<Page>>, wants: &Wants, now: Instant) -> Decision 
         Freshness::Revalidate { .. } | Freshness::IfError { .. } if page.is_set_back(now) => {
             Decision::Stale(page, Why::UpstreamError)
         }
-        Freshness::Revalidate { .. } if !refused && wants.min_fresh.is_none() => {
-            Decision::Stale(page, Why::Revalidating)
-        }
-        _ if refused => Decision::Fetch(Forward::Request, Some(page)),
+        Freshness::Revalidate { .. } if refused => Decision::Fetch(Forward::Request, Some(page)),
+        Freshness::Revalidate { .. } if wants.min_fresh.is_none() => Decision::Stale(page, Why::Revalidating),
+        // It would be fetched whatever the client asks for.
         _ => Decision::Fetch(Forward::Stale, Some(page)),
     }
 }
@@ -213,6 +212,7 @@ mod tests {
             (5, cached, Outline::NotCached),
             (5, no_cache, Outline::Fetch(Forward::Request)),
             (35, plain, Outline::Fetch(Forward::Stale)),
+            (35, no_cache, Outline::Fetch(Forward::Stale)),
             (35, max_stale(second(30)), Outline::Stale(Why::Accepted)),
             (35, max_stale(second(29)), Outline::Fetch(Forward::Stale)),
             (35, Wants { only_if_cached: true, ..max_stale(FOREVER) }, Outline::Stale(Why::Accepted)),

@@ -16,29 +16,31 @@ const NAME: &str = "merge-sync-proxy";
 /// The values of plain hits, one for each second of a lifetime up to five minutes: nearly all answers need one of these.
 static HITS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| (0..=300).map(|ttl| hit(ttl, "")).collect());
 
-/// The value for an answer.
+/// The value for an answer. There is room for one detail; that a refresh was not granted comes first, as only the client that
+/// asked for it is told.
 pub fn value(answer: &Answer) -> HeaderValue {
     let ttl = ttl(&answer.page, answer);
-    let detail = if answer.refresh_limited { "; detail=refresh-limited" } else { "" };
+    let limited = if answer.refresh_limited { "; detail=refresh-limited" } else { "" };
+    let detail = |own: &'static str| if limited.is_empty() { own } else { limited };
     match answer.served {
         Served::Hit => {
             let prepared = usize::try_from(ttl).ok().and_then(|ttl| HITS.get(ttl));
-            prepared.filter(|_| detail.is_empty()).cloned().unwrap_or_else(|| hit(ttl, detail))
+            prepared.filter(|_| limited.is_empty()).cloned().unwrap_or_else(|| hit(ttl, limited))
         }
-        Served::Negative => hit(ttl, "; detail=negative"),
-        Served::Stale(Why::Revalidating) => hit(ttl, "; detail=revalidating"),
-        Served::Stale(Why::UpstreamError) => hit(ttl, "; detail=upstream-error"),
-        Served::Stale(Why::Accepted) => hit(ttl, detail),
+        Served::Negative => hit(ttl, detail("; detail=negative")),
+        Served::Stale(Why::Revalidating) => hit(ttl, detail("; detail=revalidating")),
+        Served::Stale(Why::UpstreamError) => hit(ttl, detail("; detail=upstream-error")),
+        Served::Stale(Why::Accepted) => hit(ttl, limited),
         Served::Fetched { forward, status, stored } => {
             let mut text = format!("{NAME}; fwd={}; fwd-status={}", token(forward), status.as_u16());
             if stored {
                 // Writing to a String cannot fail.
                 let _ = write!(text, "; stored; ttl={ttl}");
             }
-            text.push_str(detail);
+            text.push_str(limited);
             parse(text)
         }
-        Served::Collapsed { forward } => parse(format!("{NAME}; fwd={}; collapsed{detail}", token(forward))),
+        Served::Collapsed { forward } => parse(format!("{NAME}; fwd={}; collapsed{limited}", token(forward))),
     }
 }
 
@@ -48,10 +50,11 @@ pub fn of_problem(row: &Row) -> HeaderValue {
 }
 
 /// What is left of the lifetime, in whole seconds: what `Cache-Control` says less what `Age` says, so that the three fields of an
-/// answer agree. Negative once the lifetime is over (RFC 9211 §2.4).
+/// answer agree. Negative once the lifetime is over (RFC 9211 §2.4); of a purged page nothing is left.
 fn ttl(page: &Page, answer: &Answer) -> i64 {
     let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    seconds(page.lifetime.fresh) - seconds(page.age(answer.now))
+    let left = seconds(page.lifetime.fresh) - seconds(page.age(answer.now));
+    if page.is_purged() { left.min(0) } else { left }
 }
 
 fn hit(ttl: i64, detail: &str) -> HeaderValue {
@@ -109,7 +112,18 @@ mod tests {
     fn a_refused_refresh_is_told() {
         let now = Instant::now();
         let page = Arc::new(page("{}", now, [30, 0, 0]));
-        let answer = Answer { page, served: Served::Hit, now, refresh_limited: true };
-        assert_eq!(value(&answer), "merge-sync-proxy; hit; ttl=30; detail=refresh-limited");
+        for served in [Served::Hit, Served::Negative, Served::Stale(Why::Revalidating), Served::Stale(Why::Accepted)] {
+            let answer = Answer { page: page.clone(), served, now, refresh_limited: true };
+            assert_eq!(value(&answer), "merge-sync-proxy; hit; ttl=30; detail=refresh-limited");
+        }
+    }
+
+    #[test]
+    fn of_a_purged_page_nothing_is_left() {
+        let now = Instant::now();
+        let page = Arc::new(page("{}", now, [30, 0, 3600]));
+        page.purge();
+        let answer = Answer { page, served: Served::Stale(Why::UpstreamError), now, refresh_limited: false };
+        assert_eq!(value(&answer), "merge-sync-proxy; hit; ttl=0; detail=upstream-error");
     }
 }
