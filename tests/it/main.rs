@@ -2,10 +2,6 @@
 #![allow(clippy::print_stdout, reason = "figures that a test measures are shown with --nocapture")]
 #![allow(unreachable_pub, reason = "the modules of one test binary")]
 
-mod process;
-
-mod support;
-
 mod admin;
 
 mod budget;
@@ -18,6 +14,14 @@ mod faults;
 
 mod flights;
 
+mod layers;
+
 mod merge;
 
+mod problems;
+
+mod process;
+
 mod secrets;
+
+mod support;

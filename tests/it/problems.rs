@@ -1,0 +1,98 @@
+//! Every failure of our own has its row in the contract's table.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use http::HeaderValue;
+use merge_sync_proxy::domain::problem::{Cause, Problem, Row};
+
+/// The table of the contract.
+const TABLE: &str = "
+| 400 | `invalid-request` | refused at the door |
+| 401 | `unknown-consumer` | no or unknown consumer key (`WWW-Authenticate: Bearer`) |
+| 403 | `account-not-allowed` | account not known or not granted |
+| 404 / 405 | `no-such-route` / `method-not-allowed` | |
+| 429 | `quota-exceeded` / `budget-exhausted` | the consumer's quota / the upstream's budget, with nothing stale to serve |
+| 431 / 414 | `request-too-large` | |
+| 502 | `upstream-failed` | connection failed, truncated or invalid answer |
+| 503 | `overloaded` / `draining` | local limits; circuit open |
+| 504 | `upstream-timeout` / `not-cached` | deadline; `only-if-cached` with nothing fresh |
+";
+
+const PAUSE: Duration = Duration::from_millis(1_500);
+
+/// One of each kind.
+fn all() -> Vec<Problem> {
+    vec![
+        Problem::InvalidRequest(Cow::Borrowed("Say it otherwise.")),
+        Problem::UnknownConsumer,
+        Problem::AccountNotAllowed,
+        Problem::NoSuchRoute,
+        Problem::MethodNotAllowed { allow: HeaderValue::from_static("GET, HEAD") },
+        Problem::QuotaExceeded { retry_after: PAUSE },
+        Problem::BudgetExhausted { retry_after: PAUSE },
+        Problem::TargetTooLong,
+        Problem::HeadersTooLarge,
+        Problem::UpstreamFailed(Cause::Connect),
+        Problem::Overloaded { retry_after: PAUSE },
+        Problem::Draining,
+        Problem::UpstreamTimeout,
+        Problem::NotCached,
+    ]
+}
+
+/// The place in [`all`]; without a catch-all arm, so that a new problem cannot be forgotten there.
+fn place(problem: &Problem) -> usize {
+    match problem {
+        Problem::InvalidRequest(_) => 0,
+        Problem::UnknownConsumer => 1,
+        Problem::AccountNotAllowed => 2,
+        Problem::NoSuchRoute => 3,
+        Problem::MethodNotAllowed { .. } => 4,
+        Problem::QuotaExceeded { .. } => 5,
+        Problem::BudgetExhausted { .. } => 6,
+        Problem::TargetTooLong => 7,
+        Problem::HeadersTooLarge => 8,
+        Problem::UpstreamFailed(_) => 9,
+        Problem::Overloaded { .. } => 10,
+        Problem::Draining => 11,
+        Problem::UpstreamTimeout => 12,
+        Problem::NotCached => 13,
+    }
+}
+
+/// The pairs of status and slug in [`TABLE`]. Where a row has two of one and one of the other, the one goes with both.
+fn promised() -> BTreeSet<(u16, String)> {
+    let mut pairs = BTreeSet::new();
+    for line in TABLE.trim().lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let statuses: Vec<u16> = cells[1].split(" / ").map(|status| status.parse().expect("a status")).collect();
+        let slugs: Vec<&str> = cells[2].split(" / ").map(|slug| slug.trim_matches('`')).collect();
+        for at in 0..statuses.len().max(slugs.len()) {
+            let status = statuses.get(at).unwrap_or(&statuses[0]);
+            let slug = slugs.get(at).unwrap_or(&slugs[0]);
+            pairs.insert((*status, (*slug).to_owned()));
+        }
+    }
+    pairs
+}
+
+#[test]
+fn the_problems_are_those_of_the_contract() {
+    let all = all();
+    assert!(all.iter().enumerate().all(|(at, problem)| place(problem) == at));
+    let made = all.iter().map(|problem| (problem.row().status.as_u16(), problem.row().slug.to_owned())).collect();
+    assert_eq!(promised(), made);
+}
+
+#[test]
+fn every_problem_says_what_it_is_and_what_to_do() {
+    for problem in all() {
+        let Row { status, slug, title, detail, retry_after } = problem.row();
+        assert!(!title.is_empty() && !title.ends_with('.'), "{slug}: {title}");
+        assert!(detail.len() > 10 && detail.ends_with(['.', ';', ')']), "{slug}: {detail}");
+        let promises_a_pause = matches!(status.as_u16(), 429 | 503);
+        assert_eq!(retry_after.is_some_and(|pause| !pause.is_zero()), promises_a_pause, "{slug}");
+    }
+}
