@@ -8,11 +8,19 @@ mod budget;
 
 mod cli;
 
+mod consumers;
+
+mod credentials;
+
+mod door;
+
 mod drain;
 
 mod faults;
 
 mod flights;
+
+mod keys;
 
 mod layers;
 

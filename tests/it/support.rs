@@ -102,6 +102,18 @@ impl Got {
         self.header("cache-status").strip_prefix("merge-sync-proxy; ").expect("the name of the cache")
     }
 
+    /// The names of all headers, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// A header that is a whole number.
+    pub fn number(&self, name: &str) -> u64 {
+        self.header(name).parse().unwrap_or_else(|_| panic!("{name} is no number: {:?}", self.headers))
+    }
+
     /// The last part of a problem's type; empty if it is none.
     pub fn problem(&self) -> String {
         if self.header("content-type") != "application/problem+json" {
@@ -128,6 +140,12 @@ pub(crate) fn with(target: &str, headers: &[(&str, &str)]) -> Request<Full<Bytes
         request = request.header(*name, *value);
     }
     request.body(Full::default()).expect("a valid request")
+}
+
+/// A consumer, as in `[[consumers]]`, whose key is its name; `more` is the rest of its table.
+pub(crate) fn consumer(name: &str, more: &str) -> String {
+    let hash = merge_sync_proxy::door::consumer_key::hash(name);
+    format!("[[consumers]]\nname = '{name}'\nkey_sha256 = '{hash}'\n{more}\n")
 }
 
 /// The same with another method.
@@ -178,6 +196,13 @@ impl World {
     pub fn begin(&self, target: &str) -> JoinHandle<Got> {
         let (world, request) = (self.clone(), ask(target));
         tokio::spawn(async move { world.send(request).await })
+    }
+
+    /// Waits until every fetch has ended, also those that nobody waits for.
+    pub async fn settle(&self) {
+        while self.app.ground().flights.count().0 > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Asserts that nothing is held by anyone: no flight, no waiter, no call in flight.
