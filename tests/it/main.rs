@@ -30,6 +30,14 @@ mod problems;
 
 mod process;
 
+mod refusals;
+
+mod reply;
+
 mod secrets;
 
+mod stale;
+
 mod support;
+
+mod wants;
