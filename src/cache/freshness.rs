@@ -11,23 +11,25 @@ use crate::domain::history::History;
 use crate::domain::page::{Freshness, Kind, Lifetime, Page, Run, SyncDigest};
 use crate::domain::rules::{CacheRule, Lifetimes};
 
-/// How long a good page lives. `jitter`, from 0 to 1, shortens a lifetime by up to a twentieth, so that pages that were stored
-/// together do not expire together.
+/// How long a good page lives. `jitter`, from 0 to 1, shortens the lifetime of a settled page by up to a twentieth, so that pages
+/// that were stored together do not expire together.
 pub fn lifetime(policy: &Policy, digest: &SyncDigest, history: &History, jitter: f32) -> Lifetime {
     let Lifetimes { syncing, settled, min, while_revalidate, if_error, .. } = policy.lifetimes;
     let fresh = match policy.rule {
         CacheRule::Fixed(fixed) => fixed,
         _ if !digest.results => min,
         _ => {
-            let start = digest.next_start.unwrap_or(settled).min(settled);
+            let start = digest.next_start.unwrap_or(settled).min(settled).mul_f32(1.0 - jitter.clamp(0.0, 1.0) / 20.0);
             let change = if digest.changing { start.min(syncing) } else { start };
             let ends = digest.runs.iter().filter_map(|run| next_look(run, history, &policy.lifetimes));
-            let soonest = ends.fold(change, Duration::min);
-            soonest.mul_f32(1.0 - jitter.clamp(0.0, 1.0) / 20.0).max(min)
+            ends.fold(change, Duration::min).max(min)
         }
     };
     Lifetime { fresh, while_revalidate, if_error }
 }
+
+/// How soon to look at a sync that has just begun and may last for any time.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
 
 /// While a model syncs, how soon to look again, between `min` and `syncing`; `None` if it does not sync.
 ///
@@ -39,7 +41,7 @@ fn next_look(run: &Run, history: &History, lifetimes: &Lifetimes) -> Option<Dura
         Some(expected) if !expected.until_window.is_zero() => expected.until_window,
         Some(expected) if expected.overdue.is_zero() => lifetimes.min * 2,
         Some(expected) => (lifetimes.min * 2).max(expected.overdue / 8),
-        None => elapsed / 8,
+        None => FIRST_LOOK.max(elapsed / 8),
     };
     Some(look.min(lifetimes.syncing).max(lifetimes.min))
 }
@@ -152,7 +154,7 @@ mod tests {
     #[test]
     fn a_sync_of_unknown_length_is_looked_at_in_proportion_to_its_age() {
         let history = History::default();
-        for (elapsed, look) in [(0, 2), (16, 2), (40, 5), (160, 20), (480, 60), (9_000, 60)] {
+        for (elapsed, look) in [(0, 5), (40, 5), (160, 20), (480, 60), (9_000, 60)] {
             assert_eq!(look_after(elapsed, &history, 60), look, "after {elapsed} s");
             assert_eq!(look_after(elapsed, &history, 5), look.min(5), "after {elapsed} s");
         }
