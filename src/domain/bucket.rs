@@ -84,6 +84,11 @@ impl Bucket {
         u32::try_from(free / self.interval).unwrap_or(u32::MAX)
     }
 
+    /// When it is as it was when it was new, if nothing is taken until then.
+    pub fn full_at(&self, now: Instant) -> Instant {
+        now.max(self.epoch + Duration::from_nanos(self.arrival.load(Ordering::Relaxed)))
+    }
+
     /// Whether it is as it was when it was new.
     pub fn is_full(&self, now: Instant) -> bool {
         self.arrival.load(Ordering::Relaxed) <= self.since_epoch(now)

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::{StatusCode, Uri};
+use http::{HeaderValue, StatusCode, Uri};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::access::{Account, Consumer, Upstream};
-use super::bucket::Bucket;
+use super::bucket::{Bucket, Rate};
 use super::cache_control::Wants;
 use super::key::PageKey;
 use super::page::Page;
-use super::problem::Problem;
+use super::problem::{Problem, whole_seconds};
 use super::rules::{CacheRule, Lifetimes};
 
 /// A consumer while the proxy runs: who it is, and what it has left.
@@ -21,11 +21,37 @@ pub struct Caller {
     /// Who it is and what it may do.
     pub consumer: Consumer,
     /// What it may still ask; `None` is unlimited.
-    pub quota: Option<Bucket>,
+    pub quota: Option<Quota>,
     /// How many fetches it may still force; `None` is unlimited.
     pub forced_refreshes: Option<Bucket>,
     /// Its places among those who wait for the upstream.
     pub misses: Arc<Semaphore>,
+}
+
+/// What a consumer may still ask.
+#[derive(Debug)]
+pub struct Quota {
+    /// What is left of it.
+    pub bucket: Bucket,
+    /// The value of `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10 §3).
+    pub policy: HeaderValue,
+}
+
+impl Quota {
+    fn new(rate: Rate, now: Instant) -> Self {
+        let policy = format!("\"quota\";q={};w={}", rate.count, whole_seconds(rate.window));
+        Self {
+            bucket: Bucket::new(rate, now),
+            policy: HeaderValue::try_from(policy).expect("digits and punctuation are a header value"),
+        }
+    }
+
+    /// The value of `RateLimit` (§4 of the same): what is left, and the seconds until everything is.
+    pub fn left(&self, now: Instant) -> HeaderValue {
+        let until_full = self.bucket.full_at(now).saturating_duration_since(now);
+        let left = format!("\"quota\";r={};t={}", self.bucket.remaining(now), whole_seconds(until_full));
+        HeaderValue::try_from(left).expect("digits and punctuation are a header value")
+    }
 }
 
 impl Caller {
@@ -33,7 +59,7 @@ impl Caller {
     pub fn new(consumer: Consumer, now: Instant) -> Self {
         let places = usize::try_from(consumer.max_in_flight_misses).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self {
-            quota: consumer.quota.map(|rate| Bucket::new(rate, now)),
+            quota: consumer.quota.map(|rate| Quota::new(rate, now)),
             forced_refreshes: consumer.forced_refreshes.map(|rate| Bucket::new(rate, now)),
             misses: Arc::new(Semaphore::new(places)),
             consumer,

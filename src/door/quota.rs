@@ -8,7 +8,7 @@ use crate::domain::problem::Problem;
 /// Spends one request of the caller's quota.
 pub fn take(caller: &Caller, now: Instant) -> Result<(), Problem> {
     let Some(quota) = &caller.quota else { return Ok(()) };
-    quota.reserve(now).map_err(|at| Problem::QuotaExceeded { retry_after: at.saturating_duration_since(now) })
+    quota.bucket.reserve(now).map_err(|at| Problem::QuotaExceeded { retry_after: at.saturating_duration_since(now) })
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
@@ -26,9 +27,13 @@ use crate::domain::problem::{Problem, whole_seconds};
 /// The header that names a request.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const VARY_VALUE: HeaderValue = HeaderValue::from_static("accept-encoding");
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+/// What a purged page that stands in for a failure says: a client's own cache must not take it for fresh.
+const OUTDATED: HeaderValue = HeaderValue::from_static("private, max-age=0");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 
@@ -82,7 +87,8 @@ impl Reading {
         let page = &*answer.page;
         let encoded = self.coding.name().and_then(|name| Some((name, page.encoded(self.coding)?)));
         let mut headers = HeaderMap::with_capacity(12);
-        headers.insert(CACHE_CONTROL, page.cache_control.clone());
+        let purged = page.is_purged();
+        headers.insert(CACHE_CONTROL, if purged { OUTDATED } else { page.cache_control.clone() });
         headers.insert(CACHE_STATUS, cache_status::value(answer));
         if page.kind == Kind::Good {
             let age = page.age(answer.now).as_secs();
@@ -192,6 +198,11 @@ impl<F: Future<Output = Result<Outcome, Infallible>>> Future for Rendering<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(outcome) = ready!(this.outcome.poll(cx));
-        Poll::Ready(Ok(Reply { response: this.reading.render(&outcome.result), outcome }))
+        let mut response = this.reading.render(&outcome.result);
+        if let Some(quota) = outcome.caller.as_ref().and_then(|caller| caller.quota.as_ref()) {
+            response.headers_mut().insert(RATE_LIMIT_POLICY, quota.policy.clone());
+            response.headers_mut().insert(RATE_LIMIT, quota.left(Instant::now()));
+        }
+        Poll::Ready(Ok(Reply { response, outcome }))
     }
 }

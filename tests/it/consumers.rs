@@ -149,3 +149,18 @@ async fn what_is_refused_costs_no_quota() {
     }
     assert_eq!(ask_as(&world, "slow", "acme").await.status, 200);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_with_a_quota_is_told_what_is_left_of_it() {
+    let world = World::with(merge(), &consumer("team", "accounts = ['*']\nquota = '10/min'"));
+    let fields = async || {
+        let answer = ask_as(&world, "team", "acme").await;
+        (answer.header("ratelimit").to_owned(), answer.header("ratelimit-policy").to_owned(), answer.status.as_u16())
+    };
+    let policy = "\"quota\";q=10;w=60".to_owned();
+    assert_eq!(fields().await, ("\"quota\";r=1;t=7".into(), policy.clone(), 200));
+    assert_eq!(fields().await, ("\"quota\";r=0;t=14".into(), policy.clone(), 200));
+    assert_eq!(fields().await, ("\"quota\";r=0;t=14".into(), policy, 429));
+    let unlimited = World::new().get(SYNC_STATUS).await;
+    assert_eq!((unlimited.header("ratelimit"), unlimited.header("ratelimit-policy")), ("", ""));
+}
