@@ -1,0 +1,98 @@
+//! What benches stand on: the proxy as configured for many teams, in front of a simulated Merge in the same process.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Empty;
+use merge_sync_proxy::app::App;
+use merge_sync_proxy::config::Config;
+use merge_sync_proxy::demo::account::SimAccount;
+use merge_sync_proxy::demo::merge::Merge;
+use merge_sync_proxy::domain::key::TokenHasher;
+use merge_sync_proxy::upstream::client::transport;
+use sha2::{Digest, Sha256};
+
+/// A proxy, and the Merge behind it.
+pub(crate) struct Ground {
+    pub(crate) app: App,
+    #[allow(dead_code, reason = "not every bench asks Merge how it was")]
+    pub(crate) merge: Merge,
+}
+
+/// The key of the consumer with this number, as long as a real one.
+fn key(consumer: usize) -> String {
+    format!("msp_{consumer:047}")
+}
+
+impl Ground {
+    /// So many consumers, each with a key and a glob of its own, and so many accounts, each with a page of about 4 KB.
+    pub(crate) fn new(consumers: usize, accounts: usize) -> Self {
+        let mut text = "
+            [upstreams.us]
+            base_url = 'http://merge.test'
+            api_key = 'test-api-key'
+            [upstreams.us.budget]
+            per_account = 'unlimited'
+            concurrency = 'unlimited'
+            errors = 'unlimited'
+            [cache.ttl]
+            syncing = '1h'
+            settled = '1h'\n"
+            .to_owned();
+        let mut merge = Merge::builder().unlimited().log_limit(1);
+        for number in 0..accounts {
+            merge = merge.account(SimAccount::new(format!("account-{number}"), format!("token-{number}")).by_hand());
+            writeln!(text, "[[accounts]]\nname = 'account-{number}'\ntoken = 'token-{number}'").expect("memory");
+        }
+        for number in 0..consumers {
+            let hash = hex::encode(Sha256::digest(key(number)));
+            writeln!(text, "[[consumers]]\nname = 'team-{number}'\nkey_sha256 = '{hash}'").expect("memory");
+            text.push_str("accounts = ['account-*']\nmax_in_flight_misses = 100000\n");
+        }
+        let merge = merge.build();
+        let page = page();
+        for number in 0..accounts {
+            merge.page(&format!("account-{number}"), "ats", page.clone());
+        }
+        let hasher = TokenHasher::new();
+        let config = Config::parse(&text, Path::new("bench.toml"), &|_| None, &hasher);
+        let config = config.unwrap_or_else(|faults| panic!("{faults}"));
+        let transports = [("us".into(), transport(merge.clone()))].into();
+        Self { app: App::with_transports(config, &hasher, transports), merge }
+    }
+
+    /// A consumer's request for an account's page, with the header fields that an SDK sends.
+    #[allow(clippy::unused_self, reason = "consumers and accounts are those of this ground")]
+    pub(crate) fn request(&self, consumer: usize, account: usize, query: &str) -> Request<Empty<Bytes>> {
+        Request::get(format!("/api/ats/v1/sync-status{query}"))
+            .header("host", "proxy.internal:8080")
+            .header("user-agent", "merge-python/1.0")
+            .header("accept", "application/json")
+            .header("authorization", format!("Bearer {}", key(consumer)))
+            .header("x-account-token", format!("account-{account}"))
+            .body(Empty::new())
+            .expect("a valid request")
+    }
+}
+
+/// Twelve models at rest: 4 KB.
+fn page() -> Bytes {
+    let model = |number: usize| {
+        serde_json::json!({
+            "model_name": format!("Model{number}"),
+            "model_id": format!("ats.Model{number}"),
+            "last_sync_start": "2026-04-15T10:00:00Z",
+            "next_sync_start": "2099-04-15T11:00:00Z",
+            "last_sync_result": "DONE",
+            "last_sync_finished": "2026-04-15T10:01:00Z",
+            "status": "DONE",
+            "is_initial_sync": false,
+            "selective_sync_configurations_usage": "IN_LAST_SYNC",
+            "note": "x".repeat(30),
+        })
+    };
+    let models: Vec<_> = (0..12).map(model).collect();
+    serde_json::json!({"next": null, "previous": null, "results": models}).to_string().into()
+}
