@@ -25,7 +25,7 @@ use tower::{Layer, Service, ServiceExt};
 use super::store::Store;
 use crate::domain::exchange::{Ask, Departure, Fetch, Landing, Reason};
 use crate::domain::key::PageKey;
-use crate::domain::page::{Freshness, Page};
+use crate::domain::page::{Freshness, Kind, Page};
 use crate::domain::problem::{Cause, Problem};
 
 /// A request for the page of `ask`, fetched now or already on its way.
@@ -57,7 +57,8 @@ impl Join {
             target: ask.target.clone(),
             key: ask.key.clone(),
             uri: ask.uri.clone(),
-            known: seen.clone(),
+            // A remembered refusal has nothing to be confirmed.
+            known: seen.clone().filter(|page| page.kind == Kind::Good),
             policy: ask.policy.clone(),
             reason: *reason,
             // Those who share a flight may have come with less time, so its end is reckoned from the rules and not from theirs.

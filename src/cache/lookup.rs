@@ -113,11 +113,9 @@ impl Miss {
                 _ => {}
             }
         }
-        // A remembered refusal has nothing to be confirmed and nothing to stand in with.
-        let known = seen.filter(|page| page.kind == Kind::Good);
-        let join = Join { ask, seen: known.clone(), reason: Reason::Miss };
+        let join = Join { ask, seen: seen.clone(), reason: Reason::Miss };
         let Ok(Joined { outcome, collapsed }) = inner.oneshot(join).await;
-        let stand_in = known.filter(|page| freshness::stands_in(page, Instant::now()));
+        let stand_in = seen.filter(|page| freshness::stands_in(page, Instant::now()));
         match (outcome, stand_in) {
             (Ok(landing), Some(page)) if landing.is_failure() => answer(page, Served::Stale(Why::UpstreamError)),
             (Err(problem), Some(page)) if problem.is_upstream() => answer(page, Served::Stale(Why::UpstreamError)),

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use merge_sync_proxy::demo::fault::Fault;
 use tokio::time::advance;
 
-use crate::support::{SYNC_STATUS, World, ask, merge, with};
+use crate::support::{SYNC_STATUS, World, ask, consumer, merge, with};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -145,4 +145,65 @@ async fn other_errors_leave_the_page_alone_and_are_not_remembered() {
     world.merge.script(Fault::Status(500)).once();
     let stands_in = world.send(ask(SYNC_STATUS)).await;
     assert_eq!(stands_in.cache(), "hit; ttl=-35; detail=upstream-error");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_client_that_insists_makes_a_call() {
+    let world = stored(SECOND * 40).await;
+    world.merge.script(Fault::Status(403)).once();
+    assert_eq!(world.get(SYNC_STATUS).await.status, 403);
+    advance(SECOND).await;
+    let insisting = world.get_with(SYNC_STATUS, &[("cache-control", "no-cache")]).await;
+    assert_eq!((insisting.status.as_u16(), insisting.cache()), (200, "fwd=request; fwd-status=200; stored; ttl=5"));
+    assert_eq!(world.get(SYNC_STATUS).await.cache(), "hit; ttl=5");
+    assert_eq!(world.merge.calls(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_date_is_read_by_merges_own_clock_in_all_three_forms() {
+    for (form, date) in [
+        (0, "Sun, 12 Apr 2026 14:20:30 GMT"),
+        (0, "Sunday, 12-Apr-26 14:20:30 GMT"),
+        (0, "Sun Apr 12 14:20:30 2026"),
+        (7, "Sun, 12 Apr 2026 14:20:37 GMT"),
+    ] {
+        let world = stored(SECOND * form).await;
+        let refusal = Fault::answer(429, &[("retry-after", date)], "{}");
+        world.merge.script([refusal, Fault::DateSkew(3_600)]).once();
+        let first = world.get(OTHER_PAGE).await;
+        assert_eq!((first.status.as_u16(), first.number("retry-after")), (429, 30), "{date}");
+        advance(SECOND * 28).await;
+        assert_eq!(world.get(OTHER_PAGE).await.number("retry-after"), 2, "{date}");
+        advance(SECOND * 2).await;
+        assert_eq!(world.get(OTHER_PAGE).await.status, 200, "{date}");
+        assert_eq!(world.merge.calls(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_refusal_of_the_page_is_never_an_entry() {
+    for status in [400, 402, 405, 408, 409, 410, 418, 422, 429, 451, 500, 501, 502, 503, 504, 599] {
+        let world = World::new();
+        world.merge.script(Fault::Status(status)).times(if matches!(status, 502..=504) { 3 } else { 1 });
+        let passed = world.get(SYNC_STATUS).await;
+        assert_eq!(passed.cache(), format!("fwd=uri-miss; fwd-status={status}"));
+        world.app.ground().store.maintain();
+        assert_eq!(world.app.ground().store.size().0, 0, "{status}");
+        advance(SECOND * if status == 429 { 2 } else { 0 }).await;
+        assert!(world.get(SYNC_STATUS).await.cache().starts_with("fwd=uri-miss; fwd-status=200; stored"), "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_remembered_for_every_consumer() {
+    let consumers = ["one", "two"].map(|name| consumer(name, "accounts = ['*']")).concat();
+    let world = World::with(merge(), &consumers);
+    world.merge.script(Fault::Status(404)).once();
+    for (key, cache) in [("one", "fwd=uri-miss; fwd-status=404; stored; ttl=5"), ("two", "hit; ttl=5; detail=negative")]
+    {
+        let bearer = format!("Bearer {key}");
+        let answer = world.get_with(SYNC_STATUS, &[("authorization", &bearer)]).await;
+        assert_eq!((answer.status.as_u16(), answer.cache()), (404, cache), "{key}");
+    }
+    assert_eq!(world.merge.calls(), 1);
 }
