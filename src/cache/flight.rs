@@ -2,7 +2,7 @@
 //!
 //! The fetch runs as a task of its own, so no caller can kill it, stall it or outlive it unnoticed. It always ends in this order:
 //! the page is stored, the key is freed, the callers are told. Whoever comes between the first two steps finds the page; whoever
-//! comes later begins a new flight.
+//! comes later begins a new flight, and so does whoever comes after a purge.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -80,13 +80,16 @@ pub struct Flights {
     store: Store,
 }
 
-type Shard = Mutex<HashMap<PageKey, Arc<Flight>, RandomState>>;
+type Shard = Mutex<ByKey>;
+
+type ByKey = HashMap<PageKey, Arc<Flight>, RandomState>;
 
 /// Enough that callers of different keys rarely meet on a lock.
 const SHARDS: usize = 64;
 
 /// One shared fetch.
 struct Flight {
+    began: Instant,
     /// Its receivers are the callers that wait.
     outcome: watch::Sender<Option<Outcome>>,
 }
@@ -151,19 +154,20 @@ impl Flights {
     {
         let key = &join.ask.key;
         let mut shard = self.shard(key).lock();
-        let vacant = match shard.entry(key.clone()) {
-            Entry::Occupied(flight) => {
-                return Seat::Wait { outcome: flight.get().outcome.subscribe(), collapsed: true };
-            }
-            Entry::Vacant(vacant) => vacant,
-        };
+        let place = shard.entry(key.clone());
+        // What was asked for before a purge is for those who came before it.
+        if let Entry::Occupied(flight) = &place
+            && !self.store.was_purged_since(key, flight.get().began)
+        {
+            return Seat::Wait { outcome: flight.get().outcome.subscribe(), collapsed: true };
+        }
         // A caller that missed just before a landing comes here just after it: without this second look it would fetch twice.
         if let Some(landed) = self.landed_since(key, join.seen.as_ref()) {
             return Seat::Landed(landed);
         }
         let (sender, outcome) = watch::channel(None);
-        let flight = Arc::new(Flight { outcome: sender });
-        vacant.insert(flight.clone());
+        let flight = Arc::new(Flight { began: Instant::now(), outcome: sender });
+        place.insert_entry(flight.clone());
         let slot = Slot { flights: self.clone(), key: key.clone(), flight };
         tokio::spawn(fly(slot, join.fetch(), fetch));
         Seat::Wait { outcome, collapsed: false }
@@ -184,12 +188,18 @@ struct Slot {
     flight: Arc<Flight>,
 }
 
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut shard = self.flights.shard(&self.key).lock();
+impl Slot {
+    /// Frees the key unless a newer flight has it.
+    fn free(&self, shard: &mut ByKey) {
         if shard.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
             shard.remove(&self.key);
         }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.free(&mut self.flights.shard(&self.key).lock());
     }
 }
 
@@ -241,7 +251,7 @@ async fn abandoned(slot: &Slot, expected: &Expected) {
         // Under the lock nobody can take a seat, so a flight that is empty here stays empty.
         let mut shard = slot.flights.shard(&slot.key).lock();
         if slot.flight.outcome.receiver_count() == 0 {
-            shard.remove(&slot.key);
+            slot.free(&mut shard);
             return;
         }
     }

@@ -68,10 +68,15 @@ impl Store {
         });
         // Looked up after the page is visible, as a purge first leaves its mark and then visits what is visible:
         // so one of the two always sees the other.
-        if self.purges.lock().cover(key, page.began) {
+        if self.was_purged_since(key, page.began) {
             page.purge();
         }
         matches!(kept, CompResult::Inserted(_) | CompResult::ReplacedWith(_))
+    }
+
+    /// Whether `key` was purged at or after `began`.
+    pub fn was_purged_since(&self, key: &PageKey, began: Instant) -> bool {
+        self.purges.lock().cover(key, began)
     }
 
     /// Encodes a stored page on a thread that does not serve, and then stores it again, since it weighs more now.

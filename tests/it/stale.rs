@@ -216,3 +216,24 @@ async fn a_page_never_goes_backwards() {
     assert!(seen.is_sorted(), "in the order in which they were told");
     assert_eq!((seen.len(), seen.last()), (2_000, Some(&500)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_after_a_purge_does_not_join_a_fetch_from_before_it() {
+    let world = World::new();
+    let body = |version: u64| format!("{{\"results\":[{{\"status\":\"SYNCING\"}}],\"version\":{version}}}");
+    world.merge.page("acme", "ats", body(1));
+    world.merge.script(Fault::Delay(SECOND * 5)).once();
+    let before = world.begin(SYNC_STATUS);
+    world.merge.arrived(1).await;
+    advance(SECOND).await;
+    world.app.ground().store.purge_all(false, Instant::now());
+    world.merge.page("acme", "ats", body(2));
+    advance(SECOND).await;
+    let after = world.get(SYNC_STATUS).await;
+    assert_eq!(after.cache(), "fwd=uri-miss; fwd-status=200; stored; ttl=5");
+    assert_eq!(after.body, body(2));
+    assert_eq!(before.await.expect("no panic").body, body(1), "who asked before it may have it");
+    let next = world.get_with(SYNC_STATUS, &[("cache-control", "max-stale")]).await;
+    assert_eq!((&next.body, world.merge.calls()), (&after.body, 2), "the older page does not replace the newer");
+    world.assert_idle();
+}
