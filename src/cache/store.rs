@@ -20,7 +20,7 @@ use crate::domain::access::AccountHash;
 use crate::domain::exchange::{Fetch, Landing};
 use crate::domain::history::History;
 use crate::domain::key::PageKey;
-use crate::domain::page::{Kind, Lifetime, Page, Received};
+use crate::domain::page::{Kind, Lifetime, Page, Received, Validators};
 use crate::domain::problem::{Cause, Problem};
 
 /// All stored pages. Cheap to clone; all clones share the pages.
@@ -185,10 +185,13 @@ fn land(store: &Store, fetch: &Fetch, received: &Received) -> Result<Landing, Pr
             Page::new(received, Kind::Good, lifetime, history).sharing(fetch.known.as_deref())
         }
         StatusCode::OK => return Err(Problem::UpstreamFailed(Cause::NotJson)),
-        StatusCode::NOT_MODIFIED => match &fetch.known {
-            Some(known) => known.confirmed(received, lifetime, history),
-            None => return Err(Problem::UpstreamFailed(Cause::Unexpected(304))),
-        },
+        // Only who has named the page by the upstream's own validators has asked for a 304.
+        StatusCode::NOT_MODIFIED => {
+            match fetch.known.as_deref().filter(|known| known.validators != Validators::default()) {
+                Some(known) => known.confirmed(received, lifetime, history),
+                None => return Err(Problem::UpstreamFailed(Cause::Unexpected(304))),
+            }
+        }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
             Page::new(received, Kind::Negative, freshness::negative_lifetime(&policy.lifetimes), history)
         }

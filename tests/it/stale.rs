@@ -218,6 +218,15 @@ async fn a_page_never_goes_backwards() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_304_that_nobody_asked_for_renews_nothing() {
+    let world = stored(SECOND * 40).await;
+    world.merge.set(Fault::NotModifiedUnasked);
+    let answer = world.get(SYNC_STATUS).await;
+    assert_eq!((answer.cache(), age(&answer)), ("hit; ttl=-35; detail=upstream-error", 40));
+    assert!(world.merge.log().iter().all(|call| !call.headers.contains_key("if-none-match")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_asks_after_a_purge_does_not_join_a_fetch_from_before_it() {
     let world = World::new();
     let body = |version: u64| format!("{{\"results\":[{{\"status\":\"SYNCING\"}}],\"version\":{version}}}");
