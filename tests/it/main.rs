@@ -20,6 +20,8 @@ mod faults;
 
 mod flights;
 
+mod freshness;
+
 mod keys;
 
 mod layers;
