@@ -16,6 +16,8 @@ mod door;
 
 mod drain;
 
+mod encodings;
+
 mod faults;
 
 mod flights;
