@@ -86,6 +86,28 @@ fn the_problems_are_those_of_the_contract() {
     assert_eq!(promised(), made);
 }
 
+/// The same pairs as the README tells them: commas where the contract has slashes.
+fn documented() -> BTreeSet<(u16, String)> {
+    let readme = include_str!("../../README.md");
+    let section = readme.split_once("### Errors").expect("a section on errors").1;
+    let section = section.split("\n#").next().expect("its text");
+    let rows = section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| status"));
+    let mut pairs = BTreeSet::new();
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        for status in cells[1].split(", ") {
+            let status = status.parse().expect("a status");
+            pairs.extend(cells[2].split(", ").map(|slug| (status, slug.trim_matches('`').to_owned())));
+        }
+    }
+    pairs
+}
+
+#[test]
+fn the_readme_lists_the_same_problems() {
+    assert_eq!(documented(), promised());
+}
+
 #[test]
 fn every_problem_says_what_it_is_and_what_to_do() {
     for problem in all() {
