@@ -12,11 +12,10 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use http_body_util::Full;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tower::Service;
+use tower::{BoxError, Service};
 
 use crate::admin::routes::{Admin, Health};
 use crate::cache::flight::Flights;
@@ -24,13 +23,16 @@ use crate::cache::store::Store;
 use crate::config::address::ListenAddress;
 use crate::config::effective::Config;
 use crate::domain::access::Name;
+use crate::domain::body::ReplyBody;
 use crate::domain::key::TokenHasher;
+use crate::domain::rules::{CacheRule, Route};
 use crate::door::admit::House;
 use crate::door::identify::Consumers;
 use crate::door::resolve::Accounts;
 use crate::door::route::Routes;
 use crate::listen::accept::{self, Drained, Limits, Listener};
 use crate::listen::pulse::Patience;
+use crate::relay::service::Http;
 use crate::stack::{self, Ground};
 use crate::upstream::budget::Budgets;
 use crate::upstream::client::{Client, Transport};
@@ -99,7 +101,8 @@ impl App {
 
     /// The proxy of `config`, reaching its upstreams through `transports`.
     pub fn with_transports(config: Config, hasher: &TokenHasher, transports: HashMap<Name, Transport>) -> Self {
-        let store = Store::new(config.cache.max_bytes);
+        let (pages, responses) = shares(&config.routes, config.cache.max_bytes);
+        let store = Store::new(pages);
         let house = House {
             routes: Routes::new(&config.routes, config.cache.lifetimes, config.cache.max_page_bytes),
             consumers: Consumers::new(&config.consumers, None, Instant::now()),
@@ -115,6 +118,7 @@ impl App {
             house: Arc::new(ArcSwap::from_pointee(house)),
             flights: Flights::new(store.clone()),
             store,
+            http: Http::new(responses),
             budgets: Budgets::default(),
             client: Client::new(transports),
         };
@@ -129,11 +133,11 @@ impl App {
     /// The whole stack as one service.
     pub fn service<B>(
         &self,
-    ) -> impl Service<Request<B>, Response = Response<Full<Bytes>>, Error = std::convert::Infallible, Future: Send>
+    ) -> impl Service<Request<B>, Response = Response<ReplyBody>, Error = std::convert::Infallible, Future: Send>
     + Clone
     + use<B>
     where
-        B: Body + Send + 'static,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         stack::proxy(&self.ground)
     }
@@ -170,7 +174,19 @@ impl App {
         loop {
             ticks.tick().await;
             self.ground.store.maintain();
+            self.ground.http.responses.maintain();
         }
+    }
+}
+
+/// How `max_bytes` are shared between pages and the responses of `http` routes: all to the one kind that there is, else half each.
+fn shares(routes: &[Route], max_bytes: u64) -> (u64, u64) {
+    let any = |wanted: fn(CacheRule) -> bool| routes.iter().any(|route| wanted(route.cache));
+    match (any(|rule| matches!(rule, CacheRule::SyncStatus | CacheRule::Fixed(_))), any(|rule| rule == CacheRule::Http))
+    {
+        (true, true) => (max_bytes - max_bytes / 2, max_bytes / 2),
+        (false, true) => (0, max_bytes),
+        (_, false) => (max_bytes, 0),
     }
 }
 

@@ -33,8 +33,6 @@ pub mod reply {
     pub mod render;
 
     pub mod cache_status;
-
-    pub mod condition;
 }
 
 /// `Request` to `Ask`: plain functions and one layer.
@@ -52,6 +50,10 @@ pub mod door {
     pub mod resolve;
 
     pub mod quota;
+
+    pub mod pass_on;
+
+    pub mod fork;
 }
 
 /// `Ask` to `Answer`: what is held, or one fetch that everybody shares.
@@ -65,7 +67,34 @@ pub mod cache {
     pub mod freshness;
 }
 
-/// `Fetch` to `Received`: what it may cost, how often it may be tried, and the call itself.
+/// `Relay` to `Relayed`: what passes through as itself, or is stored by the upstream's own headers (RFC 9111).
+pub mod relay {
+    pub mod resync;
+
+    pub mod service;
+
+    pub mod answer;
+
+    pub mod range;
+
+    pub mod meeting;
+
+    pub mod fetch;
+
+    pub mod store;
+
+    pub mod stored;
+
+    pub mod policy;
+
+    pub mod directives;
+
+    pub mod vary;
+
+    mod place;
+}
+
+/// `Fetch` to `Received`, `Call` to `Called`: what it may cost, how often it may be tried, and the call itself.
 pub mod upstream {
     pub mod retry;
 
@@ -76,6 +105,10 @@ pub mod upstream {
     pub mod failures;
 
     pub mod client;
+
+    pub mod forward;
+
+    pub mod sign;
 
     pub mod transport;
 
@@ -90,11 +123,19 @@ pub mod domain {
 
     pub mod exchange;
 
+    pub mod relay;
+
+    pub mod body;
+
+    pub mod end_to_end;
+
     pub mod key;
 
     pub mod page;
 
     pub mod cache_control;
+
+    pub mod condition;
 
     pub mod problem;
 

@@ -40,8 +40,11 @@ fn route(table: &Table<schema::Route>, file: &File, findings: &mut Findings<'_>)
         findings.missing(place, "methods", "at least one, as in [\"GET\"]");
     }
     for method in table.methods.iter().filter(|method| ![Method::GET, Method::HEAD].contains(method)) {
-        if *table.cache != CacheRule::Off {
-            findings.fault(method.place(), "only answers to GET and HEAD can be cached; others need cache = \"off\"");
+        if !matches!(*table.cache, CacheRule::Off | CacheRule::Http) {
+            findings.fault(
+                method.place(),
+                "only answers to GET and HEAD can be cached; others need cache = \"off\" or \"http\"",
+            );
         }
     }
     if let Some(upstream) = &table.upstream {
@@ -122,7 +125,7 @@ mod tests {
             ),
             (
                 "[[routes]]\npath = '/a'\nmethods = ['POST']",
-                "3:12  routes[0].methods[0]  'POST': only answers to GET and HEAD can be cached; others need cache = \"off\"",
+                "3:12  routes[0].methods[0]  'POST': only answers to GET and HEAD can be cached; others need cache = \"off\" or \"http\"",
             ),
             (
                 "[[routes]]\npath = '/a'\n[[routes]]\npath = '/a'",

@@ -13,6 +13,7 @@ use super::cache_control::Wants;
 use super::key::PageKey;
 use super::page::Page;
 use super::problem::Problem;
+use super::relay::{Relay, Relayed};
 use super::rules::{CacheRule, Lifetimes};
 
 /// A consumer while the proxy runs: who it is, and what it has left.
@@ -155,6 +156,12 @@ pub enum Forward {
     Stale,
     /// The client asked for it.
     Request,
+    /// What is stored is for other request headers (`http` routes).
+    VaryMiss,
+    /// The method is not one that a store can answer (`http` routes).
+    Method,
+    /// The route has no cache.
+    Bypass,
 }
 
 /// Why a stale page is served.
@@ -194,14 +201,42 @@ pub enum Served {
 }
 
 /// How a request ended, and whose it was as far as that is known.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Outcome {
     /// The consumer, once it has been identified.
     pub caller: Option<Arc<Caller>>,
     /// The account, once it has been found and granted.
     pub account: Option<Arc<Account>>,
     /// The answer, or why there is none.
-    pub result: Result<Answer, Problem>,
+    pub result: Result<Given, Problem>,
+}
+
+/// A request that has been admitted, by what its route does with it.
+#[derive(Debug)]
+pub enum Admitted {
+    /// For a page that all share.
+    Ask(Ask),
+    /// Passes through as itself.
+    Relay(Box<Relay>),
+}
+
+/// The answer to an [`Admitted`] request.
+#[derive(Debug)]
+pub enum Given {
+    /// A page that all share.
+    Page(Answer),
+    /// What came for this request.
+    Relayed(Box<Relayed>),
+}
+
+impl Given {
+    /// Where it came from.
+    pub fn served(&self) -> Served {
+        match self {
+            Self::Page(answer) => answer.served,
+            Self::Relayed(relayed) => relayed.served,
+        }
+    }
 }
 
 /// The page that a caller gets, and how it came about.

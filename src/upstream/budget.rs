@@ -16,9 +16,11 @@ use tower::{Layer, Service, ServiceExt};
 use super::account_budget::{AccountBudget, exhausted};
 use super::failures::Failures;
 use crate::domain::access::{AccountHash, Name, Upstream};
-use crate::domain::exchange::Fetch;
+use crate::domain::body::{Holding, stream};
+use crate::domain::exchange::{Fetch, Target};
 use crate::domain::page::Received;
 use crate::domain::problem::Problem;
+use crate::domain::relay::{Call, Called};
 use crate::domain::rules::BudgetRules;
 
 /// All budgets. Cheap to clone; all clones share them. They outlive a reload.
@@ -103,10 +105,10 @@ impl Budgets {
             .map_or(0, |(allowed, places)| usize::try_from(allowed).unwrap_or(usize::MAX) - places.available_permits())
     }
 
-    fn account(&self, fetch: &Fetch) -> Arc<AccountBudget> {
+    fn account(&self, target: &Target) -> Arc<AccountBudget> {
         let now = Instant::now();
-        let rate = fetch.target.account.rate();
-        let key = (fetch.target.upstream.name.clone(), fetch.target.account.hash);
+        let rate = target.account.rate();
+        let key = (target.upstream.name.clone(), target.account.hash);
         let mut accounts = self.accounts.lock();
         if accounts.by_key.len() >= accounts.sweep_at.max(FEW_ACCOUNTS) {
             accounts.by_key.retain(|_, budget| Arc::strong_count(budget) > 1 || !budget.is_unspent(now));
@@ -131,10 +133,10 @@ impl Budgets {
 
     /// Waits until the call may go, for no longer than `max_wait`. Nothing is held while something else is waited for, but the
     /// turn, which is the account's own.
-    async fn reserve(&self, fetch: &Fetch) -> Result<Permit, Problem> {
-        let account = self.account(fetch);
-        let upstream = self.upstream(&fetch.target.upstream);
-        let until = (Instant::now() + upstream.rules.max_wait).min(fetch.deadline);
+    async fn reserve(&self, target: &Target, deadline: Instant) -> Result<Permit, Problem> {
+        let account = self.account(target);
+        let upstream = self.upstream(&target.upstream);
+        let until = (Instant::now() + upstream.rules.max_wait).min(deadline);
         let place = {
             let turn = account.queue(until).await?;
             loop {
@@ -152,24 +154,22 @@ impl Budgets {
                 }
             }
         };
-        fetch.departure.depart();
         Ok(Permit { account, upstream, _place: place })
     }
 }
 
 impl Permit {
-    /// What the answer teaches.
-    fn learn(&self, received: &mut Received) {
+    /// What an answer with `status` teaches that asks to come back at `retry_at`; says when that can be.
+    fn learn(&self, status: StatusCode, retry_at: Option<Instant>) -> Option<Instant> {
         let now = Instant::now();
-        let status = received.status;
         if status == StatusCode::TOO_MANY_REQUESTS {
-            received.retry_at = Some(self.account.refused(received.retry_at, now, fastrand::f32()));
-            return;
+            return Some(self.account.refused(retry_at, now, fastrand::f32()));
         }
         self.account.answered();
         if let Some(failures) = self.upstream.failures.as_ref().filter(|_| status.as_u16() >= 400) {
             failures.record(now);
         }
+        retry_at
     }
 }
 
@@ -200,10 +200,36 @@ where
     fn call(&mut self, fetch: Fetch) -> Self::Future {
         let Self { inner, budgets } = self.clone();
         Box::pin(async move {
-            let permit = budgets.reserve(&fetch).await?;
+            let permit = budgets.reserve(&fetch.target, fetch.deadline).await?;
+            fetch.departure.depart();
             let mut received = inner.oneshot(fetch).await?;
-            permit.learn(&mut received);
+            received.retry_at = permit.learn(received.status, received.retry_at);
             Ok(received)
+        })
+    }
+}
+
+impl<S> Service<Call> for Budgeted<S>
+where
+    S: Service<Call, Response = Called, Error = Problem, Future: Send> + Clone + Send + 'static,
+{
+    type Response = Called;
+    type Error = Problem;
+    type Future = BoxFuture<'static, Result<Called, Problem>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Problem>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        let Self { inner, budgets } = self.clone();
+        Box::pin(async move {
+            let permit = budgets.reserve(&call.target, call.deadline).await?;
+            let Called { response, began, retry_at } = inner.oneshot(call).await?;
+            let retry_at = permit.learn(response.status(), retry_at);
+            // A call is in flight until the last byte of its answer.
+            let response = response.map(|body| stream(Holding::new(body, permit)));
+            Ok(Called { response, began, retry_at })
         })
     }
 }
