@@ -15,7 +15,7 @@ use http_body::Body;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tower::{BoxError, Service};
+use tower::Service;
 
 use crate::admin::routes::{Admin, Health};
 use crate::cache::flight::Flights;
@@ -137,7 +137,7 @@ impl App {
     + Clone
     + use<B>
     where
-        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
     {
         stack::proxy(&self.ground)
     }

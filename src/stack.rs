@@ -9,7 +9,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
-use tower::{BoxError, Service, ServiceBuilder};
+use tower::{Service, ServiceBuilder};
 
 use crate::cache::{flight, lookup, store};
 use crate::domain::body::ReplyBody;
@@ -46,7 +46,7 @@ pub fn proxy<B>(
     ground: &Ground,
 ) -> impl Service<Request<B>, Response = Response<ReplyBody>, Error = Infallible, Future: Send> + Clone + use<B>
 where
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
     // Fetch -> Received: one page from Merge, what it may cost, how often it may be tried.
     let fetch: BoxCloneSyncService<Fetch, Received, Problem> = ServiceBuilder::new()

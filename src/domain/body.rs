@@ -6,19 +6,66 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Either, Empty, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use pin_project_lite::pin_project;
 use tower::BoxError;
 
 /// A body that passes through as it comes.
 pub type StreamBody = UnsyncBoxBody<Bytes, BoxError>;
 
-/// The body of a response: whole and in memory, as nearly all are, or passing through.
-pub type ReplyBody = Either<Full<Bytes>, StreamBody>;
+pin_project! {
+    /// The body of a response.
+    #[project = ReplyProjection]
+    #[derive(Debug)]
+    pub enum ReplyBody {
+        /// Whole and in memory, as nearly all are.
+        Whole { #[pin] body: Full<Bytes> },
+        /// Passing through.
+        Stream { #[pin] body: StreamBody },
+    }
+}
 
-/// A body that is whole.
-pub fn whole(bytes: Bytes) -> ReplyBody {
-    Either::Left(Full::new(bytes))
+impl ReplyBody {
+    /// A body that is whole.
+    pub fn whole(bytes: Bytes) -> Self {
+        Self::Whole { body: Full::new(bytes) }
+    }
+
+    /// A body that passes through.
+    pub fn stream(body: StreamBody) -> Self {
+        Self::Stream { body }
+    }
+
+    /// Takes the body and leaves none.
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::whole(Bytes::new()))
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.project() {
+            ReplyProjection::Whole { body } => body.poll_frame(cx).map_err(|never| match never {}),
+            ReplyProjection::Stream { body } => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole { body } => body.is_end_stream(),
+            Self::Stream { body } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole { body } => body.size_hint(),
+            Self::Stream { body } => body.size_hint(),
+        }
+    }
 }
 
 /// A body that passes through, whatever its error is.

@@ -15,7 +15,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::layer::layer_fn;
-use tower::{BoxError, Layer, Service};
+use tower::{Layer, Service};
 
 use super::identify::Consumers;
 use super::pass_on;
@@ -58,7 +58,7 @@ impl House {
     /// From a request to one that is admitted; `known` is filled as soon as it is known.
     fn admit<B>(&self, request: Request<B>, known: &mut Known) -> Result<Admitted, Problem>
     where
-        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
     {
         let now = Instant::now();
         let has_body = !request.body().is_end_stream();
@@ -124,7 +124,7 @@ pub struct Admit<S> {
 impl<S, B> Service<Request<B>> for Admit<S>
 where
     S: Service<Admitted, Response = Given, Error = Problem>,
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
     type Response = Outcome;
     type Error = Infallible;

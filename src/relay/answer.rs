@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::range::{self, Part};
 use super::stored::Stored;
-use crate::domain::body::{ReplyBody, whole};
+use crate::domain::body::ReplyBody;
 use crate::domain::condition;
 use crate::domain::exchange::Served;
 use crate::domain::relay::Relayed;
@@ -28,7 +28,7 @@ pub fn from_store(stored: &Stored, asked: &HeaderMap, served: Served, now: Insta
         (status, _) => (status, stored.body.clone()),
     };
     let ttl = stored.ttl(now);
-    unless_known(Relayed { status, headers, body: whole(body), served, ttl, refresh_limited: false }, asked)
+    unless_known(Relayed { status, headers, body: ReplyBody::whole(body), served, ttl, refresh_limited: false }, asked)
 }
 
 /// The same answer, or 304 if the caller has it already (RFC 9110 §13.2.2).
@@ -38,7 +38,7 @@ pub fn unless_known(mut answer: Relayed, asked: &HeaderMap) -> Relayed {
             answer.headers.remove(name);
         }
         answer.status = StatusCode::NOT_MODIFIED;
-        answer.body = ReplyBody::Left(http_body_util::Full::default());
+        answer.body = ReplyBody::whole(Bytes::new());
     }
     answer
 }

@@ -41,7 +41,7 @@ pub fn relayed(response: Response<StreamBody>, forward: Forward) -> Relayed {
     Relayed {
         status: head.status,
         headers: head.headers,
-        body: ReplyBody::Right(body),
+        body: ReplyBody::stream(body),
         served: Served::Fetched { forward, status: head.status, stored: false },
         ttl: 0,
         refresh_limited: false,

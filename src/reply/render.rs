@@ -16,7 +16,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
 use super::cache_status;
-use crate::domain::body::{ReplyBody, whole};
+use crate::domain::body::ReplyBody;
 use crate::domain::condition;
 use crate::domain::exchange::{Answer, Given, Outcome};
 use crate::domain::page::Kind;
@@ -69,13 +69,13 @@ impl Reading {
         response.headers_mut().insert(X_REQUEST_ID, self.request_id.clone());
         if self.head_only {
             // What passes through says its own length.
-            if let ReplyBody::Left(whole) = response.body()
+            if let ReplyBody::Whole { body } = response.body()
                 && response.status() != StatusCode::NOT_MODIFIED
             {
-                let length = http_body::Body::size_hint(whole).exact().unwrap_or_default();
+                let length = http_body::Body::size_hint(body).exact().unwrap_or_default();
                 response.headers_mut().insert(CONTENT_LENGTH, length.into());
             }
-            *response.body_mut() = whole(Bytes::new());
+            *response.body_mut() = ReplyBody::whole(Bytes::new());
         }
         response
     }
@@ -130,7 +130,7 @@ impl Reading {
 
 /// What passed through, with all its fields; the body goes along.
 fn relay(relayed: &mut Relayed) -> Response<ReplyBody> {
-    let mut response = Response::new(std::mem::replace(&mut relayed.body, whole(Bytes::new())));
+    let mut response = Response::new(relayed.body.take());
     let mut headers = std::mem::take(&mut relayed.headers);
     headers.append(CACHE_STATUS, cache_status::of(relayed.served, relayed.ttl, relayed.refresh_limited));
     *response.status_mut() = relayed.status;
@@ -150,7 +150,7 @@ struct Details<'a> {
 }
 
 fn assemble(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response<ReplyBody> {
-    let mut response = Response::new(whole(body));
+    let mut response = Response::new(ReplyBody::whole(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
