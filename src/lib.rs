@@ -8,6 +8,13 @@
 //! Response ◀─render── Outcome ◀───── Answer ◀──────── Landing ◀──keep────────── Received ◀────────┘
 //! ```
 //!
+//! What passes through as itself takes a way of its own, with bodies that stream:
+//!
+//! ```text
+//! Request ──admit──▶ Relay ──resync, relay──▶ Call ──retry, budget──▶ Call ──client──▶ Merge
+//! Response ◀─render── Outcome ◀── Relayed ◀── Called ◀────────────────────────────────────┘
+//! ```
+//!
 //! An [`Ask`](domain::exchange::Ask) has a consumer, an account and a key: without permission there is none. A
 //! [`Problem`](domain::problem::Problem) climbs back the same way and becomes a response in [`reply::render`], nowhere else.
 //! [`stack::proxy`] is the one place to read the whole path; the modules below stand in its order.
@@ -35,7 +42,7 @@ pub mod reply {
     pub mod cache_status;
 }
 
-/// `Request` to `Ask`: plain functions and one layer.
+/// `Request` to `Ask` or `Relay`: plain functions and one layer.
 pub mod door {
     pub mod admit;
 

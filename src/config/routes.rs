@@ -47,6 +47,14 @@ fn route(table: &Table<schema::Route>, file: &File, findings: &mut Findings<'_>)
             );
         }
     }
+    if let (Some(header), false) =
+        (table.request_headers.first(), matches!(*table.cache, CacheRule::Off | CacheRule::Http))
+    {
+        findings.fault(
+            header.place(),
+            "a page that many share carries nobody's headers; needs cache = \"off\" or \"http\"",
+        );
+    }
     if let Some(upstream) = &table.upstream {
         expect_upstream(upstream, file, findings);
     }
@@ -101,14 +109,19 @@ mod tests {
         assert_eq!(config("").routes, Route::defaults());
         let routes = config(
             "[[routes]]\npath = '/api/{category}/v1/*'\ncategories = ['mktg', 'ats']\nmethods = ['GET', 'HEAD']\ncache = '30s'\n\
-             upstream = 'us'\nupstream_path = '/v2/{category}/*'\nrequest_headers = ['X-Team']",
+             upstream = 'us'\nupstream_path = '/v2/{category}/*'",
         )
         .routes;
         let [route] = &routes[..] else { panic!("one route") };
         assert_eq!(route.categories.len(), 11);
         assert_eq!(route.cache, CacheRule::Fixed(std::time::Duration::from_secs(30)));
-        assert_eq!(route.request_headers, RequestHeaders::These(vec![http::HeaderName::from_static("x-team")]));
         assert_eq!(route.upstream_path.as_deref(), Some("/v2/{category}/*"));
+        let passing = |headers: &str| {
+            let route = "[[routes]]\npath = '/a'\nmethods = ['PATCH']\ncache = 'http'\nrequest_headers = ";
+            config(&format!("{route}{headers}")).routes.remove(0).request_headers
+        };
+        assert_eq!(passing("['X-Team']"), RequestHeaders::These(vec![http::HeaderName::from_static("x-team")]));
+        assert_eq!(passing("['X-Team', '*']"), RequestHeaders::All);
     }
 
     #[test]
@@ -126,6 +139,10 @@ mod tests {
             (
                 "[[routes]]\npath = '/a'\nmethods = ['POST']",
                 "3:12  routes[0].methods[0]  'POST': only answers to GET and HEAD can be cached; others need cache = \"off\" or \"http\"",
+            ),
+            (
+                "[[routes]]\npath = '/a'\nrequest_headers = ['*']",
+                "3:20  routes[0].request_headers[0]  '*': a page that many share carries nobody's headers; needs cache = \"off\" or \"http\"",
             ),
             (
                 "[[routes]]\npath = '/a'\n[[routes]]\npath = '/a'",

@@ -13,27 +13,24 @@ use tower::BoxError;
 /// A body that passes through as it comes.
 pub type StreamBody = UnsyncBoxBody<Bytes, BoxError>;
 
-pin_project! {
-    /// The body of a response.
-    #[project = ReplyProjection]
-    #[derive(Debug)]
-    pub enum ReplyBody {
-        /// Whole and in memory, as nearly all are.
-        Whole { #[pin] body: Full<Bytes> },
-        /// Passing through.
-        Stream { #[pin] body: StreamBody },
-    }
+/// The body of a response.
+#[derive(Debug)]
+pub enum ReplyBody {
+    /// Whole and in memory, as nearly all are.
+    Whole(Full<Bytes>),
+    /// Passing through.
+    Stream(StreamBody),
 }
 
 impl ReplyBody {
     /// A body that is whole.
     pub fn whole(bytes: Bytes) -> Self {
-        Self::Whole { body: Full::new(bytes) }
+        Self::Whole(Full::new(bytes))
     }
 
     /// A body that passes through.
     pub fn stream(body: StreamBody) -> Self {
-        Self::Stream { body }
+        Self::Stream(body)
     }
 
     /// Takes the body and leaves none.
@@ -47,23 +44,23 @@ impl Body for ReplyBody {
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.project() {
-            ReplyProjection::Whole { body } => body.poll_frame(cx).map_err(|never| match never {}),
-            ReplyProjection::Stream { body } => body.poll_frame(cx),
+        match self.get_mut() {
+            Self::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Stream(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole { body } => body.is_end_stream(),
-            Self::Stream { body } => body.is_end_stream(),
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Stream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole { body } => body.size_hint(),
-            Self::Stream { body } => body.size_hint(),
+            Self::Whole(body) => body.size_hint(),
+            Self::Stream(body) => body.size_hint(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The three values that travel between the stacks: an [`Ask`] goes in, a [`Fetch`] goes up, an [`Answer`] comes back.
+//! The values that travel between the stacks: an [`Ask`] goes in, a [`Fetch`] goes up, an [`Answer`] comes back. What passes
+//! through as itself has its own, in [`relay`](super::relay).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -213,6 +214,7 @@ pub struct Outcome {
 
 /// A request that has been admitted, by what its route does with it.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are of the large kind, which is on the path of a hit")]
 pub enum Admitted {
     /// For a page that all share.
     Ask(Ask),

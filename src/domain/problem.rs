@@ -120,6 +120,7 @@ impl Problem {
     }
 
     /// The problem's row; there is no catch-all arm, so a new problem needs a row.
+    #[allow(clippy::too_many_lines, reason = "it is a table")]
     pub fn row(&self) -> Row {
         let row = |status, slug, title, detail| Row { status, slug, title, detail, retry_after: None };
         match self {

@@ -9,6 +9,7 @@ use crate::domain::cache_control::{directives, seconds};
 
 /// The directives that matter to a shared cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a directive that is there or not")]
 pub struct Directives {
     /// Fresh for this long.
     pub max_age: Option<Duration>,

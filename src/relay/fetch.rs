@@ -61,6 +61,22 @@ pub fn is_failure(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
+/// A call that failed for want of the upstream.
+struct Failure {
+    /// When the next may be made, as far as that is known.
+    retry_at: Option<Instant>,
+}
+
+/// How a call failed, if it did for want of the upstream.
+fn failure(called: &Result<Called, Problem>) -> Option<Failure> {
+    match called {
+        Ok(called) => is_failure(called.response.status()).then_some(Failure { retry_at: called.retry_at }),
+        Err(problem) => problem
+            .is_upstream()
+            .then(|| Failure { retry_at: problem.row().retry_after.map(|pause| Instant::now() + pause) }),
+    }
+}
+
 /// A call that is about to be made.
 pub struct Fetching<S> {
     pub(super) inner: S,
@@ -125,22 +141,17 @@ where
             call.headers.remove(IF_RANGE);
             call.headers.extend(known.validators());
         }
-        let stand_in = || known.clone().filter(|known| known.stands_in(Instant::now()));
-        let Called { response, began, retry_at } = match (inner.oneshot(call).await, stand_in()) {
-            (Ok(called), _) => called,
-            (Err(problem), Some(known)) if problem.is_upstream() => {
-                let retry_at = problem.row().retry_after.map(|pause| Instant::now() + pause);
-                known.set_back(Instant::now(), retry_at);
-                return Ok(Brought::StandIn(known));
+        let called = inner.oneshot(call).await;
+        if let (Some(known), Some(Failure { retry_at })) = (&known, failure(&called)) {
+            let now = Instant::now();
+            known.set_back(now, retry_at);
+            if known.stands_in(now) {
+                return Ok(Brought::StandIn(known.clone()));
             }
-            (Err(problem), _) => return Err(problem),
-        };
+        }
+        let Called { response, began, .. } = called?;
         let (head, body) = response.into_parts();
         let came = Came::new(head.status, head.headers, began);
-        if let Some(known) = stand_in().filter(|_| is_failure(came.status)) {
-            known.set_back(Instant::now(), retry_at);
-            return Ok(Brought::StandIn(known));
-        }
         if came.status == StatusCode::NOT_MODIFIED {
             let known = known.ok_or(Problem::UpstreamFailed(Cause::Unexpected(304)))?;
             return Ok(confirm(&responses, &key, &request, &known, &came, no_store));
@@ -163,7 +174,7 @@ where
         match timeout_at(deadline, read(body, most)).await.unwrap_or(Err(Problem::UpstreamTimeout))? {
             Read::Longer(body) => Ok(passing(body, place)),
             Read::Whole(bytes) => {
-                let stored = Arc::new(came.store(bytes, selection.clone().unwrap_or_default()));
+                let stored = Arc::new(came.store(&bytes, selection.clone().unwrap_or_default()));
                 let kept = selection.is_some() && responses.keep(&key, &stored, &request);
                 Ok(Brought::Stored { stored, status: came.status, kept, own: came.withheld() })
             }

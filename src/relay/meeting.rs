@@ -18,7 +18,10 @@ use crate::domain::problem::Problem;
 
 /// All meetings. Cheap to clone; all clones share them.
 #[derive(Clone, Default)]
-pub struct Meetings(Arc<Mutex<HashMap<Topic, watch::Receiver<Option<Result>>, RandomState>>>);
+pub struct Meetings(Arc<Mutex<HashMap<Topic, Awaited, RandomState>>>);
+
+/// Where the result will be.
+pub type Awaited = watch::Receiver<Option<Result>>;
 
 /// What a meeting is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -45,7 +48,7 @@ pub enum Role {
     /// The one who calls.
     First(First),
     /// One who waits.
-    Waiting(watch::Receiver<Option<Result>>),
+    Waiting(Awaited),
 }
 
 /// The duty to say how it ended; a guard that is dropped without a word ends the meeting too.

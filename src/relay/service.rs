@@ -135,7 +135,7 @@ where
         }
         let relayed = match look {
             Look::Answer(stored, served) => {
-                if served == Served::Stale(Why::Revalidating) {
+                if served == Served::Stale(Why::Revalidating) && !stored.is_set_back(Instant::now()) {
                     self.refresh(&stored);
                 }
                 from_store(&stored, &self.relay.asked, served, Instant::now())

@@ -82,7 +82,12 @@ impl Came {
     }
 
     /// The response to be stored, with its whole body.
-    pub fn store(&self, body: Bytes, selection: Selection) -> Stored {
+    pub fn store(&self, body: &[u8], selection: Selection) -> Stored {
+        // A copy gives back what the buffer had to spare.
+        self.with(Bytes::copy_from_slice(body), selection)
+    }
+
+    fn with(&self, body: Bytes, selection: Selection) -> Stored {
         let mut headers = self.headers.clone();
         for name in self.directives.withheld.iter().chain(&[AGE, CONTENT_LENGTH]) {
             headers.remove(name);
@@ -90,8 +95,7 @@ impl Came {
         Stored {
             status: self.status,
             headers,
-            // A copy gives back what the buffer had to spare.
-            body: Bytes::copy_from_slice(&body),
+            body,
             selection,
             terms: self.terms,
             began: self.began,
@@ -118,7 +122,7 @@ impl Stored {
             return None;
         }
         let selection = Selection::new(&merged.headers, request)?;
-        Some(merged.store(self.body.clone(), selection))
+        Some(merged.with(self.body.clone(), selection))
     }
 
     /// Whether a response to HEAD is about this one (RFC 9111 §4.3.5).
@@ -147,9 +151,13 @@ impl Stored {
 
     /// Whether it may answer a request that `wants` something.
     pub fn judge(&self, wants: &Wants, now: Instant) -> Verdict {
+        self.terms.judge(self.age(now), wants, self.purged.load(Ordering::Relaxed), self.is_set_back(now))
+    }
+
+    /// Whether the upstream has failed and is to be left alone for now.
+    pub fn is_set_back(&self, now: Instant) -> bool {
         let rest = now.saturating_duration_since(self.received);
-        let set_back = rest < Duration::from_millis(self.next_try.load(Ordering::Relaxed));
-        self.terms.judge(self.age(now), wants, self.purged.load(Ordering::Relaxed), set_back)
+        rest < Duration::from_millis(self.next_try.load(Ordering::Relaxed))
     }
 
     /// Whether it may stand in for an upstream that fails.
@@ -157,7 +165,7 @@ impl Stored {
         self.terms.covers_error(self.age(now))
     }
 
-    /// Remembers that the upstream failed while this stood in: the next try is at `retry_at`, or after a pause that doubles.
+    /// Remembers that the upstream failed to renew it: the next try is at `retry_at`, or after a pause that doubles.
     pub fn set_back(&self, now: Instant, retry_at: Option<Instant>) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed);
         let pause = (Duration::from_secs(1) * 2_u32.pow(failures.min(6))).min(LONGEST_PAUSE);

@@ -43,7 +43,9 @@ pub fn normal(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
         members.extend(split(line.as_bytes()));
     }
     if name.as_str().starts_with("accept") {
-        members.iter_mut().for_each(|member| member.make_ascii_lowercase());
+        for member in &mut members {
+            member.make_ascii_lowercase();
+        }
         members.sort_unstable();
     }
     Some(members.join(&b','))

@@ -69,7 +69,7 @@ impl Reading {
         response.headers_mut().insert(X_REQUEST_ID, self.request_id.clone());
         if self.head_only {
             // What passes through says its own length.
-            if let ReplyBody::Whole { body } = response.body()
+            if let ReplyBody::Whole(body) = response.body()
                 && response.status() != StatusCode::NOT_MODIFIED
             {
                 let length = http_body::Body::size_hint(body).exact().unwrap_or_default();

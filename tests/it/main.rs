@@ -4,6 +4,12 @@
 
 mod support;
 
+mod origin;
+
 mod flights;
 
 mod merge;
+
+mod forward;
+
+mod http_cache;
