@@ -92,6 +92,8 @@ pub mod relay {
 
     pub mod stored;
 
+    pub mod verdict;
+
     pub mod policy;
 
     pub mod directives;

@@ -28,3 +28,40 @@ pub(super) fn of(value: &HeaderValue, upstream: &Upstream, base: &str) -> Option
     let path = path.strip_prefix(&*upstream.prefix)?.to_owned();
     Some((path, CanonicalQuery::new(&query)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::access::Credential;
+    use crate::domain::rules::{BudgetRules, ClientOptions};
+    use http::uri::{Authority, Scheme};
+
+    #[test]
+    fn only_what_is_of_the_same_upstream_is_found() {
+        let upstream = Upstream {
+            name: "us".into(),
+            scheme: Scheme::HTTPS,
+            authority: Authority::from_static("api.test"),
+            prefix: "/base".into(),
+            api_key: Credential::new("Bearer key").expect("ASCII"),
+            client: ClientOptions::default(),
+            budget: BudgetRules::default(),
+        };
+        for (text, expected) in [
+            ("/base/b?c=1#d", Some("/b?c=1")),
+            ("https://api.test/base/b", Some("/b?")),
+            ("//api.test/base/b", Some("/b?")),
+            ("sibling", Some("/x/sibling?")),
+            ("?c=1", Some("/x/a?c=1")),
+            ("", Some("/x/a?")),
+            ("http://api.test/base/b", None),
+            ("https://other.test/base/b", None),
+            ("//other.test/base/b", None),
+            ("/elsewhere", None),
+        ] {
+            let found = of(&HeaderValue::from_static(text), &upstream, "/x/a");
+            let found = found.map(|(path, query)| format!("{path}?{}", query.as_str()));
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+}

@@ -11,8 +11,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
 use super::directives::Directives;
-use super::policy::{Clocks, Terms, Verdict, terms};
+use super::policy::{Clocks, Terms, terms};
 use super::vary::Selection;
+use super::verdict::Verdict;
 use crate::domain::cache_control::Wants;
 
 /// One response, whole.
