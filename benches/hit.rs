@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::Empty;
 use merge_sync_proxy::cache::store::Store;
 use merge_sync_proxy::domain::access::AccountHash;
-use merge_sync_proxy::domain::exchange::{Answer, Outcome, Served};
+use merge_sync_proxy::domain::exchange::{Answer, Given, Outcome, Served};
 use merge_sync_proxy::domain::history::History;
 use merge_sync_proxy::domain::key::{CanonicalQuery, PageKey, Place};
 use merge_sync_proxy::domain::page::{Kind, Lifetime, Page, Received, SyncDigest};
@@ -75,8 +75,10 @@ fn lookups(criterion: &mut Criterion) {
 fn renderings(criterion: &mut Criterion) {
     let page = page(4096);
     let answer = Answer { page: page.clone(), served: Served::Hit, now: Instant::now(), refresh_limited: false };
-    let outcome = Outcome { caller: None, account: None, result: Ok(answer) };
-    let answering = service_fn(move |_: Request<Empty<Bytes>>| std::future::ready(Ok(outcome.clone())));
+    let answering = service_fn(move |_: Request<Empty<Bytes>>| {
+        let result = Ok(Given::Page(answer.clone()));
+        std::future::ready(Ok(Outcome { caller: None, account: None, result }))
+    });
     let mut service = render::layer().layer(answering);
     let request = Request::get("/").header("x-request-id", "bench").body(Empty::new()).expect("a valid request");
     criterion.bench_function("render", |bencher| {

@@ -12,7 +12,6 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::Body;
-use http_body_util::Full;
 use serde_json::Value;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
@@ -26,13 +25,16 @@ use crate::cache::store::Store;
 use crate::config::address::ListenAddress;
 use crate::config::effective::Config;
 use crate::domain::access::Name;
+use crate::domain::body::ReplyBody;
 use crate::domain::key::{CanonicalQuery, PageKey, TokenHasher};
+use crate::domain::rules::{CacheRule, Route};
 use crate::door::admit::House;
 use crate::door::identify::Consumers;
 use crate::door::resolve::Accounts;
 use crate::door::route::Routes;
 use crate::listen::accept::{self, Drained, Limits, Listener};
 use crate::listen::pulse::Patience;
+use crate::relay::service::Http;
 use crate::stack::{self, Ground};
 use crate::upstream::budget::Budgets;
 use crate::upstream::client::{Client, Transport};
@@ -101,7 +103,8 @@ impl App {
 
     /// The proxy of `config`, reaching its upstreams through `transports`.
     pub fn with_transports(config: Config, hasher: &TokenHasher, transports: HashMap<Name, Transport>) -> Self {
-        let store = Store::new(config.cache.max_bytes);
+        let (pages, responses) = shares(&config.routes, config.cache.max_bytes);
+        let store = Store::new(pages);
         let house = House {
             routes: Routes::new(&config.routes, config.cache.lifetimes, config.cache.max_page_bytes),
             consumers: Consumers::new(&config.consumers, None, Instant::now()),
@@ -117,6 +120,7 @@ impl App {
             house: Arc::new(ArcSwap::from_pointee(house)),
             flights: Flights::new(store.clone()),
             store,
+            http: Http::new(responses),
             budgets: Budgets::default(),
             client: Client::new(transports),
         };
@@ -131,11 +135,11 @@ impl App {
     /// The whole stack as one service.
     pub fn service<B>(
         &self,
-    ) -> impl Service<Request<B>, Response = Response<Full<Bytes>>, Error = std::convert::Infallible, Future: Send>
+    ) -> impl Service<Request<B>, Response = Response<ReplyBody>, Error = std::convert::Infallible, Future: Send>
     + Clone
     + use<B>
     where
-        B: Body + Send + 'static,
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
     {
         stack::proxy(&self.ground)
     }
@@ -173,7 +177,19 @@ impl App {
         loop {
             ticks.tick().await;
             self.ground.store.maintain();
+            self.ground.http.responses.maintain();
         }
+    }
+}
+
+/// How `max_bytes` are shared between pages and the responses of `http` routes: all to the one kind that there is, else half each.
+fn shares(routes: &[Route], max_bytes: u64) -> (u64, u64) {
+    let any = |wanted: fn(CacheRule) -> bool| routes.iter().any(|route| wanted(route.cache));
+    match (any(|rule| matches!(rule, CacheRule::SyncStatus | CacheRule::Fixed(_))), any(|rule| rule == CacheRule::Http))
+    {
+        (true, true) => (max_bytes - max_bytes / 2, max_bytes / 2),
+        (false, true) => (0, max_bytes),
+        (_, false) => (max_bytes, 0),
     }
 }
 
@@ -183,14 +199,14 @@ impl Operations for App {
     }
 
     fn purge(&self, account: Option<&str>, hard: bool) -> Option<usize> {
-        let (store, now) = (&self.ground.store, Instant::now());
+        let (store, responses, now) = (&self.ground.store, &self.ground.http.responses, Instant::now());
         let purged = match account {
             Some(name) => {
                 let house = self.ground.house.load();
                 let account = house.accounts.named(name)?;
-                store.purge_account(account.hash, hard, now)
+                store.purge_account(account.hash, hard, now) + responses.purge_account(account.hash, hard, now)
             }
-            None => store.purge_all(hard, now),
+            None => store.purge_all(hard, now) + responses.purge_all(hard, now),
         };
         tracing::info!(target: "audit", account = account.unwrap_or("all"), hard, pages = purged, "purged");
         Some(purged)

@@ -8,6 +8,13 @@
 //! Response ◀─render── Outcome ◀───── Answer ◀──────── Landing ◀──keep────────── Received ◀────────┘
 //! ```
 //!
+//! What passes through as itself takes a way of its own, with bodies that stream:
+//!
+//! ```text
+//! Request ──admit──▶ Relay ──resync, relay──▶ Call ──retry, budget──▶ Call ──client──▶ Merge
+//! Response ◀─render── Outcome ◀── Relayed ◀── Called ◀────────────────────────────────────┘
+//! ```
+//!
 //! An [`Ask`](domain::exchange::Ask) has a consumer, an account and a key: without permission there is none. A
 //! [`Problem`](domain::problem::Problem) climbs back the same way and becomes a response in [`reply::render`], nowhere else.
 //! [`stack::proxy`] is the one place to read the whole path; the modules below stand in its order.
@@ -34,12 +41,10 @@ pub mod reply {
 
     pub mod cache_status;
 
-    pub mod condition;
-
     pub mod accept_encoding;
 }
 
-/// `Request` to `Ask`: plain functions and one layer.
+/// `Request` to `Ask` or `Relay`: plain functions and one layer.
 pub mod door {
     pub mod admit;
 
@@ -54,6 +59,10 @@ pub mod door {
     pub mod resolve;
 
     pub mod quota;
+
+    pub mod pass_on;
+
+    pub mod fork;
 }
 
 /// `Ask` to `Answer`: what is held, or one fetch that everybody shares.
@@ -67,7 +76,36 @@ pub mod cache {
     pub mod freshness;
 }
 
-/// `Fetch` to `Received`: what it may cost, how often it may be tried, and the call itself.
+/// `Relay` to `Relayed`: what passes through as itself, or is stored by the upstream's own headers (RFC 9111).
+pub mod relay {
+    pub mod resync;
+
+    pub mod service;
+
+    pub mod answer;
+
+    pub mod range;
+
+    pub mod meeting;
+
+    pub mod fetch;
+
+    pub mod store;
+
+    pub mod stored;
+
+    pub mod verdict;
+
+    pub mod policy;
+
+    pub mod directives;
+
+    pub mod vary;
+
+    mod place;
+}
+
+/// `Fetch` to `Received`, `Call` to `Called`: what it may cost, how often it may be tried, and the call itself.
 pub mod upstream {
     pub mod retry;
 
@@ -78,6 +116,10 @@ pub mod upstream {
     pub mod failures;
 
     pub mod client;
+
+    pub mod forward;
+
+    pub mod sign;
 
     pub mod transport;
 
@@ -92,6 +134,12 @@ pub mod domain {
 
     pub mod exchange;
 
+    pub mod relay;
+
+    pub mod body;
+
+    pub mod end_to_end;
+
     pub mod key;
 
     pub mod page;
@@ -101,6 +149,8 @@ pub mod domain {
     pub mod encoding;
 
     pub mod cache_control;
+
+    pub mod condition;
 
     pub mod problem;
 

@@ -7,15 +7,19 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use http_body_util::Full;
+use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder};
 
 use crate::cache::{flight, lookup, store};
-use crate::domain::exchange::{Answer, Ask, Fetch};
+use crate::domain::body::ReplyBody;
+use crate::domain::exchange::{Answer, Ask, Fetch, Target};
 use crate::domain::page::Received;
 use crate::domain::problem::Problem;
+use crate::domain::relay::{Call, Called, Relay, Relayed};
 use crate::door::admit;
+use crate::door::fork::Fork;
+use crate::relay::{resync, service as relay};
 use crate::reply::render;
 use crate::telemetry;
 use crate::upstream::{budget, retry};
@@ -29,6 +33,8 @@ pub struct Ground {
     pub store: store::Store,
     /// The fetches under way.
     pub flights: flight::Flights,
+    /// The responses of routes that are cached by the upstream's own headers.
+    pub http: relay::Http,
     /// What may be sent upstream.
     pub budgets: budget::Budgets,
     /// The way to Merge.
@@ -38,9 +44,9 @@ pub struct Ground {
 /// Requests travel down this page, answers travel back up.
 pub fn proxy<B>(
     ground: &Ground,
-) -> impl Service<Request<B>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send> + Clone + use<B>
+) -> impl Service<Request<B>, Response = Response<ReplyBody>, Error = Infallible, Future: Send> + Clone + use<B>
 where
-    B: Body + Send + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
     // Fetch -> Received: one page from Merge, what it may cost, how often it may be tried.
     let fetch: BoxCloneSyncService<Fetch, Received, Problem> = ServiceBuilder::new()
@@ -57,10 +63,30 @@ where
         .layer(store::keep(ground.store.clone())) // inside the flight: stored once, before anyone is told
         .service(fetch);
 
+    // Call -> Called: one request that passes through as itself, and pays like any other.
+    let call: BoxCloneSyncService<Call, Called, Problem> = ServiceBuilder::new()
+        .layer(BoxCloneSyncService::layer())
+        .layer(retry::layer()) // only what never got an answer and can do no harm
+        .layer(budget::layer(ground.budgets.clone())) // until the last byte of the answer
+        .service(ground.client.clone()); // signs, sends, streams both ways
+
+    // Relay -> Relayed: routes with cache = "off" or "http".
+    let stale = (ground.store.clone(), ground.http.responses.clone());
+    let forget = move |Target { account, .. }: &Target| {
+        let now = Instant::now();
+        stale.0.purge_account(account.hash, false, now);
+        stale.1.purge_account(account.hash, false, now);
+    };
+    let relay: BoxCloneSyncService<Relay, Relayed, Problem> = ServiceBuilder::new()
+        .layer(BoxCloneSyncService::layer())
+        .layer(resync::layer(forget)) // what a resync puts out of date is stale once it has gone through
+        .layer(relay::layer(ground.http.clone())) // "off" passes; "http" is answered from the store if RFC 9111 allows
+        .service(call);
+
     // Request -> Response: who asks, for what, and how it is said.
     ServiceBuilder::new()
         .layer(telemetry::layer()) // a name and a log line for everything
         .layer(render::layer()) // from here up nothing fails
-        .layer(admit::layer(ground.house.clone())) // Request -> Ask; all refusals happen here
-        .service(answer)
+        .layer(admit::layer(ground.house.clone())) // Request -> Ask or Relay; all refusals happen here
+        .service(Fork::new(answer, relay)) // by the route's cache rule
 }

@@ -7,15 +7,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, Uri};
-use http_body_util::Full;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 use tracing_subscriber::EnvFilter;
 
+use crate::domain::body::ReplyBody;
 use crate::domain::exchange::{Forward, Outcome, Served, Why};
 use crate::reply::render::{Reply, X_REQUEST_ID};
 
@@ -46,7 +45,7 @@ impl<S, B> Service<Request<B>> for Telemetry<S>
 where
     S: Service<Request<B>, Response = Reply, Error = Infallible>,
 {
-    type Response = Response<Full<Bytes>>;
+    type Response = Response<ReplyBody>;
     type Error = Infallible;
     type Future = Answering<S::Future>;
 
@@ -101,7 +100,7 @@ impl Line {
             method = self.method.as_str(),
             path = self.uri.path(),
             status = reply.response.status().as_u16(),
-            cache = result.as_ref().map_or("-", |answer| label(answer.served)),
+            cache = result.as_ref().map_or("-", |given| label(given.served())),
             problem,
             consumer = caller.as_ref().map(|caller| &*caller.consumer.name),
             account = account.as_ref().map(|account| account.label()),
@@ -119,9 +118,10 @@ pub fn label(served: Served) -> &'static str {
         Served::Stale(Why::Revalidating) => "stale-revalidating",
         Served::Stale(Why::UpstreamError) => "stale-error",
         Served::Stale(Why::Accepted) => "stale-accepted",
-        Served::Fetched { forward: Forward::UriMiss, .. } => "miss",
+        Served::Fetched { forward: Forward::UriMiss | Forward::VaryMiss, .. } => "miss",
         Served::Fetched { forward: Forward::Stale, .. } => "expired",
         Served::Fetched { forward: Forward::Request, .. } => "forced",
+        Served::Fetched { forward: Forward::Method | Forward::Bypass, .. } => "passed",
         Served::Collapsed { .. } => "collapsed",
     }
 }
@@ -136,7 +136,7 @@ pin_project! {
 }
 
 impl<F: Future<Output = Result<Reply, Infallible>>> Future for Answering<F> {
-    type Output = Result<Response<Full<Bytes>>, Infallible>;
+    type Output = Result<Response<ReplyBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();

@@ -63,7 +63,8 @@ fn next(decision: Decision) -> Value {
         Decision::Stale(_, Why::Accepted) => ("stale", "the client accepts it"),
         Decision::Fetch(Forward::UriMiss, _) => ("miss", "nothing is stored under this key"),
         Decision::Fetch(Forward::Stale, _) => ("miss", "what is stored is too old or was purged"),
-        Decision::Fetch(Forward::Request, _) | Decision::NotCached => ("miss", "the client asks past the cache"),
+        // The rest is for requests that ask for more than this one, or that pass through.
+        Decision::Fetch(..) | Decision::NotCached => ("miss", "the client asks past the cache"),
     };
     json!({ "would": would, "because": reason })
 }

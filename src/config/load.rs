@@ -17,7 +17,6 @@ use super::sections::{admin, cache, server, telemetry};
 use super::source::Source;
 use super::upstreams::upstreams;
 use crate::domain::key::TokenHasher;
-use crate::domain::rules::CacheRule;
 
 impl Config {
     /// Reads the file at `path`, and what it refers to.
@@ -81,24 +80,12 @@ impl Config {
 /// What the file may hold and this version does not do yet: refused, so that nothing that is written is ignored.
 /// A feature takes its line away when it lands.
 fn refuse_unavailable(file: &File, findings: &mut Findings<'_>) {
-    let rules = || file.routes.iter().flatten().map(|route| &route.cache);
-    let resync = file.consumers.iter().map(|consumer| &consumer.resync);
-
     refuse("TLS for consumers", file.server.tls.iter().map(Table::place), findings);
     refuse("the webhook", file.webhook.iter().map(Table::place), findings);
     refuse("the shared store", file.shared.iter().map(Table::place), findings);
     refuse("the export of traces", file.telemetry.otlp.iter().map(Item::place), findings);
-    refuse(
-        "caching by the upstream's headers",
-        rules().filter(|rule| ***rule == CacheRule::Http).map(Item::place),
-        findings,
-    );
-    refuse("forwarding without a cache", rules().filter(|rule| ***rule == CacheRule::Off).map(Item::place), findings);
     let weights = file.consumers.iter().map(|consumer| &consumer.weight);
     refuse("weighted sharing", weights.filter(|weight| ***weight > 1).map(Item::place), findings);
-    let headers = file.routes.iter().flatten().filter_map(|route| route.request_headers.first().map(Item::place));
-    refuse("passing on headers", headers, findings);
-    refuse("resync", resync.filter(|resync| ***resync).map(Item::place), findings);
 }
 
 fn refuse<'p>(what: &str, places: impl Iterator<Item = &'p Place>, findings: &mut Findings<'_>) {

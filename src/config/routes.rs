@@ -40,9 +40,20 @@ fn route(table: &Table<schema::Route>, file: &File, findings: &mut Findings<'_>)
         findings.missing(place, "methods", "at least one, as in [\"GET\"]");
     }
     for method in table.methods.iter().filter(|method| ![Method::GET, Method::HEAD].contains(method)) {
-        if *table.cache != CacheRule::Off {
-            findings.fault(method.place(), "only answers to GET and HEAD can be cached; others need cache = \"off\"");
+        if !matches!(*table.cache, CacheRule::Off | CacheRule::Http) {
+            findings.fault(
+                method.place(),
+                "only answers to GET and HEAD can be cached; others need cache = \"off\" or \"http\"",
+            );
         }
+    }
+    if let (Some(header), false) =
+        (table.request_headers.first(), matches!(*table.cache, CacheRule::Off | CacheRule::Http))
+    {
+        findings.fault(
+            header.place(),
+            "a page that many share carries nobody's headers; needs cache = \"off\" or \"http\"",
+        );
     }
     if let Some(upstream) = &table.upstream {
         expect_upstream(upstream, file, findings);
@@ -104,8 +115,13 @@ mod tests {
         let [route] = &routes[..] else { panic!("one route") };
         assert_eq!(route.categories.len(), 11);
         assert_eq!(route.cache, CacheRule::Fixed(std::time::Duration::from_secs(30)));
-        assert_eq!(route.request_headers, RequestHeaders::None);
         assert_eq!(route.upstream_path.as_deref(), Some("/v2/{category}/*"));
+        let passing = |headers: &str| {
+            let route = "[[routes]]\npath = '/a'\nmethods = ['PATCH']\ncache = 'http'\nrequest_headers = ";
+            config(&format!("{route}{headers}")).routes.remove(0).request_headers
+        };
+        assert_eq!(passing("['X-Team']"), RequestHeaders::These(vec![http::HeaderName::from_static("x-team")]));
+        assert_eq!(passing("['X-Team', '*']"), RequestHeaders::All);
     }
 
     #[test]
@@ -122,7 +138,11 @@ mod tests {
             ),
             (
                 "[[routes]]\npath = '/a'\nmethods = ['POST']",
-                "3:12  routes[0].methods[0]  'POST': only answers to GET and HEAD can be cached; others need cache = \"off\"",
+                "3:12  routes[0].methods[0]  'POST': only answers to GET and HEAD can be cached; others need cache = \"off\" or \"http\"",
+            ),
+            (
+                "[[routes]]\npath = '/a'\nrequest_headers = ['*']",
+                "3:20  routes[0].request_headers[0]  '*': a page that many share carries nobody's headers; needs cache = \"off\" or \"http\"",
             ),
             (
                 "[[routes]]\npath = '/a'\n[[routes]]\npath = '/a'",

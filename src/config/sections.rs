@@ -194,18 +194,9 @@ mod tests {
             ("[webhook]\nsecret = { env = 'TOKEN' }", "1:1  webhook", "the webhook"),
             ("[shared]\nurl = 'redis://host'", "1:1  shared", "the shared store"),
             ("[telemetry]\notlp = 'http://host'", "2:8  telemetry.otlp", "the export of traces"),
-            (
-                "[[routes]]\npath = '/a'\ncache = 'http'",
-                "3:9  routes[0].cache  'http'",
-                "caching by the upstream's headers",
-            ),
-            ("[[routes]]\npath = '/a'\ncache = 'off'", "3:9  routes[0].cache  'off'", "forwarding without a cache"),
         ] {
             assert_eq!(faults(text), format!("proxy.toml:{key}: {what} is not available in this version"));
         }
-        assert!(
-            faults("[[consumers]]\nresync = true").contains("resync  true: resync is not available in this version")
-        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::header::{CACHE_CONTROL, PRAGMA};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// What a client may ask of a cache (RFC 9111 §5.2.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,6 +87,12 @@ pub fn directives(line: &HeaderValue) -> Vec<(&str, Option<&str>)> {
         found.push((name, Some(argument.trim())));
         rest = &after[after.find(',').unwrap_or(after.len())..];
     }
+}
+
+/// The members of a field that is a comma-separated list of tokens, over all its lines.
+pub fn list<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> + use<'h> {
+    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim).filter(|member| !member.is_empty())
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The three values that travel between the stacks: an [`Ask`] goes in, a [`Fetch`] goes up, an [`Answer`] comes back.
+//! The values that travel between the stacks: an [`Ask`] goes in, a [`Fetch`] goes up, an [`Answer`] comes back. What passes
+//! through as itself has its own, in [`relay`](super::relay).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,7 @@ use super::cache_control::Wants;
 use super::key::PageKey;
 use super::page::Page;
 use super::problem::{Problem, whole_seconds};
+use super::relay::{Relay, Relayed};
 use super::rules::{CacheRule, Lifetimes};
 
 /// A consumer while the proxy runs: who it is, and what it has left.
@@ -181,6 +183,12 @@ pub enum Forward {
     Stale,
     /// The client asked for it.
     Request,
+    /// What is stored is for other request headers (`http` routes).
+    VaryMiss,
+    /// The method is not one that a store can answer (`http` routes).
+    Method,
+    /// The route has no cache.
+    Bypass,
 }
 
 /// Why a stale page is served.
@@ -220,14 +228,43 @@ pub enum Served {
 }
 
 /// How a request ended, and whose it was as far as that is known.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Outcome {
     /// The consumer, once it has been identified.
     pub caller: Option<Arc<Caller>>,
     /// The account, once it has been found and granted.
     pub account: Option<Arc<Account>>,
     /// The answer, or why there is none.
-    pub result: Result<Answer, Problem>,
+    pub result: Result<Given, Problem>,
+}
+
+/// A request that has been admitted, by what its route does with it.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are of the large kind, which is on the path of a hit")]
+pub enum Admitted {
+    /// For a page that all share.
+    Ask(Ask),
+    /// Passes through as itself.
+    Relay(Box<Relay>),
+}
+
+/// The answer to an [`Admitted`] request.
+#[derive(Debug)]
+pub enum Given {
+    /// A page that all share.
+    Page(Answer),
+    /// What came for this request.
+    Relayed(Box<Relayed>),
+}
+
+impl Given {
+    /// Where it came from.
+    pub fn served(&self) -> Served {
+        match self {
+            Self::Page(answer) => answer.served,
+            Self::Relayed(relayed) => relayed.served,
+        }
+    }
 }
 
 /// The page that a caller gets, and how it came about.

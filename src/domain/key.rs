@@ -61,6 +61,13 @@ pub struct Place {
     pub path: Arc<str>,
 }
 
+impl Place {
+    /// Whether a call to it that changes something makes the account sync anew, however its path is written.
+    pub fn is_resync(&self) -> bool {
+        normalise(&self.path).ends_with("/sync-status/resync")
+    }
+}
+
 impl Hash for Place {
     /// The path tells nearly all places apart; equality looks at both.
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -163,6 +170,14 @@ mod tests {
                 assert_ne!(canonical(one), canonical(other));
             }
         }
+    }
+
+    #[test]
+    fn a_resync_is_known_by_its_path() {
+        let is_resync = |path: &str| Place { route: "/*".into(), path: path.into() }.is_resync();
+        assert!(is_resync("/api/ats/v1/sync-status/resync"));
+        assert!(is_resync("/api/ats/v1/sync%2Dstatus/%72esync"));
+        assert!(!is_resync("/api/ats/v1/sync-status"));
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub enum Problem {
     /// The account is not known or not granted; callers cannot tell which.
     #[error("account not allowed")]
     AccountNotAllowed,
+    /// The consumer may not spend sync credits.
+    #[error("resync not allowed")]
+    ResyncNotAllowed,
     /// No route has this path.
     #[error("no such route")]
     NoSuchRoute,
@@ -117,6 +120,7 @@ impl Problem {
     }
 
     /// The problem's row; there is no catch-all arm, so a new problem needs a row.
+    #[allow(clippy::too_many_lines, reason = "it is a table")]
     pub fn row(&self) -> Row {
         let row = |status, slug, title, detail| Row { status, slug, title, detail, retry_after: None };
         match self {
@@ -135,6 +139,12 @@ impl Problem {
                 "account-not-allowed",
                 "The account is not known or not granted",
                 "Check the name in X-Account-Token, or ask the operator of this proxy to grant it to you.".into(),
+            ),
+            Self::ResyncNotAllowed => row(
+                StatusCode::FORBIDDEN,
+                "resync-not-allowed",
+                "Resyncs are not granted",
+                "A resync spends a sync credit; ask the operator of this proxy to grant you 'resync'.".into(),
             ),
             Self::NoSuchRoute => row(
                 StatusCode::NOT_FOUND,
@@ -182,7 +192,7 @@ impl Problem {
                 StatusCode::BAD_GATEWAY,
                 "upstream-failed",
                 "Merge gave no usable answer",
-                format!("The call to Merge failed ({cause}); trying again is safe.").into(),
+                format!("The call to Merge failed ({cause}); trying again is safe where the method is.").into(),
             ),
             Self::Overloaded { retry_after } => Row {
                 retry_after: Some(*retry_after),
@@ -206,7 +216,7 @@ impl Problem {
                 StatusCode::GATEWAY_TIMEOUT,
                 "upstream-timeout",
                 "Merge did not answer in time",
-                "Trying again is safe.".into(),
+                "Trying again is safe where the method is.".into(),
             ),
             Self::NotCached => row(
                 StatusCode::GATEWAY_TIMEOUT,

@@ -1,4 +1,4 @@
-//! The door: from a request to an [`Ask`]. Every refusal happens here, before anything is sent upstream.
+//! The door: from a request to one that has been [`Admitted`]. Every refusal happens here, before anything is sent upstream.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Request};
 use http_body::Body;
@@ -17,15 +18,19 @@ use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
 use super::identify::Consumers;
+use super::pass_on;
 use super::query;
 use super::quota;
 use super::resolve::Accounts;
 use super::route::Routes;
 use crate::domain::access::Account;
+use crate::domain::body;
 use crate::domain::cache_control::Wants;
-use crate::domain::exchange::{Answer, Ask, Caller, Outcome};
+use crate::domain::exchange::{Admitted, Ask, Caller, Given, Outcome};
 use crate::domain::key::{CanonicalQuery, PageKey};
 use crate::domain::problem::Problem;
+use crate::domain::relay::{Call, Relay};
+use crate::domain::rules::CacheRule;
 
 /// Who may come in, as of now. A reload replaces it whole; each request sees one version.
 #[derive(Debug)]
@@ -50,10 +55,15 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 const FIELD_OVERHEAD: usize = 32;
 
 impl House {
-    /// From a request's head to an [`Ask`]; `caller` and `account` are filled as soon as they are known.
-    fn admit(&self, head: &Parts, has_body: bool, known: &mut Known) -> Result<Ask, Problem> {
+    /// From a request to one that is admitted; `known` is filled as soon as it is known.
+    fn admit<B>(&self, request: Request<B>, known: &mut Known) -> Result<Admitted, Problem>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    {
         let now = Instant::now();
-        self.check_size(head)?;
+        let has_body = !request.body().is_end_stream();
+        let (head, body) = request.into_parts();
+        self.check_size(&head)?;
         let stop = self.routes.find(&head.method, head.uri.path())?;
         let caller = known.caller.insert(self.consumers.identify(&head.headers)?.clone());
         if has_body && matches!(head.method, Method::GET | Method::HEAD) {
@@ -63,19 +73,26 @@ impl House {
         query::check(&query)?;
         let target = self.accounts.resolve(&head.headers, &caller.consumer, stop.upstream.as_ref())?;
         known.account = Some(target.account.clone());
+        let resync = !head.method.is_safe() && stop.place.is_resync();
+        if resync && !caller.consumer.resync {
+            return Err(Problem::ResyncNotAllowed);
+        }
         quota::take(caller, now)?;
         let key =
             PageKey { upstream: target.upstream.name.clone(), account: target.account.hash, place: stop.place, query };
         let deadline = now + target.upstream.budget.max_wait + target.upstream.client.timeout + LAST_WORD;
-        Ok(Ask {
-            caller: caller.clone(),
-            target,
-            key,
-            uri: head.uri.clone(),
-            wants: Wants::read(&head.headers),
-            policy: stop.policy,
-            deadline,
-        })
+        let (caller, policy, wants) = (caller.clone(), stop.policy, Wants::read(&head.headers));
+        match policy.rule {
+            CacheRule::SyncStatus | CacheRule::Fixed(_) => {
+                Ok(Admitted::Ask(Ask { caller, target, key, uri: head.uri, wants, policy, deadline }))
+            }
+            CacheRule::Http | CacheRule::Off => {
+                let headers = pass_on::choose(&head.headers, &stop.request_headers);
+                let (uri, method, body) = (head.uri, head.method, body::stream(body));
+                let call = Call { target, key, uri, method, headers, body, deadline };
+                Ok(Admitted::Relay(Box::new(Relay { caller, call, asked: head.headers, wants, policy, resync })))
+            }
+        }
     }
 
     fn check_size(&self, head: &Parts) -> Result<(), Problem> {
@@ -92,7 +109,7 @@ impl House {
     }
 }
 
-/// The layer: `Request` in, [`Outcome`] out; what is admitted goes on as an [`Ask`].
+/// The layer: `Request` in, [`Outcome`] out; what comes in goes on as [`Admitted`].
 pub fn layer<S>(house: Arc<ArcSwap<House>>) -> impl Layer<S, Service = Admit<S>> + Clone {
     layer_fn(move |inner| Admit { inner, house: house.clone() })
 }
@@ -106,8 +123,8 @@ pub struct Admit<S> {
 
 impl<S, B> Service<Request<B>> for Admit<S>
 where
-    S: Service<Ask, Response = Answer, Error = Problem>,
-    B: Body,
+    S: Service<Admitted, Response = Given, Error = Problem>,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
     type Response = Outcome;
     type Error = Infallible;
@@ -119,11 +136,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let has_body = !request.body().is_end_stream();
-        let (head, _) = request.into_parts();
         let mut known = Known::default();
-        match self.house.load().admit(&head, has_body, &mut known) {
-            Ok(ask) => Admitting { known, step: Step::Asking { answer: self.inner.call(ask) } },
+        match self.house.load().admit(request, &mut known) {
+            Ok(admitted) => Admitting { known, step: Step::Asking { answer: self.inner.call(admitted) } },
             Err(problem) => Admitting { known, step: Step::Refused { problem: Some(problem) } },
         }
     }
@@ -153,7 +168,7 @@ pin_project! {
     }
 }
 
-impl<F: Future<Output = Result<Answer, Problem>>> Future for Admitting<F> {
+impl<F: Future<Output = Result<Given, Problem>>> Future for Admitting<F> {
     type Output = Result<Outcome, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

@@ -10,7 +10,7 @@ use crate::domain::access::Name;
 use crate::domain::exchange::Policy;
 use crate::domain::key::Place;
 use crate::domain::problem::Problem;
-use crate::domain::rules::{Lifetimes, Route};
+use crate::domain::rules::{Lifetimes, RequestHeaders, Route};
 
 /// All routes, laid out for one look-up per request.
 #[derive(Debug, Default)]
@@ -35,6 +35,8 @@ pub struct Stop {
     pub policy: Arc<Policy>,
     /// The upstream that serves it, where it is not the account's own.
     pub upstream: Option<Name>,
+    /// The caller's fields that go upstream, where requests pass through as themselves.
+    pub request_headers: Arc<RequestHeaders>,
 }
 
 /// The prefix that Merge's paths have and that a Merge SDK may leave out.
@@ -66,7 +68,12 @@ impl Routes {
             methods.push(Method::HEAD);
         }
         let place = Place { route: route.path.clone(), path: upstream_path.trim_end_matches('*').into() };
-        let stop = Stop { place: Arc::new(place), policy: policy.clone(), upstream: route.upstream.clone() };
+        let stop = Stop {
+            place: Arc::new(place),
+            policy: policy.clone(),
+            upstream: route.upstream.clone(),
+            request_headers: Arc::new(route.request_headers.clone()),
+        };
         // A Merge SDK appends "/ats/v1/sync-status" to its base URL, which may or may not end in "/api".
         let short = path.strip_prefix(API).filter(|rest| rest.starts_with('/'));
         for path in [Some(path.as_str()), short].into_iter().flatten() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -20,9 +20,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
-use tower::{Service, ServiceExt};
+use tower::{BoxError, Service, ServiceExt};
 
 use super::pulse::{Felt, Patience, Pulse};
+use crate::domain::body::Holding;
 
 /// A bound socket.
 #[derive(Debug)]
@@ -84,10 +85,10 @@ enum Phase {
 }
 
 /// Serves `service` on `listeners` until `stop`, then drains.
-pub async fn serve<S>(listeners: Vec<Listener>, service: S, limits: Limits, stop: impl Future) -> Drained
+pub async fn serve<S, B>(listeners: Vec<Listener>, service: S, limits: Limits, stop: impl Future) -> Drained
 where
-    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>,
-    S: Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let all = limits.max_connections.min(Semaphore::MAX_PERMITS);
     let places = Arc::new(Semaphore::new(all));
@@ -119,10 +120,10 @@ struct Guide<S> {
     phase: watch::Receiver<Phase>,
 }
 
-async fn accept<S>(listener: Listener, guide: Guide<S>, places: Arc<Semaphore>)
+async fn accept<S, B>(listener: Listener, guide: Guide<S>, places: Arc<Semaphore>)
 where
-    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>,
-    S: Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -149,10 +150,10 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-impl<S> Guide<S>
+impl<S, B> Guide<S>
 where
-    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>,
-    S: Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     fn begin(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, place: OwnedSemaphorePermit) {
         tokio::spawn(async move {
@@ -169,9 +170,8 @@ where
             let busy = answering.busy(request.version());
             let answer = service.clone().oneshot(request);
             async move {
-                let answer = answer.await;
-                drop(busy);
-                answer
+                // A request is being answered until the last byte of its answer.
+                answer.await.map(|response| response.map(|body| Holding::new(body, busy)))
             }
         });
         let io = Felt::new(TokioIo::new(stream), pulse.clone());

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 pub struct Patience {
     /// For the head of a request, from its first byte; for the first request, from the start of the connection.
     pub header: Duration,
-    /// For the next request to begin.
+    /// For the next request to begin, or for the peer to read on.
     pub idle: Duration,
 }
 
@@ -35,6 +35,8 @@ pub struct Pulse {
     framed: AtomicBool,
     /// When the head began, or else when the last answer ended: milliseconds since `began`.
     since: AtomicU64,
+    /// Since when the peer has not taken what there is to be sent: milliseconds since `began`; 0 = it takes it.
+    stuck: AtomicU64,
 }
 
 impl Pulse {
@@ -46,6 +48,7 @@ impl Pulse {
             reading: AtomicBool::new(true),
             framed: AtomicBool::new(false),
             since: AtomicU64::new(0),
+            stuck: AtomicU64::new(0),
         })
     }
 
@@ -59,9 +62,21 @@ impl Pulse {
         Busy(self.clone())
     }
 
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn note(&self) {
-        let since = self.began.elapsed().as_millis();
-        self.since.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.since.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn wrote<T>(&self, written: Poll<T>) -> Poll<T> {
+        if written.is_ready() {
+            self.stuck.store(0, Ordering::Relaxed);
+        } else if self.stuck.load(Ordering::Relaxed) == 0 {
+            self.stuck.store(self.now().max(1), Ordering::Relaxed);
+        }
+        written
     }
 
     fn bytes_came(&self) {
@@ -74,6 +89,11 @@ impl Pulse {
 
     fn due(&self, patience: Patience, now: Instant) -> Instant {
         if self.busy.load(Ordering::Relaxed) > 0 {
+            // Whoever does not read holds what is being sent, and at its other end a call.
+            let stuck = self.stuck.load(Ordering::Relaxed);
+            if stuck > 0 {
+                return self.began + Duration::from_millis(stuck) + patience.idle;
+            }
             return now + patience.header.min(patience.idle).max(Duration::from_millis(1));
         }
         let since = self.began + Duration::from_millis(self.since.load(Ordering::Relaxed));
@@ -130,7 +150,8 @@ impl<I: Read + Unpin> Read for Felt<I> {
 
 impl<I: Write + Unpin> Write for Felt<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.pulse.wrote(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -150,7 +171,8 @@ impl<I: Write + Unpin> Write for Felt<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.pulse.wrote(written)
     }
 }
 
@@ -193,6 +215,18 @@ mod tests {
         let busy = pulse.busy(Version::HTTP_11);
         assert!(timeout(Duration::from_secs(3600), pulse.lost(PATIENCE)).await.is_err());
         drop(busy);
+        assert_eq!(lost_after(&pulse).await.as_secs(), 75);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_read_gets_the_idle_timeout_although_it_is_being_answered() {
+        let pulse = Pulse::new();
+        let _busy = pulse.busy(Version::HTTP_11);
+        advance(Duration::from_secs(100)).await;
+        let _ = pulse.wrote(Poll::<()>::Pending);
+        advance(Duration::from_secs(70)).await;
+        let _ = pulse.wrote(Poll::Ready(()));
+        let _ = pulse.wrote(Poll::<()>::Pending);
         assert_eq!(lost_after(&pulse).await.as_secs(), 75);
     }
 }

@@ -16,13 +16,17 @@ const NAME: &str = "merge-sync-proxy";
 /// The values of plain hits, one for each second of a lifetime up to five minutes: nearly all answers need one of these.
 static HITS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| (0..=300).map(|ttl| hit(ttl, "")).collect());
 
-/// The value for an answer. There is room for one detail; that a refresh was not granted comes first, as only the client that
-/// asked for it is told.
+/// The value for a page.
 pub fn value(answer: &Answer) -> HeaderValue {
-    let ttl = ttl(&answer.page, answer);
-    let limited = if answer.refresh_limited { "; detail=refresh-limited" } else { "" };
+    of(answer.served, ttl(&answer.page, answer), answer.refresh_limited)
+}
+
+/// The value for an answer that lives for `ttl` more seconds. There is room for one detail; that a refresh was not granted comes
+/// first, as only the client that asked for it is told.
+pub fn of(served: Served, ttl: i64, refresh_limited: bool) -> HeaderValue {
+    let limited = if refresh_limited { "; detail=refresh-limited" } else { "" };
     let detail = |own: &'static str| if limited.is_empty() { own } else { limited };
-    match answer.served {
+    match served {
         Served::Hit => {
             let prepared = usize::try_from(ttl).ok().and_then(|ttl| HITS.get(ttl));
             prepared.filter(|_| limited.is_empty()).cloned().unwrap_or_else(|| hit(ttl, limited))
@@ -66,6 +70,9 @@ fn token(forward: Forward) -> &'static str {
         Forward::UriMiss => "uri-miss",
         Forward::Stale => "stale",
         Forward::Request => "request",
+        Forward::VaryMiss => "vary-miss",
+        Forward::Method => "method",
+        Forward::Bypass => "bypass",
     }
 }
 
@@ -102,6 +109,9 @@ mod tests {
             (fetched(Forward::UriMiss, StatusCode::OK, true), 0, "fwd=uri-miss; fwd-status=200; stored; ttl=30"),
             (fetched(Forward::Stale, StatusCode::NOT_MODIFIED, true), 0, "fwd=stale; fwd-status=304; stored; ttl=30"),
             (fetched(Forward::Request, StatusCode::BAD_GATEWAY, false), 0, "fwd=request; fwd-status=502"),
+            (fetched(Forward::VaryMiss, StatusCode::OK, true), 0, "fwd=vary-miss; fwd-status=200; stored; ttl=30"),
+            (fetched(Forward::Method, StatusCode::CREATED, false), 0, "fwd=method; fwd-status=201"),
+            (fetched(Forward::Bypass, StatusCode::FOUND, false), 0, "fwd=bypass; fwd-status=302"),
             (Served::Collapsed { forward: Forward::UriMiss }, 0, "fwd=uri-miss; collapsed"),
         ] {
             assert_eq!(text(served, age), format!("merge-sync-proxy; {expected}"));

@@ -12,17 +12,19 @@ use http::header::{
     WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
-use super::{accept_encoding, cache_status, condition};
+use super::{accept_encoding, cache_status};
+use crate::domain::body::ReplyBody;
+use crate::domain::condition;
 use crate::domain::encoding::Coding;
-use crate::domain::exchange::{Answer, Outcome};
+use crate::domain::exchange::{Answer, Given, Outcome};
 use crate::domain::page::Kind;
 use crate::domain::problem::{Problem, whole_seconds};
+use crate::domain::relay::Relayed;
 
 /// The header that names a request.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -43,7 +45,7 @@ static AGES: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| (0_u64..=300).map(Hea
 /// A response, and what the log wants to know of how it came about.
 pub struct Reply {
     /// What the client gets.
-    pub response: Response<Full<Bytes>>,
+    pub response: Response<ReplyBody>,
     /// Whose request it was, and how it ended.
     pub outcome: Outcome,
 }
@@ -67,23 +69,27 @@ impl Reading {
         }
     }
 
-    fn render(&self, result: &Result<Answer, Problem>) -> Response<Full<Bytes>> {
+    fn render(&self, result: &mut Result<Given, Problem>) -> Response<ReplyBody> {
         let mut response = match result {
-            Ok(answer) => self.page(answer),
+            Ok(Given::Page(answer)) => self.page(answer),
+            Ok(Given::Relayed(relayed)) => relay(relayed),
             Err(problem) => self.problem(problem),
         };
         response.headers_mut().insert(X_REQUEST_ID, self.request_id.clone());
         if self.head_only {
-            let length = http_body::Body::size_hint(response.body()).exact().unwrap_or_default();
-            if response.status() != StatusCode::NOT_MODIFIED {
+            // What passes through says its own length.
+            if let ReplyBody::Whole(body) = response.body()
+                && response.status() != StatusCode::NOT_MODIFIED
+            {
+                let length = http_body::Body::size_hint(body).exact().unwrap_or_default();
                 response.headers_mut().insert(CONTENT_LENGTH, length.into());
             }
-            *response.body_mut() = Full::default();
+            *response.body_mut() = ReplyBody::whole(Bytes::new());
         }
         response
     }
 
-    fn page(&self, answer: &Answer) -> Response<Full<Bytes>> {
+    fn page(&self, answer: &Answer) -> Response<ReplyBody> {
         let page = &*answer.page;
         let encoded = self.coding.name().and_then(|name| Some((name, page.encoded(self.coding)?)));
         let mut headers = HeaderMap::with_capacity(12);
@@ -113,7 +119,7 @@ impl Reading {
         assemble(page.status, headers, body.clone())
     }
 
-    fn problem(&self, problem: &Problem) -> Response<Full<Bytes>> {
+    fn problem(&self, problem: &Problem) -> Response<ReplyBody> {
         let row = problem.row();
         let body = Details {
             kind: format!("urn:merge-sync-proxy:error:{}", row.slug),
@@ -137,6 +143,16 @@ impl Reading {
     }
 }
 
+/// What passed through, with all its fields; the body goes along.
+fn relay(relayed: &mut Relayed) -> Response<ReplyBody> {
+    let mut response = Response::new(relayed.body.take());
+    let mut headers = std::mem::take(&mut relayed.headers);
+    headers.append(CACHE_STATUS, cache_status::of(relayed.served, relayed.ttl, relayed.refresh_limited));
+    *response.status_mut() = relayed.status;
+    *response.headers_mut() = headers;
+    response
+}
+
 /// The body of a problem (RFC 9457 §3.1).
 #[derive(serde::Serialize)]
 struct Details<'a> {
@@ -148,8 +164,8 @@ struct Details<'a> {
     request_id: &'a str,
 }
 
-fn assemble(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
+fn assemble(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::whole(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
@@ -197,8 +213,8 @@ impl<F: Future<Output = Result<Outcome, Infallible>>> Future for Rendering<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Ok(outcome) = ready!(this.outcome.poll(cx));
-        let mut response = this.reading.render(&outcome.result);
+        let Ok(mut outcome) = ready!(this.outcome.poll(cx));
+        let mut response = this.reading.render(&mut outcome.result);
         if let Some(quota) = outcome.caller.as_ref().and_then(|caller| caller.quota.as_ref()) {
             response.headers_mut().insert(RATE_LIMIT_POLICY, quota.policy.clone());
             response.headers_mut().insert(RATE_LIMIT, quota.left(Instant::now()));

@@ -16,9 +16,11 @@ use tower::{Layer, Service, ServiceExt};
 use super::account_budget::{AccountBudget, exhausted};
 use super::failures::{Failures, Risk};
 use crate::domain::access::{AccountHash, Name, Upstream};
-use crate::domain::exchange::Fetch;
+use crate::domain::body::{Holding, stream};
+use crate::domain::exchange::{Fetch, Target};
 use crate::domain::page::Received;
 use crate::domain::problem::{Cause, Problem};
+use crate::domain::relay::{Call, Called};
 use crate::domain::rules::BudgetRules;
 
 /// All budgets. Cheap to clone; all clones share them. They outlive a reload.
@@ -117,10 +119,10 @@ impl Budgets {
             .map_or(0, |(allowed, places)| usize::try_from(allowed).unwrap_or(usize::MAX) - places.available_permits())
     }
 
-    fn account(&self, fetch: &Fetch) -> Arc<AccountBudget> {
+    fn account(&self, target: &Target) -> Arc<AccountBudget> {
         let now = Instant::now();
-        let rate = fetch.target.account.rate();
-        let key = (fetch.target.upstream.name.clone(), fetch.target.account.hash);
+        let rate = target.account.rate();
+        let key = (target.upstream.name.clone(), target.account.hash);
         let mut accounts = self.accounts.lock();
         if accounts.by_key.len() >= accounts.sweep_at.max(FEW_ACCOUNTS) {
             accounts.by_key.retain(|_, budget| Arc::strong_count(budget) > 1 || !budget.is_unspent(now));
@@ -145,10 +147,10 @@ impl Budgets {
 
     /// Waits until the call may go, for no longer than `max_wait`. Nothing is held while something else is waited for, but the
     /// turn, which is the account's own.
-    async fn reserve(&self, fetch: &Fetch) -> Result<Permit, Problem> {
-        let account = self.account(fetch);
-        let upstream = self.upstream(&fetch.target.upstream);
-        let until = (Instant::now() + upstream.rules.max_wait).min(fetch.deadline);
+    async fn reserve(&self, target: &Target, deadline: Instant) -> Result<Permit, Problem> {
+        let account = self.account(target);
+        let upstream = self.upstream(&target.upstream);
+        let until = (Instant::now() + upstream.rules.max_wait).min(deadline);
         let place = {
             let turn = account.queue(until).await?;
             loop {
@@ -166,32 +168,24 @@ impl Budgets {
                 }
             }
         };
-        fetch.departure.depart();
         Ok(Permit { account, place })
     }
 }
 
 impl Permit {
-    /// What the answer teaches, or what is left of it.
-    fn learn(self, outcome: &mut Result<Received, Problem>) {
+    /// What an answer with `status` teaches that asks to come back at `retry_at`; says when that can be.
+    fn learn(&mut self, status: u16, retry_at: Option<Instant>) -> Option<Instant> {
         let now = Instant::now();
-        let (status, retry_at) = match outcome {
-            Ok(received) => (received.status.as_u16(), Some(&mut received.retry_at)),
-            Err(Problem::UpstreamFailed(Cause::Unexpected(status))) => (*status, None),
-            Err(_) => return,
-        };
+        // How the call ended is known by its status: only a failure keeps its place among them.
+        let risk = self.place.risk.take();
         if status == StatusCode::TOO_MANY_REQUESTS.as_u16() {
-            let asked = retry_at.as_ref().and_then(|at| **at);
-            let until = self.account.refused(asked, now, fastrand::f32());
-            if let Some(at) = retry_at {
-                *at = Some(until);
-            }
-            return;
+            return Some(self.account.refused(retry_at, now, fastrand::f32()));
         }
         self.account.answered();
-        if let Some(risk) = self.place.risk.filter(|_| status >= 400) {
+        if let Some(risk) = risk.filter(|_| status >= 400) {
             risk.failed(now);
         }
+        retry_at
     }
 }
 
@@ -222,10 +216,40 @@ where
     fn call(&mut self, fetch: Fetch) -> Self::Future {
         let Self { inner, budgets } = self.clone();
         Box::pin(async move {
-            let permit = budgets.reserve(&fetch).await?;
+            let mut permit = budgets.reserve(&fetch.target, fetch.deadline).await?;
+            fetch.departure.depart();
             let mut outcome = inner.oneshot(fetch).await;
-            permit.learn(&mut outcome);
+            match &mut outcome {
+                Ok(received) => received.retry_at = permit.learn(received.status.as_u16(), received.retry_at),
+                Err(Problem::UpstreamFailed(Cause::Unexpected(status))) => drop(permit.learn(*status, None)),
+                Err(_) => {}
+            }
             outcome
+        })
+    }
+}
+
+impl<S> Service<Call> for Budgeted<S>
+where
+    S: Service<Call, Response = Called, Error = Problem, Future: Send> + Clone + Send + 'static,
+{
+    type Response = Called;
+    type Error = Problem;
+    type Future = BoxFuture<'static, Result<Called, Problem>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Problem>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        let Self { inner, budgets } = self.clone();
+        Box::pin(async move {
+            let mut permit = budgets.reserve(&call.target, call.deadline).await?;
+            let Called { response, began, retry_at } = inner.oneshot(call).await?;
+            let retry_at = permit.learn(response.status().as_u16(), retry_at);
+            // A call is in flight until the last byte of its answer.
+            let response = response.map(|body| stream(Holding::new(body, permit)));
+            Ok(Called { response, began, retry_at })
         })
     }
 }

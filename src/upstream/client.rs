@@ -9,39 +9,27 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, DATE, HOST, IF_MODIFIED_SINCE, IF_NONE_MATCH, RETRY_AFTER, USER_AGENT, VIA,
-};
-use http::uri::{Parts, PathAndQuery};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
+use http::header::{CONTENT_LENGTH, DATE, IF_MODIFIED_SINCE, IF_NONE_MATCH, RETRY_AFTER};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt};
 use tower_http::decompression::{Decompression, DecompressionBody};
 
-use super::{retry_after, sync_status};
-use crate::domain::access::{Name, Upstream, X_ACCOUNT_TOKEN};
+use super::{retry_after, sign, sync_status};
+use crate::domain::access::Name;
+use crate::domain::body::{StreamBody, empty, stream};
 use crate::domain::exchange::Fetch;
 use crate::domain::page::{Page, Received, SyncDigest};
 use crate::domain::problem::{Cause, Problem};
 
-/// The body of a call: none.
-pub type CallBody = Empty<Bytes>;
-
-/// The body of an answer, decoded.
-pub type AnswerBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
-
-/// Sends one request to one upstream and gives back what comes, whatever that is.
-pub type Transport = BoxCloneSyncService<Request<CallBody>, Response<AnswerBody>, BoxError>;
+/// Sends one request to one upstream and gives back what comes, whatever that is and however it is encoded.
+pub type Transport = BoxCloneSyncService<Request<StreamBody>, Response<StreamBody>, BoxError>;
 
 /// The largest body that is read at all, in bytes. What is larger cannot be a page and would only fill the memory.
 const MAX_BODY: usize = 64 << 20;
-
-const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("merge-sync-proxy/", env!("CARGO_PKG_VERSION")));
-const VIA_VALUE: HeaderValue = HeaderValue::from_static("1.1 merge-sync-proxy");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// The innermost service. Cheap to clone; all clones share the transports.
 #[derive(Clone)]
@@ -59,6 +47,11 @@ impl Client {
     pub fn replace(&self, transports: HashMap<Name, Transport>) {
         self.transports.store(Arc::new(transports));
     }
+
+    /// The way to an upstream; only a reload that removed it meanwhile leaves none.
+    pub(super) fn transport(&self, upstream: &Name) -> Option<Transport> {
+        self.transports.load().get(upstream).cloned()
+    }
 }
 
 impl Service<Fetch> for Client {
@@ -71,60 +64,33 @@ impl Service<Fetch> for Client {
     }
 
     fn call(&mut self, fetch: Fetch) -> Self::Future {
-        let transport = self.transports.load().get(&fetch.target.upstream.name).cloned();
+        let transport = self.transport(&fetch.target.upstream.name);
         Box::pin(async move {
-            // Only a reload that removed the upstream meanwhile leaves none.
             let transport = transport.ok_or(Problem::UpstreamFailed(Cause::Connect))?;
             call(transport, sign(&fetch)?, fetch.known.as_deref(), fetch.deadline).await
         })
     }
 }
 
-/// The request for a page: the upstream's credentials, the account's token, and nothing of whoever asks.
-fn sign(fetch: &Fetch) -> Result<Request<CallBody>, Problem> {
-    let upstream = &fetch.target.upstream;
-    let mut request = Request::new(Empty::new());
-    *request.uri_mut() = target(upstream, &fetch.key.place.path, fetch.uri.query())
-        .ok_or(Problem::InvalidRequest("The path and query cannot be sent on; shorten them.".into()))?;
-    let headers = request.headers_mut();
-    if let Ok(host) = HeaderValue::from_str(upstream.authority.as_str()) {
-        headers.insert(HOST, host);
-    }
-    headers.insert(AUTHORIZATION, upstream.api_key.expose().clone());
-    headers.insert(X_ACCOUNT_TOKEN, fetch.target.account.token.expose().clone());
-    headers.insert(ACCEPT, JSON);
-    headers.insert(USER_AGENT, USER_AGENT_VALUE);
-    headers.insert(VIA, VIA_VALUE);
+/// The request for a page: nothing of whoever asks goes with it.
+fn sign(fetch: &Fetch) -> Result<Request<StreamBody>, Problem> {
+    let mut headers = HeaderMap::new();
     if let Some(known) = &fetch.known {
         let validators = &known.validators;
         headers.extend(validators.etag.iter().map(|tag| (IF_NONE_MATCH, tag.clone())));
         headers.extend(validators.last_modified.iter().map(|date| (IF_MODIFIED_SINCE, date.clone())));
     }
-    Ok(request)
-}
-
-fn target(upstream: &Upstream, path: &str, query: Option<&str>) -> Option<Uri> {
-    let prefix = &upstream.prefix;
-    let path = match query {
-        Some(query) => format!("{prefix}{path}?{query}"),
-        None => format!("{prefix}{path}"),
-    };
-    let mut parts = Parts::default();
-    parts.scheme = Some(upstream.scheme.clone());
-    parts.authority = Some(upstream.authority.clone());
-    parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
-    Uri::from_parts(parts).ok()
+    sign::request(&fetch.target, (&fetch.key.place.path, fetch.uri.query()), Method::GET, headers, empty())
 }
 
 async fn call(
     transport: Transport,
-    request: Request<CallBody>,
+    request: Request<StreamBody>,
     known: Option<&Page>,
     deadline: Instant,
 ) -> Result<Received, Problem> {
     let began = Instant::now();
-    let response =
-        timeout_at(deadline, transport.oneshot(request)).await.map_err(|_elapsed| Problem::UpstreamTimeout)?;
+    let response = timeout_at(deadline, send(transport, request)).await.map_err(|_elapsed| Problem::UpstreamTimeout)?;
     let (head, body) = response.map_err(|error| Problem::UpstreamFailed(cause(&error)))?.into_parts();
     let body = timeout_at(deadline, read(body, &head.headers)).await.unwrap_or(Err(Problem::UpstreamTimeout));
     let body = body.map_err(|problem| match head.status.as_u16() {
@@ -152,8 +118,16 @@ async fn call(
     })
 }
 
+/// Asks for an encoded body and decodes it.
+fn send(
+    transport: Transport,
+    request: Request<StreamBody>,
+) -> BoxFuture<'static, Result<Response<DecompressionBody<StreamBody>>, BoxError>> {
+    Box::pin(Decompression::new(transport).oneshot(request))
+}
+
 /// The whole body, or nothing.
-async fn read(body: AnswerBody, headers: &HeaderMap) -> Result<Bytes, Problem> {
+async fn read<B: Body<Data = Bytes>>(body: B, headers: &HeaderMap) -> Result<Bytes, Problem> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > MAX_BODY) {
         return Err(Problem::UpstreamFailed(Cause::TooLarge));
@@ -172,7 +146,7 @@ async fn read(body: AnswerBody, headers: &HeaderMap) -> Result<Bytes, Problem> {
 }
 
 /// What an error of the transport means, found by its kind and not by its text.
-fn cause(error: &BoxError) -> Cause {
+pub(super) fn cause(error: &BoxError) -> Cause {
     let mut link: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
     while let Some(error) = link {
         if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>()
@@ -185,16 +159,14 @@ fn cause(error: &BoxError) -> Cause {
     Cause::Closed
 }
 
-/// Makes a service a [`Transport`], whatever its body and error are: asks for encoded bodies and decodes them.
+/// Makes a service a [`Transport`], whatever its body and error are.
 pub fn transport<S, B>(service: S) -> Transport
 where
-    S: Service<Request<CallBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + Sync,
+    S: Service<Request<StreamBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + Sync,
     S: 'static,
-    B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let service =
-        Decompression::new(service).map_err(Into::into).map_response(|response: Response<DecompressionBody<B>>| {
-            response.map(|body| body.map_err(Into::into).boxed_unsync())
-        });
-    BoxCloneSyncService::new(service)
+    BoxCloneSyncService::new(
+        service.map_err(Into::into).map_response(|response: Response<B>| response.map(|body| stream(body))),
+    )
 }

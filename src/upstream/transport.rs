@@ -1,4 +1,4 @@
-//! How an upstream is reached: connections, TLS, forward proxies, decoding.
+//! How an upstream is reached: connections, TLS, forward proxies.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,9 @@ use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::client::{CallBody, Transport, transport};
+use super::client::{Transport, transport};
 use crate::domain::access::Upstream;
+use crate::domain::body::StreamBody;
 use crate::domain::rules::{ClientOptions, Http2};
 
 /// Why an upstream cannot be reached at all.
@@ -90,7 +91,7 @@ where
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
-        .build::<_, CallBody>(https);
+        .build::<_, StreamBody>(https);
     transport(client)
 }
 

@@ -4,8 +4,21 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const ALL: &[&str] =
-    &["admin", "cache", "cli", "config", "demo", "domain", "door", "listen", "reply", "stack", "telemetry", "upstream"];
+const ALL: &[&str] = &[
+    "admin",
+    "cache",
+    "cli",
+    "config",
+    "demo",
+    "domain",
+    "door",
+    "listen",
+    "relay",
+    "reply",
+    "stack",
+    "telemetry",
+    "upstream",
+];
 
 /// What each part may import beside itself.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -14,11 +27,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("listen", &["domain"]),
     ("door", &["domain"]),
     ("cache", &["domain"]),
+    ("relay", &["domain"]),
     ("upstream", &["domain"]),
     ("reply", &["domain"]),
     // The outermost layer unwraps the renderer's `Reply`: response and outcome go apart there.
     ("telemetry", &["domain", "reply"]),
-    ("stack", &["cache", "domain", "door", "listen", "reply", "telemetry", "upstream"]),
+    ("stack", &["cache", "domain", "door", "listen", "relay", "reply", "telemetry", "upstream"]),
     ("admin", &["cache", "config", "domain", "door", "listen", "reply", "telemetry", "upstream"]),
     ("demo", &["cache", "config", "domain", "door", "listen", "reply", "telemetry", "upstream"]),
     ("app", ALL),

@@ -22,13 +22,19 @@ mod faults;
 
 mod flights;
 
+mod forward;
+
 mod freshness;
+
+mod http_cache;
 
 mod keys;
 
 mod layers;
 
 mod merge;
+
+mod origin;
 
 mod problems;
 

@@ -7,11 +7,12 @@ use std::time::Duration;
 use http::HeaderValue;
 use merge_sync_proxy::domain::problem::{Cause, Problem, Row};
 
-/// The table of the contract.
+/// The table of the contract, and for resync a type of its own: it is not the account that is refused.
 const TABLE: &str = "
 | 400 | `invalid-request` | refused at the door |
 | 401 | `unknown-consumer` | no or unknown consumer key (`WWW-Authenticate: Bearer`) |
 | 403 | `account-not-allowed` | account not known or not granted |
+| 403 | `resync-not-allowed` | `resync` not granted to the consumer |
 | 404 / 405 | `no-such-route` / `method-not-allowed` | |
 | 429 | `quota-exceeded` / `budget-exhausted` | the consumer's quota / the upstream's budget, with nothing stale to serve |
 | 431 / 414 | `request-too-large` | |
@@ -39,6 +40,7 @@ fn all() -> Vec<Problem> {
         Problem::Draining,
         Problem::UpstreamTimeout,
         Problem::NotCached,
+        Problem::ResyncNotAllowed,
     ]
 }
 
@@ -59,6 +61,7 @@ fn place(problem: &Problem) -> usize {
         Problem::Draining => 11,
         Problem::UpstreamTimeout => 12,
         Problem::NotCached => 13,
+        Problem::ResyncNotAllowed => 14,
     }
 }
 

@@ -82,7 +82,7 @@ pub(crate) struct Got {
 }
 
 impl Got {
-    async fn whole<B>(response: Response<B>) -> Self
+    pub async fn whole<B>(response: Response<B>) -> Self
     where
         B: http_body::Body<Data = Bytes, Error: std::fmt::Debug>,
     {

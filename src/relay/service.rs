@@ -1,0 +1,267 @@
+//! From a [`Relay`] to its answer: passed on as it is, or by the rules of HTTP caching.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use http::header::{CONTENT_LOCATION, IF_MODIFIED_SINCE, IF_NONE_MATCH, LOCATION};
+use http::{HeaderMap, Method};
+use tokio::time::{Instant, timeout_at};
+use tower::layer::layer_fn;
+use tower::{Layer, Service};
+
+use super::answer::{from_store, unless_known};
+use super::fetch::{self, Brought, Fetching, pass};
+use super::meeting::{self, Meetings, Role, Topic};
+use super::place;
+use super::store::{Found, Responses};
+use super::stored::Stored;
+use super::verdict::Verdict;
+use crate::domain::exchange::{Forward, Served, Why};
+use crate::domain::problem::{Cause, Problem};
+use crate::domain::relay::{Call, Called, Relay, Relayed};
+use crate::domain::rules::CacheRule;
+
+/// What all requests share: what is stored, and who waits for what.
+#[derive(Clone)]
+pub struct Http {
+    /// What is stored.
+    pub responses: Responses,
+    /// Who waits for what.
+    pub meetings: Meetings,
+}
+
+impl Http {
+    /// An empty cache for at most `max_bytes`.
+    pub fn new(max_bytes: u64) -> Self {
+        Self { responses: Responses::new(max_bytes), meetings: Meetings::default() }
+    }
+}
+
+/// The layer: `Relay` in, `Relayed` out; what must go upstream goes on as a [`Call`].
+pub fn layer<S>(http: Http) -> impl Layer<S, Service = Relaying<S>> + Clone {
+    layer_fn(move |inner| Relaying { inner, http: http.clone() })
+}
+
+/// See [`layer`].
+#[derive(Clone)]
+pub struct Relaying<S> {
+    inner: S,
+    http: Http,
+}
+
+impl<S> Service<Relay> for Relaying<S>
+where
+    S: Service<Call, Response = Called, Error = Problem, Future: Send> + Clone + Send + 'static,
+{
+    type Response = Relayed;
+    type Error = Problem;
+    type Future = BoxFuture<'static, Result<Relayed, Problem>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Problem>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, relay: Relay) -> Self::Future {
+        let Self { inner, http } = self.clone();
+        Box::pin(async move {
+            match (relay.policy.rule, relay.call.method.is_safe()) {
+                (CacheRule::Http, true) if !is_for_the_origin(&relay.asked) => {
+                    Cached { inner, http, relay }.answer().await
+                }
+                (CacheRule::Http, true) => pass(inner, relay, Forward::Request).await,
+                (CacheRule::Http, false) => change(inner, &http.responses, relay).await,
+                _ => pass(inner, relay, Forward::Bypass).await,
+            }
+        })
+    }
+}
+
+/// Whether a request has conditions that only the origin may evaluate (RFC 9110 §13.2.1).
+fn is_for_the_origin(asked: &HeaderMap) -> bool {
+    asked.contains_key(http::header::IF_MATCH) || asked.contains_key(http::header::IF_UNMODIFIED_SINCE)
+}
+
+/// A method that may change something: what it is about is dropped once it has gone through (RFC 9111 §4.4).
+async fn change<S>(inner: S, responses: &Responses, relay: Relay) -> Result<Relayed, Problem>
+where
+    S: Service<Call, Response = Called, Error = Problem>,
+{
+    let (target, key) = (relay.call.target.clone(), relay.call.key.clone());
+    let relayed = pass(inner, relay, Forward::Method).await?;
+    if relayed.status.is_success() || relayed.status.is_redirection() {
+        let now = Instant::now();
+        responses.invalidate(&key, now);
+        for name in [LOCATION, CONTENT_LOCATION] {
+            let also = relayed.headers.get(name).and_then(|value| place::of(value, &target.upstream, &key.place.path));
+            if let Some((path, query)) = also {
+                responses.invalidate_path(&key, &path, query.as_str(), now);
+            }
+        }
+    }
+    Ok(relayed)
+}
+
+/// A GET or HEAD on a route with `cache = "http"`.
+struct Cached<S> {
+    inner: S,
+    http: Http,
+    relay: Relay,
+}
+
+/// What the store says to a request.
+enum Look {
+    /// It has an answer.
+    Answer(Arc<Stored>, Served),
+    /// Ask the upstream, with what is known.
+    Ask(Forward, Option<Arc<Stored>>),
+}
+
+impl<S> Cached<S>
+where
+    S: Service<Call, Response = Called, Error = Problem, Future: Send> + Clone + Send + 'static,
+{
+    async fn answer(mut self) -> Result<Relayed, Problem> {
+        // The caller's conditions are evaluated here, against a whole response that others may have too.
+        for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE] {
+            self.relay.call.headers.remove(name);
+        }
+        let mut look = self.look(Instant::now())?;
+        let forced = matches!(look, Look::Ask(Forward::Request, _)) || self.relay.wants.no_store;
+        let refresh_limited = forced && matches!(look, Look::Ask(..)) && !self.may_force();
+        if refresh_limited {
+            self.relay.wants = self.relay.wants.unforced();
+            look = self.look(Instant::now())?;
+        }
+        let relayed = match look {
+            Look::Answer(stored, served) => {
+                if served == Served::Stale(Why::Revalidating) && !stored.is_set_back(Instant::now()) {
+                    self.refresh(&stored);
+                }
+                from_store(&stored, &self.relay.asked, served, Instant::now())
+            }
+            Look::Ask(forward, known) if self.relay.call.method == Method::HEAD => self.head(forward, known).await?,
+            Look::Ask(forward, known) if self.relay.wants.no_store => self.fetch(None, forward, known).await?,
+            Look::Ask(forward, known) => self.meet(forward, known).await?,
+        };
+        Ok(Relayed { refresh_limited, ..relayed })
+    }
+
+    fn look(&self, now: Instant) -> Result<Look, Problem> {
+        let Call { key, headers, .. } = &self.relay.call;
+        let wants = &self.relay.wants;
+        let miss = |forward| if wants.only_if_cached { Err(Problem::NotCached) } else { Ok(Look::Ask(forward, None)) };
+        let stored = match self.http.responses.get(key, headers) {
+            Found::Nothing => return miss(Forward::UriMiss),
+            Found::Others => return miss(Forward::VaryMiss),
+            Found::This(stored) => stored,
+        };
+        match stored.judge(wants, now) {
+            Verdict::Fresh => Ok(Look::Answer(stored, Served::Hit)),
+            Verdict::Stale(why) => Ok(Look::Answer(stored, Served::Stale(why))),
+            Verdict::Ask(forward) => Ok(Look::Ask(forward, Some(stored))),
+            Verdict::NotCached => Err(Problem::NotCached),
+        }
+    }
+
+    fn may_force(&self) -> bool {
+        self.relay.caller.forced_refreshes.as_ref().is_none_or(|bucket| bucket.reserve(Instant::now()).is_ok())
+    }
+
+    fn topic(&self) -> Topic {
+        Topic::new(&self.relay.call.key, &self.relay.call.headers)
+    }
+
+    /// Calls, or waits for what somebody else's call brings.
+    async fn meet(self, forward: Forward, known: Option<Arc<Stored>>) -> Result<Relayed, Problem> {
+        loop {
+            let mut result = match self.http.meetings.join(self.topic()) {
+                Role::First(first) => {
+                    // Whoever missed just before another call landed comes here just after it.
+                    return match self.look(Instant::now()) {
+                        Ok(Look::Answer(stored, served @ Served::Hit)) => {
+                            first.end(meeting::Result::Shared(stored.clone()));
+                            Ok(from_store(&stored, &self.relay.asked, served, Instant::now()))
+                        }
+                        _ => self.fetch(Some(first), forward, known).await,
+                    };
+                }
+                Role::Waiting(result) => result,
+            };
+            let ended = timeout_at(self.relay.call.deadline, result.wait_for(Option::is_some)).await;
+            let ended = ended.map_err(|_| Problem::UpstreamTimeout)?.map(|result| result.clone());
+            return match ended {
+                // The one who called has gone without a word.
+                Err(_) | Ok(None) => continue,
+                Ok(Some(meeting::Result::Shared(stored))) => {
+                    Ok(from_store(&stored, &self.relay.asked, Served::Collapsed { forward }, Instant::now()))
+                }
+                Ok(Some(meeting::Result::StandIn(stored))) => Ok(self.instead(&stored)),
+                Ok(Some(meeting::Result::Apart)) => self.fetch(None, forward, known).await,
+                Ok(Some(meeting::Result::Failed(problem))) => Err(problem),
+            };
+        }
+    }
+
+    /// What stands in for an upstream that fails.
+    fn instead(&self, known: &Stored) -> Relayed {
+        from_store(known, &self.relay.asked, Served::Stale(Why::UpstreamError), Instant::now())
+    }
+
+    fn fetching(&self, known: Option<Arc<Stored>>) -> Fetching<S> {
+        let Relay { caller, call, wants, policy, .. } = &self.relay;
+        Fetching {
+            inner: self.inner.clone(),
+            responses: self.http.responses.clone(),
+            caller: caller.clone(),
+            call: call.with(Method::GET, call.headers.clone()),
+            known,
+            no_store: wants.no_store,
+            most: policy.max_page_bytes,
+        }
+    }
+
+    /// Calls, in a task of its own, so that a caller who leaves takes nothing from those who wait; tells `first`'s meeting.
+    async fn fetch(
+        self,
+        first: Option<meeting::First>,
+        forward: Forward,
+        known: Option<Arc<Stored>>,
+    ) -> Result<Relayed, Problem> {
+        let task = tokio::spawn(self.fetching(known).fetch(first));
+        let brought = task.await.unwrap_or(Err(Problem::UpstreamFailed(Cause::Died)))?;
+        let asked = &self.relay.asked;
+        match brought {
+            Brought::Stored { stored, status, kept, own } => {
+                let served = Served::Fetched { forward, status, stored: kept };
+                let mut relayed = from_store(&stored, asked, served, Instant::now());
+                relayed.headers.extend(own);
+                Ok(relayed)
+            }
+            Brought::StandIn(known) => Ok(self.instead(&known)),
+            Brought::Passing(response) => {
+                let relayed = fetch::relayed(response, forward);
+                Ok(unless_known(relayed, asked))
+            }
+        }
+    }
+
+    /// Fetches what `stored` has become, for those who will ask.
+    fn refresh(&self, stored: &Arc<Stored>) {
+        if let Role::First(first) = self.http.meetings.join(self.topic()) {
+            tokio::spawn(self.fetching(Some(stored.clone())).fetch(Some(first)));
+        }
+    }
+
+    /// A HEAD that the store cannot answer; what it brings may renew what is stored, or show that it is out of date.
+    async fn head(mut self, forward: Forward, known: Option<Arc<Stored>>) -> Result<Relayed, Problem> {
+        let (key, headers) = (self.relay.call.key.clone(), self.relay.call.headers.clone());
+        let asked = std::mem::take(&mut self.relay.asked);
+        let (began, wants) = (Instant::now(), self.relay.wants);
+        let relayed = pass(self.inner, self.relay, forward).await?;
+        if let Some(known) = known.filter(|_| relayed.status.is_success() && !wants.no_store) {
+            fetch::take_head(&self.http.responses, &key, &headers, &known, &relayed, began);
+        }
+        Ok(unless_known(relayed, &asked))
+    }
+}

@@ -1,0 +1,164 @@
+//! Where responses of `http` routes are kept: by upstream, account, route and query, and there by the request fields that select
+//! them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use http::HeaderMap;
+use moka::ops::compute::{CompResult, Op};
+use moka::sync::Cache;
+use tokio::time::Instant;
+
+use super::stored::Stored;
+use crate::domain::access::AccountHash;
+use crate::domain::key::PageKey;
+
+/// All stored responses. Cheap to clone; all clones share them.
+#[derive(Clone)]
+pub struct Responses {
+    entries: Cache<PageKey, Variants, RandomState>,
+    /// What was invalidated when: a response that was asked for before that must not come in after it.
+    invalidated: Cache<Scope, Instant, RandomState>,
+}
+
+/// The responses under one key, newest first.
+type Variants = Arc<[Arc<Stored>]>;
+
+/// What an invalidation is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Scope {
+    Everything,
+    Account(AccountHash),
+    Key(PageKey),
+}
+
+/// What is stored for a request.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// Only what other request fields select.
+    Others,
+    /// This.
+    This(Arc<Stored>),
+}
+
+/// How many variants of one response are kept; more would only serve to fill the memory with what hardly comes again.
+const MOST_VARIANTS: usize = 32;
+
+/// What moka and the shared pointers need for an entry, in bytes.
+const ENTRY_OVERHEAD: usize = 200;
+
+/// For how long an invalidation is remembered; no call lasts longer.
+const MEMORY: Duration = Duration::from_secs(600);
+
+impl Responses {
+    /// An empty store for at most `max_bytes`, keys included.
+    pub fn new(max_bytes: u64) -> Self {
+        let weigh = |key: &PageKey, variants: &Variants| {
+            let sizes: usize = variants.iter().map(|stored| stored.size()).sum();
+            u32::try_from(key.size() + sizes + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
+        };
+        Self {
+            entries: Cache::builder().max_capacity(max_bytes).weigher(weigh).build_with_hasher(RandomState::default()),
+            invalidated: Cache::builder().time_to_live(MEMORY).build_with_hasher(RandomState::default()),
+        }
+    }
+
+    /// What is stored under `key` for the fields of `request`.
+    pub fn get(&self, key: &PageKey, request: &HeaderMap) -> Found {
+        let Some(variants) = self.entries.get(key) else { return Found::Nothing };
+        match variants.iter().find(|stored| stored.selection.fits(request)) {
+            Some(stored) => Found::This(stored.clone()),
+            None => Found::Others,
+        }
+    }
+
+    /// Stores `stored` in place of what `request` selected before, unless that was asked for later; says whether it did.
+    pub fn keep(&self, key: &PageKey, stored: &Arc<Stored>, request: &HeaderMap) -> bool {
+        let kept = self.entries.entry_by_ref(key).and_compute_with(|entry| {
+            let known = entry.as_ref().map_or(&[][..], |entry| entry.value());
+            let (same, others): (Vec<_>, Vec<_>) = known.iter().partition(|other| other.selection.fits(request));
+            if same.iter().any(|other| other.began > stored.began) {
+                return Op::Nop;
+            }
+            let others = others.into_iter().take(MOST_VARIANTS - 1).cloned();
+            Op::Put(std::iter::once(stored.clone()).chain(others).collect())
+        });
+        // Looked up after the response is visible, as an invalidation first leaves its mark and then visits what is visible.
+        if self.is_invalidated(key, stored.began) {
+            self.entries.invalidate(key);
+            return false;
+        }
+        matches!(kept, CompResult::Inserted(_) | CompResult::ReplacedWith(_))
+    }
+
+    fn is_invalidated(&self, key: &PageKey, began: Instant) -> bool {
+        let scopes = [Scope::Everything, Scope::Account(key.account), Scope::Key(key.clone())];
+        scopes.iter().any(|scope| self.invalidated.get(scope).is_some_and(|at| began <= at))
+    }
+
+    /// Drops `stored`, which `request` has selected.
+    pub fn forget(&self, key: &PageKey, stored: &Arc<Stored>) {
+        self.entries.entry_by_ref(key).and_compute_with(|entry| {
+            let Some(entry) = entry else { return Op::Nop };
+            let rest: Variants = entry.value().iter().filter(|other| !Arc::ptr_eq(other, stored)).cloned().collect();
+            if rest.is_empty() { Op::Remove } else { Op::Put(rest) }
+        });
+    }
+
+    /// Drops all that is stored under `key`.
+    pub fn invalidate(&self, key: &PageKey, now: Instant) {
+        self.invalidated.insert(Scope::Key(key.clone()), now);
+        self.entries.invalidate(key);
+    }
+
+    /// Drops all that is stored for the account of `key` under an upstream path and query, on whatever route.
+    pub fn invalidate_path(&self, key: &PageKey, path: &str, query: &str, now: Instant) {
+        for (other, _) in &self.entries {
+            let same = other.account == key.account && other.upstream == key.upstream;
+            if same && *other.place.path == *path && other.query.as_str() == query {
+                self.invalidate(&other, now);
+            }
+        }
+    }
+
+    /// Makes what is stored for one account stale, whichever upstream it is from, or drops it if `hard`; says how many responses
+    /// it met.
+    pub fn purge_account(&self, account: AccountHash, hard: bool, now: Instant) -> usize {
+        self.invalidated.insert(Scope::Account(account), now);
+        self.purge(hard, |key| key.account == account)
+    }
+
+    /// Makes everything stale, or drops it if `hard`; says how many responses it met.
+    pub fn purge_all(&self, hard: bool, now: Instant) -> usize {
+        self.invalidated.insert(Scope::Everything, now);
+        self.purge(hard, |_| true)
+    }
+
+    fn purge(&self, hard: bool, chosen: impl Fn(&PageKey) -> bool) -> usize {
+        let mut count = 0;
+        for (key, variants) in &self.entries {
+            if chosen(&key) {
+                count += variants.len();
+                variants.iter().for_each(|stored| stored.purge());
+                if hard {
+                    self.entries.invalidate(key.as_ref());
+                }
+            }
+        }
+        count
+    }
+
+    /// How many keys there are, and how many bytes all weighs; both lag a little behind.
+    pub fn size(&self) -> (u64, u64) {
+        (self.entries.entry_count(), self.entries.weighted_size())
+    }
+
+    /// Does what moka has put off.
+    pub fn maintain(&self) {
+        self.entries.run_pending_tasks();
+        self.invalidated.run_pending_tasks();
+    }
+}

@@ -1,0 +1,188 @@
+//! A stored response: what came, for which requests it is, and how long it may be used.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{
+    AGE, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tokio::time::Instant;
+
+use super::directives::Directives;
+use super::policy::{Clocks, Terms, terms};
+use super::vary::Selection;
+use super::verdict::Verdict;
+use crate::domain::cache_control::Wants;
+
+/// One response, whole.
+#[derive(Debug)]
+pub struct Stored {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields, without those that may not be stored.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+    /// The requests that it is for.
+    pub selection: Selection,
+    /// How long it may be used.
+    pub terms: Terms,
+    /// When the request for it went out.
+    pub began: Instant,
+    /// When it came.
+    received: Instant,
+    purged: AtomicBool,
+    failures: AtomicU32,
+    /// Milliseconds since it came; 0 = at once.
+    next_try: AtomicU64,
+}
+
+/// The head of a response as it came, with its times.
+#[derive(Clone, Debug)]
+pub struct Came {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields.
+    pub headers: HeaderMap,
+    /// What its `Cache-Control` says.
+    pub directives: Directives,
+    /// What that allows.
+    pub terms: Terms,
+    /// When the request for it went out.
+    began: Instant,
+    received: Instant,
+}
+
+/// What a 304 says nothing about, for it has no content to describe, and the tag, by which the stored response was found.
+const OF_THE_CONTENT: [HeaderName; 5] =
+    [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE, HeaderName::from_static("content-md5"), ETAG];
+
+/// The longest pause between two tries of an upstream that fails.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+impl Came {
+    /// A response that comes now to a request that went out at `began`.
+    pub fn new(status: StatusCode, mut headers: HeaderMap, began: Instant) -> Self {
+        let (received, wall) = (Instant::now(), SystemTime::now());
+        let directives = Directives::read(&headers);
+        let clocks = Clocks { delay: received.saturating_duration_since(began), wall };
+        let terms = terms(&headers, &directives, clocks);
+        headers
+            .entry(DATE)
+            .or_insert_with(|| HeaderValue::try_from(httpdate::fmt_http_date(wall)).expect("a date is a header value"));
+        Self { status, headers, directives, terms, began, received }
+    }
+
+    /// The fields that are not stored, but go to the one who asked.
+    pub fn withheld(&self) -> HeaderMap {
+        let names = &self.directives.withheld;
+        let fields = self.headers.iter().filter(|(name, _)| names.contains(name));
+        fields.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// The response to be stored, with its whole body.
+    pub fn store(&self, body: &[u8], selection: Selection) -> Stored {
+        // A copy gives back what the buffer had to spare.
+        self.with(Bytes::copy_from_slice(body), selection)
+    }
+
+    fn with(&self, body: Bytes, selection: Selection) -> Stored {
+        let mut headers = self.headers.clone();
+        for name in self.directives.withheld.iter().chain(&[AGE, CONTENT_LENGTH]) {
+            headers.remove(name);
+        }
+        Stored {
+            status: self.status,
+            headers,
+            body,
+            selection,
+            terms: self.terms,
+            began: self.began,
+            received: self.received,
+            purged: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
+            next_try: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Stored {
+    /// The same response after the upstream has confirmed it with `came` (RFC 9111 §3.2, §4.3.4); `None` if it may no longer be
+    /// stored for the fields of `request`.
+    pub fn confirmed(&self, came: &Came, request: &HeaderMap) -> Option<Self> {
+        let mut headers = self.headers.clone();
+        for name in came.headers.keys().filter(|name| !OF_THE_CONTENT.contains(name)) {
+            headers.remove(name);
+            headers.extend(came.headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+        }
+        let mut merged = Came::new(self.status, headers, came.began);
+        merged.received = came.received;
+        if merged.directives.no_store || merged.directives.private {
+            return None;
+        }
+        let selection = Selection::new(&merged.headers, request)?;
+        Some(merged.with(self.body.clone(), selection))
+    }
+
+    /// Whether a response to HEAD is about this one (RFC 9111 §4.3.5).
+    pub fn is_meant_by(&self, head: &HeaderMap) -> bool {
+        let same = |name: &HeaderName| head.get(name).is_none_or(|value| self.headers.get(name) == Some(value));
+        let length = head.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        same(&ETAG) && same(&LAST_MODIFIED) && length.is_none_or(|length: usize| length == self.body.len())
+    }
+
+    /// The fields that ask whether it has changed; none if it has no validator.
+    pub fn validators(&self) -> HeaderMap {
+        let pairs = [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)];
+        pairs.into_iter().filter_map(|(name, asks)| Some((asks, self.headers.get(name)?.clone()))).collect()
+    }
+
+    /// How old it is.
+    pub fn age(&self, now: Instant) -> Duration {
+        self.terms.initial_age + now.saturating_duration_since(self.received)
+    }
+
+    /// What is left of its lifetime, in whole seconds.
+    pub fn ttl(&self, now: Instant) -> i64 {
+        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        seconds(self.terms.lifetime) - seconds(self.age(now))
+    }
+
+    /// Whether it may answer a request that `wants` something.
+    pub fn judge(&self, wants: &Wants, now: Instant) -> Verdict {
+        self.terms.judge(self.age(now), wants, self.purged.load(Ordering::Relaxed), self.is_set_back(now))
+    }
+
+    /// Whether the upstream has failed and is to be left alone for now.
+    pub fn is_set_back(&self, now: Instant) -> bool {
+        let rest = now.saturating_duration_since(self.received);
+        rest < Duration::from_millis(self.next_try.load(Ordering::Relaxed))
+    }
+
+    /// Whether it may stand in for an upstream that fails.
+    pub fn stands_in(&self, now: Instant) -> bool {
+        self.terms.covers_error(self.age(now))
+    }
+
+    /// Remembers that the upstream failed to renew it: the next try is at `retry_at`, or after a pause that doubles.
+    pub fn set_back(&self, now: Instant, retry_at: Option<Instant>) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed);
+        let pause = (Duration::from_secs(1) * 2_u32.pow(failures.min(6))).min(LONGEST_PAUSE);
+        let at = retry_at.filter(|at| *at > now).unwrap_or(now + pause.mul_f32(1.0 - fastrand::f32() / 2.0));
+        let rest = at.saturating_duration_since(self.received).as_millis();
+        self.next_try.store(u64::try_from(rest).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Marks it as no longer fresh; only a failure of the upstream may still serve it.
+    pub fn purge(&self) {
+        self.purged.store(true, Ordering::Relaxed);
+    }
+
+    /// The bytes that it takes.
+    pub fn size(&self) -> usize {
+        let fields: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 96).sum();
+        size_of::<Self>() + self.body.len() + fields + self.selection.size()
+    }
+}

@@ -1,0 +1,387 @@
+//! Routes with `cache = "http"`: a shared cache by RFC 9111, from the upstream's own headers alone.
+
+use futures_util::future::join_all;
+use http::{Method, Response};
+use merge_sync_proxy::domain::body::StreamBody;
+use merge_sync_proxy::domain::key::TokenHasher;
+use tokio::time::Instant;
+
+use crate::origin::{Site, pass, pipe, reply, streamed};
+use crate::support::{Got, ask, method, with};
+
+const FRESH: (&str, &str) = ("cache-control", "max-age=60");
+
+fn site() -> Site {
+    Site::route("http", "request_headers = ['*']\n")
+}
+
+/// Answers with the number of the call.
+fn counting(
+    headers: &'static [(&'static str, &'static str)],
+) -> impl Fn(&http::request::Parts, usize) -> Result<Response<StreamBody>, tower::BoxError> {
+    const NUMBERS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    move |_, calls| Ok(reply(200, headers, NUMBERS[calls]))
+}
+
+fn assert_served(got: &Got, body: &str, cache: &str) {
+    assert_eq!((&*got.body, got.cache()), (body.as_bytes(), cache));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_lives_as_long_as_it_says_and_is_then_confirmed() {
+    let site = site();
+    site.answers(
+        200,
+        &[FRESH, ("etag", "\"a\""), ("x-one", "1"), ("age", "10"), ("content-type", "text/plain")],
+        "body",
+    );
+    let got = site.get("/x/a").await;
+    assert_served(&got, "body", "fwd=uri-miss; fwd-status=200; stored; ttl=50");
+    pass(49).await;
+    let got = site.get("/x/a").await;
+    assert_served(&got, "body", "hit; ttl=1");
+    assert_eq!((got.header("age"), got.header("x-one"), got.header("content-type")), ("59", "1", "text/plain"));
+    assert_eq!(got.header("cache-control"), "max-age=60", "the upstream's own");
+    pass(1).await;
+    site.answers(304, &[FRESH, ("etag", "\"a\""), ("x-one", "2")], "");
+    let got = site.get("/x/a").await;
+    assert_served(&got, "body", "fwd=stale; fwd-status=304; stored; ttl=60");
+    assert_eq!((got.status.as_u16(), got.header("x-one"), got.header("age")), (200, "2", "0"));
+    assert_eq!(site.sent("if-none-match"), "\"a\"");
+    assert_served(&site.get("/x/a").await, "body", "hit; ttl=60");
+    assert_eq!(site.calls(), 2);
+    site.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_says_nothing_is_never_reused() {
+    let site = site();
+    for headers in [
+        &[][..],
+        &[("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")],
+        &[("cache-control", "private, max-age=60")],
+        &[("cache-control", "no-store")],
+        &[FRESH, ("vary", "*")],
+    ] {
+        let before = site.calls();
+        site.answers(200, headers, "body");
+        for _ in 0..2 {
+            assert_eq!(site.get("/x/a").await.status, 200);
+        }
+        assert_eq!(site.calls(), before + 2, "{headers:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn accounts_share_nothing_and_consumers_of_one_do() {
+    let site = site();
+    site.script(counting(&[FRESH]));
+    let ask_as = |account, key| with("/x/a", &[("x-account-token", account), ("authorization", key)]);
+    assert_eq!(site.send(ask_as("acme", "Bearer one")).await.body, "0");
+    assert_eq!(site.send(ask_as("acme", "Bearer other")).await.body, "0");
+    assert_eq!(site.send(ask_as("globex", "Bearer one")).await.body, "1");
+    assert_eq!(site.get("/x/a?page=2").await.body, "2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn variants_are_told_apart_by_the_fields_that_select_them() {
+    let site = site();
+    site.script(counting(&[FRESH, ("vary", "X-Team"), ("vary", "accept-language")]));
+    let ask = async |team: &'static str, language: &'static str| {
+        site.get_with("/x/a", &[("x-team", team), ("accept-language", language), ("x-other", team)]).await
+    };
+    assert_eq!(ask("a", "en, de").await.body, "0");
+    let got = ask("b", "en").await;
+    assert_served(&got, "1", "fwd=vary-miss; fwd-status=200; stored; ttl=60");
+    assert_served(&ask("a", "DE,en").await, "0", "hit; ttl=60");
+    assert_served(&ask("b", "en").await, "1", "hit; ttl=60");
+    assert_eq!(site.get("/x/a").await.body, "2");
+    // Without the right to send them, all requests are alike.
+    let site = Site::route("http", "");
+    site.script(counting(&[FRESH, ("vary", "x-team")]));
+    for team in ["a", "b"] {
+        assert_eq!(site.get_with("/x/a", &[("x-team", team)]).await.body, "0");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn concurrent_misses_make_one_call_where_one_answer_is_for_all() {
+    let site = site();
+    site.answers(200, &[FRESH], "body");
+    let all = join_all((0..50).map(|_| site.get("/x/a"))).await;
+    assert_eq!((site.calls(), all.len()), (1, 50));
+    assert_eq!(all.iter().filter(|got| got.cache() == "fwd=uri-miss; collapsed").count(), 49);
+    // A failure is shared; what is private is not.
+    site.answers(503, &[], "down");
+    let all = join_all((0..50).map(|_| site.get("/x/b"))).await;
+    assert!(all.iter().all(|got| got.body == "down"));
+    assert_eq!(site.calls(), 2);
+    site.answers(200, &[("cache-control", "private")], "mine");
+    join_all((0..5).map(|_| site.get("/x/c"))).await;
+    assert_eq!(site.calls(), 7);
+    // Others' fields may select another answer.
+    site.answers(200, &[FRESH], "body");
+    let teams =
+        ["a", "b", "a", "b"].map(|team| site.spawn(with("/x/d", &[("x-account-token", "acme"), ("x-team", team)])));
+    join_all(teams).await;
+    assert_eq!(site.calls(), 9);
+    site.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_may_leave_and_the_others_get_their_answer() {
+    let site = site();
+    site.answers(200, &[FRESH], "body");
+    site.hold();
+    let first = site.spawn(ask("/x/a"));
+    site.arrived(1).await;
+    let others: Vec<_> = (0..10).map(|_| site.spawn(ask("/x/a"))).collect();
+    tokio::task::yield_now().await;
+    first.abort();
+    let _ = first.await;
+    site.release();
+    for other in others {
+        assert_eq!(other.await.expect("no panic").body, "body");
+    }
+    assert_eq!(site.calls(), 1);
+    site.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn stale_while_revalidate_fetches_once_and_ends() {
+    let site = site();
+    site.script(counting(&[("cache-control", "max-age=5, stale-while-revalidate=10")]));
+    site.get("/x/a").await;
+    pass(6).await;
+    site.hold();
+    for _ in 0..5 {
+        assert_served(&site.get("/x/a").await, "0", "hit; ttl=-1; detail=revalidating");
+    }
+    site.release();
+    pass(1).await;
+    assert_eq!(site.calls(), 2);
+    assert_served(&site.get("/x/a").await, "1", "hit; ttl=4");
+    pass(15).await;
+    assert_served(&site.get("/x/a").await, "2", "fwd=stale; fwd-status=200; stored; ttl=5");
+    site.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn stale_if_error_stands_in_and_leaves_the_upstream_alone() {
+    let site = site();
+    site.answers(200, &[("cache-control", "max-age=5, stale-if-error=600")], "good");
+    site.get("/x/a").await;
+    pass(10).await;
+    site.answers(503, &[], "down");
+    for _ in 0..10 {
+        assert_served(&site.get("/x/a").await, "good", "hit; ttl=-5; detail=upstream-error");
+    }
+    assert_eq!(site.calls(), 2, "one try, then a pause");
+    site.script(|_, _| Err("closed".into()));
+    let start = Instant::now();
+    for _ in 0..300 {
+        assert!(site.get("/x/a").await.cache().ends_with("detail=upstream-error"));
+        pass(1).await;
+    }
+    assert!(site.calls() < 50, "{} calls in {:?}", site.calls(), start.elapsed());
+    pass(60).await;
+    site.answers(200, &[FRESH], "back");
+    assert_eq!(site.get("/x/a").await.body, "back");
+
+    // Without leave nothing stale is served, and never against a directive.
+    for line in ["max-age=5", "max-age=5, must-revalidate, stale-if-error=600", "s-maxage=5, stale-if-error=600"] {
+        site.answers(200, &[("cache-control", line)], "good");
+        site.get("/x/b").await;
+        pass(10).await;
+        site.script(|_, _| Err("closed".into()));
+        assert_eq!(site.get("/x/b").await.problem(), "upstream-failed", "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_passes_and_changes_something_invalidates() {
+    let site = site();
+    let fill = async || {
+        site.answers(200, &[FRESH], "old");
+        for target in ["/x/a", "/x/b", "/x/c?d=1", "/x/e"] {
+            site.get(target).await;
+        }
+    };
+    let held = async |target: &str| site.get_with(target, &[("cache-control", "only-if-cached")]).await.status == 200;
+    fill().await;
+    site.answers(500, &[], "no");
+    let got = site.send(method(Method::POST, ask("/x/a"))).await;
+    assert_eq!(got.cache(), "fwd=method; fwd-status=500");
+    assert!(held("/x/a").await, "a failure changes nothing");
+    let elsewhere = ("content-location", "https://elsewhere.test/base/x/e");
+    site.answers(201, &[("location", "/base/x/b"), elsewhere], "made");
+    site.send(method(Method::PUT, ask("/x/a"))).await;
+    assert!(!held("/x/a").await && !held("/x/b").await && held("/x/c?d=1").await && held("/x/e").await);
+    site.answers(204, &[("content-location", "http://origin.test/base/x/c?d=1")], "");
+    site.send(method(Method::DELETE, ask("/x/e"))).await;
+    assert!(!held("/x/c?d=1").await && !held("/x/e").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_from_before_an_invalidation_does_not_come_in_after_it() {
+    let site = site();
+    site.script(|head, _| Ok(reply(200, &[FRESH], if head.method == "GET" { "old" } else { "done" })));
+    site.hold();
+    let late = site.spawn(ask("/x/a"));
+    site.arrived(1).await;
+    let change = site.spawn(method(Method::POST, ask("/x/a")));
+    site.arrived(2).await;
+    site.release();
+    let (late, _) = (late.await.expect("no panic"), change.await.expect("no panic"));
+    assert_eq!(late.body, "old");
+    let before = site.calls();
+    site.get("/x/a").await;
+    assert_eq!(site.calls(), before + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_client_has_its_say() {
+    let site = site();
+    let ask = async |line: &str| site.get_with("/x/a", &[("cache-control", line)]).await;
+    assert_eq!(ask("only-if-cached").await.problem(), "not-cached");
+    assert_eq!(site.calls(), 0);
+    site.script(counting(&[FRESH]));
+    assert_served(&ask("no-store").await, "0", "fwd=uri-miss; fwd-status=200");
+    assert_eq!(site.get("/x/a").await.body, "1");
+    assert_served(&ask("no-cache").await, "2", "fwd=request; fwd-status=200; stored; ttl=60");
+    pass(10).await;
+    assert_eq!(ask("max-age=10").await.body, "2");
+    assert_eq!(ask("max-age=9").await.body, "3");
+    assert_eq!(ask("min-fresh=61").await.body, "4");
+    pass(70).await;
+    assert_served(&ask("max-stale=20").await, "4", "hit; ttl=-10");
+    assert_eq!(ask("max-stale=5").await.body, "5");
+}
+
+#[tokio::test(start_paused = true)]
+async fn forced_refreshes_are_counted() {
+    let hash = merge_sync_proxy::door::consumer_key::hash("key");
+    let consumer =
+        format!("[[consumers]]\nname = 'one'\nkey_sha256 = '{hash}'\naccounts = ['*']\nforced_refreshes = '1/min'");
+    let site = Site::route("http", &consumer);
+    site.script(counting(&[FRESH]));
+    let ask =
+        async |line: &str| site.get_with("/x/a", &[("authorization", "Bearer key"), ("cache-control", line)]).await;
+    ask("").await;
+    assert_eq!(ask("no-cache").await.body, "1");
+    assert_served(&ask("no-cache").await, "1", "hit; ttl=60; detail=refresh-limited");
+}
+
+#[tokio::test(start_paused = true)]
+async fn conditions_ranges_and_head_are_answered_from_the_store() {
+    let site = site();
+    let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+    site.answers(200, &[FRESH, ("etag", "\"a\""), ("last-modified", date), ("set-cookie", "a=b")], "0123456789");
+    let first = site.get_with("/x/a", &[("if-none-match", "\"old\"")]).await;
+    assert_eq!((first.status.as_u16(), site.sent("if-none-match").as_str()), (200, ""));
+    let ask = async |name, value| site.get_with("/x/a", &[(name, value)]).await;
+    let got = ask("if-none-match", "\"x\", W/\"a\"").await;
+    assert_eq!((got.status.as_u16(), got.header("etag"), got.body.len()), (304, "\"a\"", 0));
+    assert_eq!(ask("if-modified-since", date).await.status, 304);
+    assert_eq!(ask("if-none-match", "\"b\"").await.status, 200);
+    let got = ask("range", "bytes=2-4").await;
+    assert_eq!((got.status.as_u16(), &*got.body, got.header("content-range")), (206, &b"234"[..], "bytes 2-4/10"));
+    assert_eq!(ask("range", "bytes=20-").await.status, 416);
+    let got = site.send(method(Method::HEAD, crate::support::ask("/x/a"))).await;
+    assert_eq!((got.status.as_u16(), got.header("content-length"), got.body.len()), (200, "10", 0));
+    assert!(!got.headers.contains_key("set-cookie"));
+    assert_eq!(site.calls(), 1);
+
+    // A caller that sent no condition never sees the upstream's 304, and one that did gets its own.
+    pass(60).await;
+    site.answers(304, &[FRESH, ("etag", "\"a\"")], "");
+    assert_eq!(ask("range", "bytes=0-0").await.status, 206);
+    assert_eq!(site.sent("range"), "", "what is stored is confirmed whole");
+    pass(60).await;
+    assert_eq!(ask("if-none-match", "\"a\"").await.status, 304);
+    assert_eq!(site.calls(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_304_that_nobody_asked_for_is_no_answer() {
+    let site = site();
+    site.answers(304, &[], "");
+    assert_eq!(site.get_with("/x/a", &[("if-none-match", "\"a\"")]).await.problem(), "upstream-failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_renews_what_is_stored_or_shows_that_it_is_old() {
+    let site = site();
+    let head = || method(Method::HEAD, ask("/x/a"));
+    site.answers(200, &[("cache-control", "max-age=5"), ("etag", "\"a\"")], "body");
+    site.get("/x/a").await;
+    pass(5).await;
+    site.answers(200, &[FRESH, ("etag", "\"a\""), ("x-new", "1")], "");
+    assert_eq!(site.send(head()).await.status, 200);
+    let got = site.get("/x/a").await;
+    assert_eq!((&*got.body, got.header("x-new"), site.calls()), (&b"body"[..], "1", 2));
+    pass(60).await;
+    site.answers(200, &[FRESH, ("etag", "\"b\"")], "");
+    site.send(head()).await;
+    site.answers(200, &[FRESH, ("etag", "\"b\"")], "new");
+    assert_eq!(site.get("/x/a").await.body, "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_large_passes_and_what_is_cut_short_does_not() {
+    let site = Site::new("[[routes]]\npath = '/x/*'\ncache = 'http'\n[cache]\nmax_page_bytes = '1KiB'");
+    let large = "0123456789abcdef".repeat(100);
+    let whole: &'static str = Box::leak(large.into_boxed_str());
+    site.script(move |_, _| {
+        let (sender, body) = pipe();
+        tokio::spawn(async move {
+            for at in (0..whole.len()).step_by(100) {
+                let _ = sender.send(&whole[at..at + 100]).await;
+            }
+        });
+        Ok(streamed(200, &[FRESH], body.body()))
+    });
+    for _ in 0..2 {
+        let got = site.get("/x/a").await;
+        assert_served(&got, whole, "fwd=uri-miss; fwd-status=200");
+    }
+    assert_eq!(site.calls(), 2);
+    site.script(|_, _| {
+        let (sender, body) = pipe();
+        sender.try_send("half").expect("room");
+        Ok(streamed(200, &[FRESH], body.then_breaks().body()))
+    });
+    assert_eq!(site.get("/x/b").await.problem(), "upstream-failed");
+    site.answers(200, &[FRESH], "whole");
+    assert_eq!(site.get("/x/b").await.body, "whole");
+    site.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_makes_an_account_s_responses_stale() {
+    let site = site();
+    site.answers(200, &[("cache-control", "max-age=60, stale-if-error=600")], "body");
+    for account in ["acme", "globex"] {
+        site.send(with("/x/a", &[("x-account-token", account)])).await;
+    }
+    let responses = &site.app.ground().http.responses;
+    assert_eq!(responses.purge_all(false, Instant::now()), 2);
+    site.script(|_, _| Err("closed".into()));
+    assert!(site.get("/x/a").await.cache().ends_with("detail=upstream-error"), "it still stands in");
+    let nobody = TokenHasher::new().hash("nobody");
+    assert_eq!(responses.purge_account(nobody, true, Instant::now()), 0);
+    assert_eq!(responses.purge_all(true, Instant::now()), 2);
+    assert_eq!(site.get("/x/a").await.problem(), "upstream-failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_and_a_response_of_one_path_never_meet() {
+    let routes = "[[routes]]\npath = '/api/ats/v1/sync-status'\n[[routes]]\npath = '/x/*'\ncache = 'http'\nupstream_path = '/api/*'";
+    let site = Site::new(routes);
+    site.answers(200, &[FRESH], "{\"results\":[]}");
+    site.get("/api/ats/v1/sync-status").await;
+    site.answers(200, &[FRESH], "other");
+    assert_eq!(site.get("/x/ats/v1/sync-status").await.body, "other");
+    assert_eq!(site.get("/api/ats/v1/sync-status").await.body, "{\"results\":[]}");
+    assert_eq!(site.calls(), 2);
+}
