@@ -144,6 +144,8 @@ pub mod domain {
 
     pub mod page;
 
+    pub mod setback;
+
     pub mod history;
 
     pub mod encoding;

@@ -94,11 +94,9 @@ listen = '{admin}'
 [upstreams.simulated]
 base_url = 'http://{upstream}'
 api_key = {{ env = 'api_key' }}
-# The simulated syncs run sixty times faster than Merge's, so pages live shorter too.
+# The simulated syncs run sixty times faster than Merge's, so settled pages live shorter too.
 [cache.ttl]
-syncing = '1s'
-settled = '5s'
-min     = '1s'
+settled = '10s'
 "
     );
     for account in merge.accounts() {

@@ -1,6 +1,6 @@
 //! What the upstream sent, and the page that the cache makes of it.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::encoding::{Coding, Encodings};
 use super::history::History;
+use super::setback::Setback;
 
 /// A whole answer of the upstream, read to its verified end.
 #[derive(Debug)]
@@ -267,9 +268,15 @@ impl Page {
         self.purged.load(Ordering::Relaxed)
     }
 
-    /// What to remember of fetches that failed while this page stood in for them.
-    pub fn setback(&self) -> &Setback {
-        &self.setback
+    /// Whether the upstream is to be left alone for this page for now.
+    pub fn is_set_back(&self, now: Instant) -> bool {
+        self.setback.holds_at(self.age(now))
+    }
+
+    /// Remembers a fetch that failed while this page stood in for it; see [`Setback::extend`].
+    pub fn set_back(&self, now: Instant, retry_at: Option<Instant>, jitter: f32) {
+        let asked = retry_at.and_then(|at| at.checked_duration_since(now));
+        self.setback.extend(self.age(now), asked, jitter);
     }
 
     /// The bytes that it takes in the store.
@@ -277,35 +284,6 @@ impl Page {
         let headers = self.etag.len() + self.weak_etag.len() + self.cache_control.len();
         let twins = self.encodings.get().map_or(0, Encodings::size);
         size_of::<Self>() + size_of::<Encodings>() + self.body.len() + headers + twins + self.history.size()
-    }
-}
-
-/// How often the fetch of a stale page has failed in a row, and when the next one may be tried.
-#[derive(Debug, Default)]
-pub struct Setback {
-    failures: AtomicU32,
-    /// Milliseconds since the page's fetch began; 0 = at once.
-    next_try: AtomicU64,
-}
-
-/// The longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-impl Page {
-    /// Whether the upstream is to be left alone for this page for now.
-    pub fn is_set_back(&self, now: Instant) -> bool {
-        let next_try = self.setback.next_try.load(Ordering::Relaxed);
-        self.age(now) < Duration::from_millis(next_try)
-    }
-
-    /// Remembers a failed fetch. The next is tried at `retry_at`, or else after a pause of 1 s that doubles with every failure
-    /// up to 60 s; `jitter`, from 0 to 1, shortens it by up to a half so that keys that failed together do not return together.
-    pub fn set_back(&self, now: Instant, retry_at: Option<Instant>, jitter: f32) {
-        let failures = self.setback.failures.fetch_add(1, Ordering::Relaxed);
-        let pause = (Duration::from_secs(1) * 2_u32.pow(failures.min(6))).min(LONGEST_PAUSE);
-        let at = retry_at.filter(|at| *at > now).unwrap_or(now + pause.mul_f32(1.0 - jitter / 2.0));
-        let next_try = at.saturating_duration_since(self.began).as_millis();
-        self.setback.next_try.store(u64::try_from(next_try).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -365,19 +343,6 @@ pub(crate) mod tests {
         let page = page("{}", began, [5, 30, 3600]);
         page.purge();
         assert_eq!(page.freshness(began), Freshness::IfError { since: Duration::ZERO });
-    }
-
-    #[test]
-    fn pauses_double_up_to_a_minute_and_a_known_instant_goes_first() {
-        let began = Instant::now();
-        let page = page("{}", began, [0, 0, 3600]);
-        for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
-            page.set_back(began, None, 0.0);
-            assert!(page.is_set_back(began + Duration::from_secs(pause) - Duration::from_millis(1)));
-            assert!(!page.is_set_back(began + Duration::from_secs(pause)));
-        }
-        page.set_back(began, Some(began + Duration::from_secs(300)), 0.0);
-        assert!(page.is_set_back(began + Duration::from_secs(299)));
     }
 
     proptest! {
