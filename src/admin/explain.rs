@@ -47,7 +47,7 @@ fn describe(page: &Page, now: Instant) -> Value {
         "lifetime_seconds": seconds(page.lifetime.fresh),
         "while_revalidate_seconds": seconds(page.lifetime.while_revalidate),
         "if_error_seconds": seconds(page.lifetime.if_error),
-        "purged": page.is_purged(),
+        "purged": page.is_purged(now),
         "waits_after_failure": page.is_set_back(now),
     })
 }

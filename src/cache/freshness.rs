@@ -75,7 +75,7 @@ pub fn decide(page: Option<Arc<Page>>, wants: &Wants, now: Instant) -> Decision 
         }
         Freshness::Fresh { .. } => fetch(wants, Forward::Request, Some(page)),
         Freshness::Revalidate { since } | Freshness::IfError { since }
-            if !refused && !page.is_purged() && wants.max_stale.is_some_and(|limit| since <= limit) =>
+            if !refused && !page.is_purged(now) && wants.max_stale.is_some_and(|limit| since <= limit) =>
         {
             Decision::Stale(page, Why::Accepted)
         }
@@ -241,7 +241,7 @@ mod tests {
     fn a_purged_page_is_not_served_even_to_those_who_accept_stale_ones() {
         let began = Instant::now();
         let page = Arc::new(page("{}", began, [5, 30, 3600]));
-        page.purge();
+        page.purge(began);
         let wants = Wants { max_stale: Some(FOREVER), ..Wants::default() };
         assert_eq!(outline(Some(&page), &wants, began), Outline::Fetch(Forward::Stale));
         assert!(stands_in(&page, began));

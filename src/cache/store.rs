@@ -69,7 +69,7 @@ impl Store {
         // Looked up after the page is visible, as a purge first leaves its mark and then visits what is visible:
         // so one of the two always sees the other.
         if self.was_purged_since(key, page.began) {
-            page.purge();
+            page.purge(page.began);
         }
         matches!(kept, CompResult::Inserted(_) | CompResult::ReplacedWith(_))
     }
@@ -91,12 +91,12 @@ impl Store {
     }
 
     /// Makes the pages that `chosen` picks stale, or drops them if `hard`; says how many.
-    fn purge(&self, hard: bool, chosen: impl Fn(&PageKey) -> bool) -> usize {
+    fn purge(&self, hard: bool, now: Instant, chosen: impl Fn(&PageKey) -> bool) -> usize {
         let mut count = 0;
         for (key, page) in &self.pages {
             if chosen(&key) {
+                page.purge(now + delay(count, fastrand::f32()));
                 count += 1;
-                page.purge();
                 if hard {
                     self.pages.invalidate(key.as_ref());
                 }
@@ -112,14 +112,14 @@ impl Store {
             purges.accounts.retain(|_, at| now.saturating_duration_since(*at) < PURGE_MEMORY);
             purges.accounts.insert(account, now);
         }
-        self.purge(hard, |key| key.account == account)
+        self.purge(hard, now, |key| key.account == account)
     }
 
-    /// Purges all pages: a soft purge leaves them for the case that the upstream fails, a hard one drops them.
-    /// Fetches under way do not bring fresh pages. Says how many pages it met.
+    /// Purges all pages: a soft purge leaves them for the case that the upstream fails, and of many reaches one after the other; a
+    /// hard one drops all at once. Fetches under way do not bring fresh pages. Says how many pages it met.
     pub fn purge_all(&self, hard: bool, now: Instant) -> usize {
         self.purges.lock().everything = Some(now);
-        self.purge(hard, |_| true)
+        self.purge(hard, now, |_| true)
     }
 
     /// How many pages there are, and how many bytes they weigh; both lag a little behind.
@@ -130,6 +130,20 @@ impl Store {
     /// Does what moka has put off: evictions, and the bookkeeping behind [`Store::size`].
     pub fn maintain(&self) {
         self.pages.run_pending_tasks();
+    }
+}
+
+/// How many pages of a soft purge are stale at once, and then in each second more. What is stale is fetched with the next request,
+/// and so many fetches at a time do not crowd out the misses of those who wait.
+const PURGED_AT_ONCE: usize = 64;
+
+/// How long after a soft purge the page is stale that it meets after `before` others. `jitter` is from 0 to 1.
+fn delay(before: usize, jitter: f32) -> Duration {
+    let seconds = u32::try_from(before / PURGED_AT_ONCE).unwrap_or(u32::MAX);
+    if seconds == 0 {
+        Duration::ZERO
+    } else {
+        Duration::from_secs(1) * (seconds - 1) + Duration::from_secs(1).mul_f32(jitter)
     }
 }
 
@@ -263,6 +277,23 @@ mod tests {
         store.keep(&key(1, ""), &Arc::new(page("{}", began, [60, 0, 0])));
         assert_eq!(store.purge_all(true, began), 1);
         assert!(store.get(&key(1, "")).is_none());
+    }
+
+    #[test]
+    fn a_soft_purge_of_many_reaches_one_after_the_other() {
+        let store = Store::new(1 << 20);
+        let began = Instant::now();
+        for n in 0..PURGED_AT_ONCE * 4 {
+            store.keep(&key(1, &format!("cursor={n}")), &Arc::new(page("{}", began, [600, 0, 0])));
+        }
+        store.maintain();
+        assert_eq!(store.purge_all(false, began), PURGED_AT_ONCE * 4);
+        let stale = |after| {
+            let now = began + Duration::from_secs(after);
+            store.pages.iter().filter(|(_, page)| page.is_purged(now)).count()
+        };
+        assert!(stale(0).abs_diff(PURGED_AT_ONCE) <= 1, "{}", stale(0));
+        assert_eq!([stale(1), stale(2), stale(3)], [2, 3, 4].map(|times| times * PURGED_AT_ONCE));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the upstream sent, and the page that the cache makes of it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -140,9 +140,13 @@ pub struct Page {
     /// What past syncs have taught of its models.
     pub history: History,
     encodings: Arc<OnceLock<Encodings>>,
-    purged: AtomicBool,
+    /// From which age on, in milliseconds, it counts as purged.
+    purged_from: AtomicU64,
     setback: Setback,
 }
+
+/// The age from which a page counts as purged that was not.
+const NEVER: u64 = u64::MAX;
 
 /// The upstream's `ETag` and `Last-Modified`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -185,7 +189,7 @@ impl Page {
             retry_at: received.retry_at,
             history,
             encodings: Arc::default(),
-            purged: AtomicBool::new(false),
+            purged_from: AtomicU64::new(NEVER),
             setback: Setback::default(),
         }
     }
@@ -220,7 +224,7 @@ impl Page {
             retry_at: None,
             history,
             encodings: self.encodings.clone(),
-            purged: AtomicBool::new(false),
+            purged_from: AtomicU64::new(NEVER),
             setback: Setback::default(),
         }
     }
@@ -244,7 +248,7 @@ impl Page {
     pub fn freshness(&self, now: Instant) -> Freshness {
         let age = self.age(now);
         let Lifetime { fresh, while_revalidate, if_error } = self.lifetime;
-        let purged = self.purged.load(Ordering::Relaxed);
+        let purged = self.is_purged(now);
         if age < fresh && !purged {
             return Freshness::Fresh { ttl: fresh - age };
         }
@@ -258,14 +262,17 @@ impl Page {
         }
     }
 
-    /// Marks it as no longer fresh: the next request fetches, and only a failure of the upstream may still serve it.
-    pub fn purge(&self) {
-        self.purged.store(true, Ordering::Relaxed);
+    /// Marks it as no longer fresh from `at` on: the next request then fetches, and only a failure of the upstream may still serve
+    /// it. Of two purges the earlier one counts.
+    pub fn purge(&self, at: Instant) {
+        let age = u64::try_from(self.age(at).as_millis()).unwrap_or(NEVER);
+        self.purged_from.fetch_min(age, Ordering::Relaxed);
     }
 
-    /// Whether it was purged.
-    pub fn is_purged(&self) -> bool {
-        self.purged.load(Ordering::Relaxed)
+    /// Whether it is purged by now.
+    pub fn is_purged(&self, now: Instant) -> bool {
+        let from = self.purged_from.load(Ordering::Relaxed);
+        from != NEVER && self.age(now) >= Duration::from_millis(from)
     }
 
     /// Whether the upstream is to be left alone for this page for now.
@@ -341,8 +348,11 @@ pub(crate) mod tests {
     fn a_purged_page_serves_only_failures() {
         let began = Instant::now();
         let page = page("{}", began, [5, 30, 3600]);
-        page.purge();
-        assert_eq!(page.freshness(began), Freshness::IfError { since: Duration::ZERO });
+        let second = |seconds| began + Duration::from_secs(seconds);
+        page.purge(second(2));
+        page.purge(second(3));
+        assert_eq!(page.freshness(second(1)), Freshness::Fresh { ttl: Duration::from_secs(4) });
+        assert_eq!(page.freshness(second(2)), Freshness::IfError { since: Duration::ZERO });
     }
 
     proptest! {

@@ -58,7 +58,7 @@ pub fn of_problem(row: &Row) -> HeaderValue {
 fn ttl(page: &Page, answer: &Answer) -> i64 {
     let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     let left = seconds(page.lifetime.fresh) - seconds(page.age(answer.now));
-    if page.is_purged() { left.min(0) } else { left }
+    if page.is_purged(answer.now) { left.min(0) } else { left }
 }
 
 fn hit(ttl: i64, detail: &str) -> HeaderValue {
@@ -132,7 +132,7 @@ mod tests {
     fn of_a_purged_page_nothing_is_left() {
         let now = Instant::now();
         let page = Arc::new(page("{}", now, [30, 0, 3600]));
-        page.purge();
+        page.purge(now);
         let answer = Answer { page, served: Served::Stale(Why::UpstreamError), now, refresh_limited: false };
         assert_eq!(value(&answer), "merge-sync-proxy; hit; ttl=0; detail=upstream-error");
     }

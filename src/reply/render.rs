@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{
-    AGE, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER, VARY,
+    AGE, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, LAST_MODIFIED, RETRY_AFTER, VARY,
     WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
@@ -19,9 +19,9 @@ use tower::{Layer, Service};
 
 use super::{accept_encoding, cache_status};
 use crate::domain::body::ReplyBody;
-use crate::domain::condition;
+use crate::domain::condition::Conditions;
 use crate::domain::encoding::Coding;
-use crate::domain::exchange::{Answer, Given, Outcome};
+use crate::domain::exchange::{Answer, Given, Outcome, Served};
 use crate::domain::page::Kind;
 use crate::domain::problem::{Problem, whole_seconds};
 use crate::domain::relay::Relayed;
@@ -53,7 +53,7 @@ pub struct Reply {
 /// What matters of a request for the form of its answer.
 struct Reading {
     head_only: bool,
-    if_none_match: Vec<HeaderValue>,
+    conditions: Conditions,
     coding: Coding,
     request_id: HeaderValue,
 }
@@ -63,7 +63,7 @@ impl Reading {
         let headers = request.headers();
         Self {
             head_only: *request.method() == Method::HEAD,
-            if_none_match: headers.get_all(IF_NONE_MATCH).iter().cloned().collect(),
+            conditions: Conditions::read(headers),
             coding: accept_encoding::choose(headers),
             request_id: headers.get(X_REQUEST_ID).cloned().unwrap_or_else(|| HeaderValue::from_static("-")),
         }
@@ -93,16 +93,20 @@ impl Reading {
         let page = &*answer.page;
         let encoded = self.coding.name().and_then(|name| Some((name, page.encoded(self.coding)?)));
         let mut headers = HeaderMap::with_capacity(12);
-        let purged = page.is_purged();
+        let purged = page.is_purged(answer.now);
         headers.insert(CACHE_CONTROL, if purged { OUTDATED } else { page.cache_control.clone() });
         headers.insert(CACHE_STATUS, cache_status::value(answer));
-        if page.kind == Kind::Good {
+        if page.kind == Kind::Good || answer.served == Served::Negative {
             let age = page.age(answer.now).as_secs();
             let prepared = usize::try_from(age).ok().and_then(|age| AGES.get(age)).cloned();
             headers.insert(AGE, prepared.unwrap_or_else(|| age.into()));
+        }
+        if page.kind == Kind::Good {
             headers.insert(ETAG, if encoded.is_some() { &page.weak_etag } else { &page.etag }.clone());
             headers.insert(VARY, VARY_VALUE);
-            if condition::names(&self.if_none_match, &page.etag) {
+            let modified = page.validators.last_modified.as_ref();
+            headers.extend(modified.map(|date| (LAST_MODIFIED, date.clone())));
+            if self.conditions.met(&page.etag, modified) {
                 return assemble(StatusCode::NOT_MODIFIED, headers, Bytes::new());
             }
         }

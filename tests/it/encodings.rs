@@ -117,6 +117,25 @@ async fn a_page_that_merge_confirms_is_renewed_and_its_304_stays_here() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_merge_says_when_a_page_changed_clients_may_ask_by_date() {
+    let world = validating();
+    let first = world.get(SYNC_STATUS).await;
+    let since = |date: &str| [("if-modified-since", date.to_owned())];
+    let ask = async |fields: &[(&str, String)]| {
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        world.get_with(SYNC_STATUS, &fields).await
+    };
+    let known = ask(&since(first.header("last-modified"))).await;
+    assert_eq!((known.status.as_u16(), known.header("last-modified")), (304, first.header("last-modified")));
+    assert_eq!(ask(&since("Sun, 06 Nov 1994 08:49:37 GMT")).await.status, 200);
+    let [date] = since(first.header("last-modified"));
+    assert_eq!(ask(&[("if-none-match", "\"other\"".to_owned()), date]).await.status, 200, "a tag counts for more");
+    let undated = World::new();
+    let got = undated.get_with(SYNC_STATUS, &[("if-modified-since", "Fri, 01 Jan 2100 00:00:00 GMT")]).await;
+    assert_eq!((got.status.as_u16(), got.header("last-modified")), (200, ""));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clients_condition_is_answered_here_and_does_not_go_to_merge() {
     let world = validating();
     let cold = world.get_with(SYNC_STATUS, &[("if-none-match", "\"x\"")]).await;

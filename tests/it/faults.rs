@@ -175,6 +175,7 @@ async fn refusals_are_remembered_for_a_short_while() {
         let again = world.get(SYNC_STATUS).await;
         assert_eq!((again.status, &again.body), (got.status, &got.body));
         assert_eq!((again.cache(), world.merge.calls()), ("hit; ttl=5; detail=negative", 1));
+        assert_eq!((got.header("age"), again.header("age")), ("", "0"), "only what was stored has an age");
         sleep(Duration::from_secs(5)).await;
         let well = world.get(SYNC_STATUS).await;
         assert_eq!((well.status.as_u16(), world.merge.calls()), (200, 2), "{}", well.cache());
