@@ -33,6 +33,7 @@ fn page(body: usize) -> Arc<Page> {
         date: None,
         digest: SyncDigest::default(),
         retry_at: None,
+        remembered: false,
     };
     let hour = Duration::from_secs(3600);
     let lifetime = Lifetime { fresh: hour, while_revalidate: hour, if_error: hour };

@@ -111,9 +111,23 @@ pub mod upstream {
 
     pub mod budget;
 
+    pub mod address;
+
+    pub mod line;
+
+    pub mod ledger;
+
     pub mod account_budget;
 
+    pub mod rate_limit_fields;
+
     pub mod failures;
+
+    pub mod breaker;
+
+    pub mod obstacle;
+
+    pub mod standing;
 
     pub mod client;
 

@@ -57,6 +57,7 @@ impl Join {
             target: ask.target.clone(),
             key: ask.key.clone(),
             uri: ask.uri.clone(),
+            payer: ask.caller.payer.clone(),
             // A remembered refusal has nothing to be confirmed.
             known: seen.clone().filter(|page| page.kind == Kind::Good),
             policy: ask.policy.clone(),
@@ -107,7 +108,7 @@ impl Seat {
     async fn wait(self, deadline: Instant) -> Joined {
         let (mut waiting, collapsed) = match self {
             Self::Landed(page) => {
-                let landing = Landing { status: page.status, page, stored: true };
+                let landing = Landing { status: page.status, page, stored: true, remembered: false };
                 return Joined { outcome: Ok(landing), collapsed: true };
             }
             Self::Wait { outcome, collapsed } => (outcome, collapsed),

@@ -120,8 +120,9 @@ impl Miss {
             (Ok(landing), Some(page)) if landing.is_failure() => answer(page, Served::Stale(Why::UpstreamError)),
             (Err(problem), Some(page)) if problem.is_upstream() => answer(page, Served::Stale(Why::UpstreamError)),
             (Err(problem), _) => Err(problem),
+            (Ok(landing), _) if landing.remembered => answer(landing.page, Served::Negative),
             (Ok(landing), _) if collapsed => answer(landing.page, Served::Collapsed { forward }),
-            (Ok(Landing { page, status, stored }), _) => answer(page, Served::Fetched { forward, status, stored }),
+            (Ok(Landing { page, status, stored, .. }), _) => answer(page, Served::Fetched { forward, status, stored }),
         }
     }
 }

@@ -220,7 +220,7 @@ fn land(store: &Store, fetch: &Fetch, received: &Received) -> Result<Landing, Pr
     if stored && page.kind == Kind::Good {
         store.encode(fetch.key.clone(), page.clone());
     }
-    Ok(Landing { page, status, stored })
+    Ok(Landing { page, status, stored, remembered: received.remembered })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Consumers: who may ask, for what, how often. Every name and every key means one of them only.
 
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::time::SystemTime;
 
 use super::findings::Findings;
@@ -25,7 +26,7 @@ pub(super) fn consumers(file: &File, findings: &mut Findings<'_>) -> Vec<Consume
         let keys = consumer_keys(place, table, &mut keys, findings);
         grants(place, table, file, findings);
         let max_in_flight_misses = findings.within(&table.max_in_flight_misses, 1..=100_000);
-        let weight = findings.within(&table.weight, 1..=1_000);
+        let weight = NonZeroU32::new(findings.within(&table.weight, 1..=1_000)).unwrap_or(NonZeroU32::MIN);
         Some(Consumer {
             name: name?,
             keys,
@@ -110,7 +111,7 @@ mod tests {
         assert_eq!(consumer.default_account.as_deref(), Some("acme"));
         assert_eq!((consumer.raw_tokens, consumer.resync, consumer.quota), (false, false, None));
         assert_eq!(consumer.forced_refreshes, Rate::new(10, Duration::from_secs(60)));
-        assert_eq!((consumer.max_in_flight_misses, consumer.weight, consumer.keys.len()), (8, 1, 1));
+        assert_eq!((consumer.max_in_flight_misses, consumer.weight.get(), consumer.keys.len()), (8, 1, 1));
         assert_eq!(config.warnings, []);
     }
 

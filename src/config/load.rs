@@ -84,8 +84,6 @@ fn refuse_unavailable(file: &File, findings: &mut Findings<'_>) {
     refuse("the webhook", file.webhook.iter().map(Table::place), findings);
     refuse("the shared store", file.shared.iter().map(Table::place), findings);
     refuse("the export of traces", file.telemetry.otlp.iter().map(Item::place), findings);
-    let weights = file.consumers.iter().map(|consumer| &consumer.weight);
-    refuse("weighted sharing", weights.filter(|weight| ***weight > 1).map(Item::place), findings);
 }
 
 fn refuse<'p>(what: &str, places: impl Iterator<Item = &'p Place>, findings: &mut Findings<'_>) {

@@ -4,6 +4,7 @@
 #![expect(missing_docs, reason = "proxy.toml explains each key, and a test holds it to that")]
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -132,13 +133,23 @@ pub struct Budget {
     pub concurrency: Item<Option<u32>>,
     pub errors: Item<Option<Rate>>,
     pub max_wait: Item<Duration>,
+    pub max_waiting: Item<u32>,
+    pub breaker: Item<Option<u32>>,
+    pub dry_run: Item<bool>,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        let BudgetRules { per_account, concurrency, errors, max_wait } = BudgetRules::default();
-        let (per_account, concurrency, errors) = (per_account.into(), concurrency.into(), errors.into());
-        Self { per_account, concurrency, errors, max_wait: max_wait.into() }
+        let rules = BudgetRules::default();
+        Self {
+            per_account: rules.per_account.into(),
+            concurrency: rules.concurrency.into(),
+            errors: rules.errors.into(),
+            max_wait: rules.max_wait.into(),
+            max_waiting: rules.max_waiting.into(),
+            breaker: rules.breaker.map(NonZeroU32::get).into(),
+            dry_run: rules.dry_run.into(),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Upstreams: where requests can go, with which key, and how many of them.
 
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -65,11 +66,17 @@ fn upstream(name: &Spanned<String>, table: &schema::Upstream, findings: &mut Fin
     if *budget.concurrency == Some(0) {
         findings.fault(budget.concurrency.place(), "must be at least 1, or \"unlimited\"");
     }
+    if *budget.breaker == Some(0) {
+        findings.fault(budget.breaker.place(), "must be at least 1, or \"unlimited\"");
+    }
     let budget = BudgetRules {
         per_account: *budget.per_account,
         concurrency: *budget.concurrency,
         errors: *budget.errors,
         max_wait: *budget.max_wait,
+        max_waiting: findings.within(&budget.max_waiting, 1..=100_000),
+        breaker: budget.breaker.and_then(NonZeroU32::new),
+        dry_run: *budget.dry_run,
     };
     let (name, api_key, url) = (name?, api_key?, table.base_url.as_deref()?.clone());
     Some(Upstream { name, scheme: url.scheme, authority: url.authority, prefix: url.prefix, api_key, client, budget })

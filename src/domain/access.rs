@@ -1,6 +1,7 @@
 //! Who may ask for what, and with whose credentials: consumers, upstreams, accounts.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -166,7 +167,7 @@ pub struct Consumer {
     /// How many of its requests may wait for Merge at a time.
     pub max_in_flight_misses: u32,
     /// Its share where requests queue, against that of others.
-    pub weight: u32,
+    pub weight: NonZeroU32,
 }
 
 impl Consumer {
@@ -182,7 +183,7 @@ impl Consumer {
             forced_refreshes: None,
             resync: false,
             max_in_flight_misses: u32::MAX,
-            weight: 1,
+            weight: NonZeroU32::MIN,
         }
     }
 

@@ -84,6 +84,18 @@ impl Bucket {
         u32::try_from(free / self.interval).unwrap_or(u32::MAX)
     }
 
+    /// Sees to it that no more than `remaining` could go at this moment; what is left already may be less.
+    pub fn leave(&self, remaining: u32, now: Instant) {
+        let spent = self.since_epoch(now) + self.tolerance + 1;
+        let arrival = spent.saturating_sub(self.interval.saturating_mul(u64::from(remaining)));
+        self.arrival.fetch_max(arrival, Ordering::Relaxed);
+    }
+
+    /// The time between two requests once the burst is used up.
+    pub fn interval(&self) -> Duration {
+        Duration::from_nanos(self.interval)
+    }
+
     /// When it is as it was when it was new, if nothing is taken until then.
     pub fn full_at(&self, now: Instant) -> Instant {
         now.max(self.epoch + Duration::from_nanos(self.arrival.load(Ordering::Relaxed)))
@@ -157,6 +169,18 @@ mod tests {
             for (first, beyond) in sent.iter().zip(sent.iter().skip(count)) {
                 prop_assert!(*beyond - *first > rate.window);
             }
+        }
+
+        #[test]
+        fn what_is_to_be_left_is_left_and_no_more(count in 1_u32..200, taken in 0_u32..50, left in 0_u32..50) {
+            let now = Instant::now();
+            let bucket = Bucket::new(rate(count, 60), now);
+            for _ in 0..taken {
+                let _ = bucket.reserve(now);
+            }
+            let before = bucket.remaining(now);
+            bucket.leave(left, now);
+            prop_assert_eq!(bucket.remaining(now), before.min(left));
         }
 
         #[test]

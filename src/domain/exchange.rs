@@ -1,6 +1,7 @@
 //! The values that travel between the stacks: an [`Ask`] goes in, a [`Fetch`] goes up, an [`Answer`] comes back. What passes
 //! through as itself has its own, in [`relay`](super::relay).
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,7 +9,7 @@ use http::{HeaderValue, StatusCode, Uri};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::access::{Account, Consumer, Upstream};
+use super::access::{Account, Consumer, Name, Upstream};
 use super::bucket::{Bucket, Rate};
 use super::cache_control::Wants;
 use super::key::PageKey;
@@ -28,6 +29,8 @@ pub struct Caller {
     pub forced_refreshes: Option<Bucket>,
     /// Its places among those who wait for the upstream.
     pub misses: Arc<Semaphore>,
+    /// Whom its calls to the upstream are charged to.
+    pub payer: Payer,
 }
 
 /// What a consumer may still ask.
@@ -64,9 +67,19 @@ impl Caller {
             quota: consumer.quota.map(|rate| Quota::new(rate, now)),
             forced_refreshes: consumer.forced_refreshes.map(|rate| Bucket::new(rate, now)),
             misses: Arc::new(Semaphore::new(places)),
+            payer: Payer { name: consumer.name.clone(), weight: consumer.weight },
             consumer,
         }
     }
+}
+
+/// Whom a call to the upstream is charged to: of those who share it, the one who began it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payer {
+    /// The consumer's name.
+    pub name: Name,
+    /// Its share where calls queue, against that of others.
+    pub weight: NonZeroU32,
 }
 
 /// Whose data, and with whose credentials it is fetched: the only holder of usable credentials on a request's path.
@@ -126,6 +139,8 @@ pub struct Fetch {
     pub key: PageKey,
     /// The request target whose query goes upstream.
     pub uri: Uri,
+    /// Whom it is charged to.
+    pub payer: Payer,
     /// The page that is being renewed, if there is one.
     pub known: Option<Arc<Page>>,
     /// The rules of the route.
@@ -165,6 +180,8 @@ pub struct Landing {
     pub status: StatusCode,
     /// Whether the page is in the store now.
     pub stored: bool,
+    /// Whether no call was made, because it would only have brought the refusal that is remembered for the account.
+    pub remembered: bool,
 }
 
 impl Landing {

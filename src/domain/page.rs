@@ -17,7 +17,7 @@ use super::history::History;
 use super::setback::Setback;
 
 /// A whole answer of the upstream, read to its verified end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Received {
     /// Its status.
     pub status: StatusCode,
@@ -33,6 +33,8 @@ pub struct Received {
     pub digest: SyncDigest,
     /// When the upstream takes the next request, where it has said so.
     pub retry_at: Option<Instant>,
+    /// Whether it is an earlier answer for the same account, given again because a call would bring no other.
+    pub remembered: bool,
 }
 
 /// What freshness needs to know of a sync-status body. All times are relative to the upstream's clock when it answered.
@@ -324,6 +326,7 @@ pub(crate) mod tests {
             date: None,
             digest: SyncDigest::default(),
             retry_at: None,
+            remembered: false,
         };
         let [fresh, while_revalidate, if_error] = [fresh, while_revalidate, if_error].map(Duration::from_secs);
         Page::new(&received, Kind::Good, Lifetime { fresh, while_revalidate, if_error }, History::default())

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::body::{ReplyBody, StreamBody, empty};
 use super::cache_control::Wants;
-use super::exchange::{Caller, Policy, Served, Target};
+use super::exchange::{Caller, Payer, Policy, Served, Target};
 use super::key::PageKey;
 
 /// A request on a route with `cache = "off"` or `"http"` that has been admitted.
@@ -40,6 +40,8 @@ pub struct Call {
     pub key: PageKey,
     /// The request target whose query goes upstream.
     pub uri: Uri,
+    /// Whom it is charged to.
+    pub payer: Payer,
     /// The method.
     pub method: Method,
     /// The caller's fields that go with it.
@@ -63,6 +65,7 @@ impl Call {
             target: self.target.clone(),
             key: self.key.clone(),
             uri: self.uri.clone(),
+            payer: self.payer.clone(),
             method,
             headers,
             body: empty(),

@@ -1,5 +1,6 @@
 //! The operator's rules as plain values: how long a page lives, what may be sent, how to connect.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +64,12 @@ pub struct BudgetRules {
     pub errors: Option<Rate>,
     /// How long a request may wait for its turn.
     pub max_wait: Duration,
+    /// How many requests may wait for their turn.
+    pub max_waiting: u32,
+    /// After how many failures in a row the upstream is left alone for a while; `None` is never.
+    pub breaker: Option<NonZeroU32>,
+    /// Whether nothing is held back, and what would have been is told.
+    pub dry_run: bool,
 }
 
 impl Default for BudgetRules {
@@ -72,6 +79,9 @@ impl Default for BudgetRules {
             concurrency: Some(32),
             errors: Rate::new(10, Duration::from_secs(10)),
             max_wait: Duration::from_secs(1),
+            max_waiting: 1024,
+            breaker: NonZeroU32::new(5),
+            dry_run: false,
         }
     }
 }

@@ -89,7 +89,8 @@ impl House {
             CacheRule::Http | CacheRule::Off => {
                 let headers = pass_on::choose(&head.headers, &stop.request_headers);
                 let (uri, method, body) = (head.uri, head.method, body::stream(body));
-                let call = Call { target, key, uri, method, headers, body, deadline };
+                let payer = caller.payer.clone();
+                let call = Call { target, key, uri, payer, method, headers, body, deadline };
                 Ok(Admitted::Relay(Box::new(Relay { caller, call, asked: head.headers, wants, policy, resync })))
             }
         }

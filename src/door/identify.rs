@@ -84,6 +84,7 @@ mod tests {
     use super::*;
     use crate::domain::access::KeyHash;
     use http::HeaderValue;
+    use std::num::NonZeroU32;
     use std::time::Duration;
 
     fn team(key: &str, expires: Option<SystemTime>) -> Consumer {
@@ -134,7 +135,7 @@ mod tests {
         let now = Instant::now();
         let before = Consumers::new(&[team("secret", None)], None, now);
         let same = Consumers::new(&[team("secret", None)], Some(&before), now);
-        let other = Consumers::new(&[Consumer { weight: 2, ..team("secret", None) }], Some(&before), now);
+        let other = Consumers::new(&[Consumer { weight: NonZeroU32::MAX, ..team("secret", None) }], Some(&before), now);
         let caller = |consumers: &Consumers| consumers.by_key.values().next().expect("one key").0.clone();
         assert!(Arc::ptr_eq(&caller(&before), &caller(&same)));
         assert!(!Arc::ptr_eq(&caller(&before), &caller(&other)));

@@ -1,31 +1,38 @@
-//! What may be sent for one linked account: its rate, its place in line, and the pause that Merge has asked for.
+//! What may be sent for one linked account: its rate, what Merge says is left of it, and the pause that Merge has asked for.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::MutexGuard;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use super::obstacle::{Kind, Obstacle};
+use super::rate_limit_fields::Left;
 use crate::domain::bucket::{Bucket, Rate};
-use crate::domain::problem::Problem;
+use crate::domain::page::Received;
 
-/// The budget of one account; shared by everyone who asks for it.
+/// The budget of one account; shared by everyone who asks for it. Its time is given to it.
 #[derive(Debug)]
 pub struct AccountBudget {
     rate: Option<Rate>,
     bucket: Option<Bucket>,
-    /// Held by the one who goes next; the others queue behind it in order.
-    turn: tokio::sync::Mutex<()>,
-    waiting: AtomicU32,
-    pause: Mutex<Pause>,
+    /// Until when calls are held back because Merge knows of other callers.
+    paced_until: Option<Instant>,
+    pause: Pause,
+    in_flight: u32,
+    /// Whether its last call went well.
+    proven: bool,
+    /// The refusal (401, 403) that was its last answer: it concerns the token and so all its pages.
+    refusal: Option<Arc<Received>>,
 }
 
 /// The upstream's own "not now".
 #[derive(Debug, Default)]
 struct Pause {
     until: Option<Instant>,
+    /// How often in a row.
     refusals: u32,
+    /// Whether the first call after a pause is under way.
+    probing: bool,
 }
 
 /// How much longer a window is reckoned than Merge reckons it: calls may reach it closer together than they were sent.
@@ -37,133 +44,116 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 impl AccountBudget {
     /// An unspent budget.
     pub fn new(rate: Option<Rate>, now: Instant) -> Self {
-        let slack = |rate: Rate| Rate { window: rate.window + SLACK.min(rate.window / 20), ..rate };
         Self {
             rate,
-            bucket: rate.map(|rate| Bucket::new(slack(rate), now)),
-            turn: tokio::sync::Mutex::default(),
-            waiting: AtomicU32::new(0),
-            pause: Mutex::default(),
+            bucket: bucket(rate, now),
+            paced_until: None,
+            pause: Pause::default(),
+            in_flight: 0,
+            proven: false,
+            refusal: None,
         }
     }
 
-    /// The same budget after its rate was changed: what Merge has asked for stays, and so that no call of the last window is
-    /// forgotten, the new bucket begins empty.
-    pub fn with_rate(&self, rate: Option<Rate>, now: Instant) -> Self {
-        let changed = Self::new(rate, now);
-        if let Some(bucket) = &changed.bucket {
-            while bucket.reserve(now).is_ok() {}
+    /// Changes its rate, if that is another. So that no call of the last window is forgotten, the new bucket begins empty.
+    pub fn allow(&mut self, rate: Option<Rate>, now: Instant) {
+        if self.rate != rate {
+            self.rate = rate;
+            self.bucket = bucket(rate, now);
+            while self.bucket.as_ref().is_some_and(|bucket| bucket.reserve(now).is_ok()) {}
         }
-        *changed.pause.lock() = std::mem::take(&mut *self.pause.lock());
-        changed
     }
 
-    /// The rate that it keeps.
-    pub fn rate(&self) -> Option<Rate> {
-        self.rate
+    /// The rate that it keeps, and how many calls could go at this moment; `None` is without limit.
+    pub fn standing(&self, now: Instant) -> (Option<Rate>, Option<u32>) {
+        (self.rate, self.bucket.as_ref().map(|bucket| bucket.remaining(now)))
     }
 
-    /// How many calls could go at this moment; `None` is without limit.
-    pub fn remaining(&self, now: Instant) -> Option<u32> {
-        self.bucket.as_ref().map(|bucket| bucket.remaining(now))
+    /// Whether its last call went well.
+    pub fn is_proven(&self) -> bool {
+        self.proven
     }
 
-    /// How many wait for their turn.
-    pub fn waiting(&self) -> u32 {
-        self.waiting.load(Ordering::Relaxed)
+    /// The refusal that was its last answer.
+    pub fn refusal(&self) -> Option<&Arc<Received>> {
+        self.refusal.as_ref()
     }
 
     /// Whether nothing would be forgotten if it were made anew.
     pub fn is_unspent(&self, now: Instant) -> bool {
-        self.bucket.as_ref().is_none_or(|bucket| bucket.is_full(now)) && self.paused_until(now).is_none()
+        let full = self.bucket.as_ref().is_none_or(|bucket| bucket.is_full(now));
+        full && self.in_flight == 0 && !self.proven && self.paused_until(now).is_none()
     }
 
     /// Until when the upstream wants no call for this account.
     pub fn paused_until(&self, now: Instant) -> Option<Instant> {
-        self.pause.lock().until.filter(|until| *until > now)
+        self.pause.until.filter(|until| *until > now)
+    }
+
+    /// What stands in the way of the call that goes after `ahead` others.
+    pub fn obstacle(&self, now: Instant, ahead: u32) -> Option<Obstacle> {
+        if let Some(until) = self.paused_until(now) {
+            return Some(Obstacle::until(Kind::Pause, until));
+        }
+        if self.pause.probing {
+            return Some(Obstacle::busy(Kind::Pause));
+        }
+        let due = self.bucket.as_ref().map_or(now, |bucket| bucket.next(now, ahead));
+        let due = self.paced_until.map_or(due, |until| until.max(due));
+        (due > now).then_some(Obstacle::until(Kind::Rate, due))
+    }
+
+    /// A call goes out.
+    pub fn spend(&mut self, now: Instant) {
+        // What has no obstacle is in the bucket; only a dry run sends what is not.
+        let _ = self.bucket.as_ref().map(|bucket| bucket.reserve(now));
+        self.in_flight += 1;
+        self.pause.probing = self.pause.refusals > 0;
+    }
+
+    /// A call is over.
+    pub fn release(&mut self) {
+        self.in_flight -= 1;
+        if self.in_flight == 0 {
+            self.pause.probing = false;
+        }
     }
 
     /// The upstream has refused a call for this account (429): leaves it alone until `until`, or if it did not say, for 1 s, which
     /// doubles with each refusal in a row up to 60 s. `jitter` is from 0 to 1.
-    pub fn refused(&self, until: Option<Instant>, now: Instant, jitter: f32) -> Instant {
-        let mut pause = self.pause.lock();
-        let growing = (Duration::from_secs(1) * 2_u32.pow(pause.refusals.min(6))).min(LONGEST_PAUSE);
+    pub fn refused(&mut self, until: Option<Instant>, now: Instant, jitter: f32) -> Instant {
+        let Pause { refusals, probing, .. } = &mut self.pause;
+        let growing = (Duration::from_secs(1) * 2_u32.pow((*refusals).min(6))).min(LONGEST_PAUSE);
         let until = until.unwrap_or(now + growing.mul_f32(1.0 + jitter / 4.0));
-        pause.refusals = pause.refusals.saturating_add(1);
-        pause.until = pause.until.max(Some(until));
+        *refusals = refusals.saturating_add(1);
+        *probing = false;
+        self.pause.until = self.pause.until.max(Some(until));
         until
     }
 
-    /// The upstream has answered a call for this account.
-    pub fn answered(&self) {
-        self.pause.lock().refusals = 0;
+    /// The upstream has answered a call for this account, `well` or with a failure; says whether that changes whether it is proven.
+    pub fn answered(&mut self, well: bool, refusal: Option<Arc<Received>>) -> bool {
+        self.pause.refusals = 0;
+        self.pause.probing = false;
+        self.refusal = refusal;
+        std::mem::replace(&mut self.proven, well) != well
     }
 
-    /// Joins the line. Whoever cannot have a turn before `until` is told so at once.
-    pub async fn queue(&self, until: Instant) -> Result<Turn<'_>, Problem> {
-        let now = Instant::now();
-        let place = Place::take(&self.waiting);
-        let earliest = self.earliest(now, place.ahead);
-        if earliest > until {
-            return Err(exhausted(earliest, now));
+    /// What the upstream says is left of its own limit. If that is less than is reckoned here, others use the account too: then
+    /// no more goes at once than it says, and what is left is spread over the time until there is more.
+    pub fn learn(&mut self, left: Left, now: Instant) {
+        let Some(bucket) = &self.bucket else { return };
+        bucket.leave(left.remaining, now);
+        let interval = bucket.interval();
+        let reset = left.reset.unwrap_or(interval);
+        if interval * left.remaining < reset {
+            self.paced_until = self.paced_until.max(Some(now + reset / (left.remaining + 1)));
         }
-        let Ok(turn) = timeout_at(until, self.turn.lock()).await else {
-            let now = Instant::now();
-            return Err(exhausted(self.earliest(now, 0), now));
-        };
-        Ok(Turn { budget: self, _turn: turn, _place: place })
-    }
-
-    /// When the call that stands behind `ahead` others can go at the earliest.
-    fn earliest(&self, now: Instant, ahead: u32) -> Instant {
-        let paused = self.paused_until(now).unwrap_or(now);
-        self.bucket.as_ref().map_or(now, |bucket| bucket.next(now, ahead)).max(paused)
     }
 }
 
-/// A place in line; leaving gives it back.
-struct Place<'a> {
-    waiting: &'a AtomicU32,
-    ahead: u32,
-}
-
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicU32) -> Self {
-        Self { waiting, ahead: waiting.fetch_add(1, Ordering::Relaxed) }
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The right to go next, which is not yet the right to go now.
-pub struct Turn<'a> {
-    budget: &'a AccountBudget,
-    _turn: MutexGuard<'a, ()>,
-    _place: Place<'a>,
-}
-
-impl Turn<'_> {
-    /// When the call could go.
-    pub fn earliest(&self, now: Instant) -> Instant {
-        self.budget.earliest(now, 0)
-    }
-
-    /// Spends one call now, or says when there will be one.
-    pub fn spend(&self, now: Instant) -> Result<(), Instant> {
-        if let Some(until) = self.budget.paused_until(now) {
-            return Err(until);
-        }
-        self.budget.bucket.as_ref().map_or(Ok(()), |bucket| bucket.reserve(now))
-    }
-}
-
-/// The refusal of a call that could go at `at`.
-pub fn exhausted(at: Instant, now: Instant) -> Problem {
-    Problem::BudgetExhausted { retry_after: at.saturating_duration_since(now) }
+fn bucket(rate: Option<Rate>, now: Instant) -> Option<Bucket> {
+    rate.map(|rate| Bucket::new(Rate { window: rate.window + SLACK.min(rate.window / 20), ..rate }, now))
 }
 
 #[cfg(test)]
@@ -174,49 +164,77 @@ mod tests {
         Duration::from_secs(n)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_line_is_served_in_order_and_the_late_are_told_at_once() {
-        let start = Instant::now();
-        let budget = AccountBudget::new(Rate::new(5, second(60)), start);
-        let until = start + second(30);
-        let turn = budget.queue(until).await.expect("nobody is ahead");
-        turn.spend(start).expect("the first call of a full bucket");
-        assert!(turn.earliest(start) > start + second(10));
-        let refusal = budget.queue(start + second(20)).await.map(drop);
-        assert!(matches!(refusal, Err(Problem::BudgetExhausted { retry_after }) if retry_after > second(20)));
-        assert_eq!(Instant::now(), start, "it was told without waiting");
-        assert_eq!(budget.waiting(), 1);
-        drop(turn);
-        assert_eq!(budget.waiting(), 0);
+    fn left(remaining: u32, reset: u64) -> Left {
+        Left { remaining, reset: Some(second(reset)) }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn who_leaves_the_line_gives_the_place_back() {
-        let budget = AccountBudget::new(None, Instant::now());
-        let until = Instant::now() + second(5);
-        let turn = budget.queue(until).await.expect("nobody is ahead");
-        {
-            let leaving = budget.queue(until);
-            tokio::pin!(leaving);
-            assert!(futures_util::poll!(&mut leaving).is_pending());
-            assert_eq!(budget.waiting(), 2);
-        }
-        assert_eq!(budget.waiting(), 1);
-        drop(turn);
-        budget.queue(until).await.expect("nobody is ahead again");
+    #[test]
+    fn the_rate_says_when_and_who_is_ahead_goes_first() {
+        let now = Instant::now();
+        let mut budget = AccountBudget::new(Rate::new(5, second(60)), now);
+        assert_eq!(budget.obstacle(now, 0), None);
+        budget.spend(now);
+        let at = |ahead| budget.obstacle(now, ahead).and_then(|obstacle| obstacle.until).expect("there is an obstacle");
+        assert!(at(0) > now + second(10));
+        assert!(at(2) > at(0) + second(20));
     }
 
     #[test]
     fn refusals_without_a_word_grow_and_an_answer_ends_them() {
         let now = Instant::now();
-        let budget = AccountBudget::new(None, now);
+        let mut budget = AccountBudget::new(None, now);
         for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
             assert_eq!(budget.refused(None, now, 0.0), now + second(pause));
         }
-        budget.answered();
+        budget.answered(true, None);
         assert_eq!(budget.refused(None, now, 0.0), now + second(1));
         assert_eq!(budget.paused_until(now), Some(now + second(60)), "a pause is never shortened");
         budget.refused(Some(now + second(600)), now, 0.0);
         assert_eq!(budget.paused_until(now), Some(now + second(600)));
+    }
+
+    #[test]
+    fn after_a_pause_one_call_goes_first() {
+        let now = Instant::now();
+        let mut budget = AccountBudget::new(None, now);
+        budget.spend(now);
+        budget.refused(Some(now + second(30)), now, 0.0);
+        budget.release();
+        let after = now + second(30);
+        assert_eq!(budget.obstacle(after, 0), None);
+        budget.spend(after);
+        assert_eq!(budget.obstacle(after, 0), Some(Obstacle::busy(Kind::Pause)));
+        budget.answered(true, None);
+        assert_eq!(budget.obstacle(after, 0), None, "it went well");
+        budget.spend(after);
+        assert_eq!(budget.obstacle(after, 0), None);
+    }
+
+    #[test]
+    fn a_probe_that_is_given_up_makes_way_for_another() {
+        let now = Instant::now();
+        let mut budget = AccountBudget::new(None, now);
+        budget.spend(now);
+        budget.refused(Some(now), now, 0.0);
+        budget.release();
+        budget.spend(now);
+        budget.release();
+        assert_eq!(budget.obstacle(now, 0), None);
+    }
+
+    #[test]
+    fn what_merge_says_is_left_lowers_the_budget_and_never_raises_it() {
+        let now = Instant::now();
+        let mut budget = AccountBudget::new(Rate::new(100, second(60)), now);
+        budget.learn(left(90, 60), now);
+        assert_eq!((budget.standing(now).1, budget.obstacle(now, 0)), (Some(20), None), "nobody else is there");
+        budget.learn(left(5, 60), now);
+        assert_eq!(budget.standing(now).1, Some(5));
+        let due = budget.obstacle(now, 0).and_then(|obstacle| obstacle.until);
+        assert_eq!(due, Some(now + second(10)), "five calls and six gaps until the minute is over");
+        budget.learn(left(0, 30), now);
+        assert_eq!(budget.obstacle(now, 0).and_then(|obstacle| obstacle.until), Some(now + second(30)));
+        budget.learn(left(99, 60), now);
+        assert_eq!(budget.obstacle(now, 0).and_then(|obstacle| obstacle.until), Some(now + second(30)));
     }
 }

@@ -3,190 +3,82 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
-use http::StatusCode;
+use http::header::DATE;
+use http::uri::Authority;
+use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service, ServiceExt};
 
-use super::account_budget::{AccountBudget, exhausted};
-use super::failures::{Failures, Risk};
-use crate::domain::access::{AccountHash, Name, Upstream};
+use super::address::{Address, Permit, Refused};
+use super::ledger::{Bid, Ending};
+use super::rate_limit_fields as fields;
+use crate::domain::access::Upstream;
 use crate::domain::body::{Holding, stream};
-use crate::domain::exchange::{Fetch, Target};
+use crate::domain::exchange::{Fetch, Payer, Target};
 use crate::domain::page::Received;
 use crate::domain::problem::{Cause, Problem};
 use crate::domain::relay::{Call, Called};
-use crate::domain::rules::BudgetRules;
 
 /// All budgets. Cheap to clone; all clones share them. They outlive a reload.
 #[derive(Clone, Default)]
 pub struct Budgets {
-    accounts: Arc<Mutex<Accounts>>,
-    upstreams: Arc<Mutex<HashMap<Name, Arc<UpstreamBudget>>>>,
-}
-
-type AccountKey = (Name, AccountHash);
-
-#[derive(Default)]
-struct Accounts {
-    by_key: HashMap<AccountKey, Arc<AccountBudget>>,
-    /// The number of accounts at which those that are unspent are dropped next.
-    sweep_at: usize,
-}
-
-/// Below this many accounts nothing is ever swept.
-const FEW_ACCOUNTS: usize = 1024;
-
-/// What all accounts of one upstream share.
-struct UpstreamBudget {
-    rules: BudgetRules,
-    concurrency: Option<Arc<Semaphore>>,
-    failures: Option<Failures>,
-}
-
-impl UpstreamBudget {
-    fn new(rules: BudgetRules) -> Self {
-        let places = |count| usize::try_from(count).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self {
-            rules,
-            concurrency: rules.concurrency.map(|count| Arc::new(Semaphore::new(places(count)))),
-            failures: rules.errors.map(Failures::new),
-        }
-    }
-
-    /// The same after its rules were changed: the failures so far stay.
-    fn with_rules(&self, rules: BudgetRules) -> Self {
-        let mut changed = Self::new(rules);
-        if let (Some(before), Some(allowed)) = (&self.failures, rules.errors) {
-            changed.failures = Some(before.with_allowed(allowed));
-        }
-        changed
-    }
-
-    fn blocked_until(&self, now: Instant) -> Option<Instant> {
-        self.failures.as_ref().and_then(|failures| failures.blocked_until(now))
-    }
-
-    /// A place in flight, and one among the failures that there may be. All calls to the upstream need both, so whoever waits for
-    /// one with the other in hand keeps nobody from going.
-    async fn place(&self, until: Instant) -> Result<Place, Problem> {
-        let full = || Problem::BudgetExhausted { retry_after: Duration::from_secs(1) };
-        let in_flight = match &self.concurrency {
-            Some(places) => match timeout_at(until, places.clone().acquire_owned()).await {
-                Ok(Ok(permit)) => Some(permit),
-                _ => return Err(full()),
-            },
-            None => None,
-        };
-        let risk = match &self.failures {
-            Some(failures) => Some(failures.risk(until).await.ok_or_else(full)?),
-            None => None,
-        };
-        Ok(Place { _in_flight: in_flight, risk })
-    }
-}
-
-/// A call's place at its upstream.
-struct Place {
-    _in_flight: Option<OwnedSemaphorePermit>,
-    risk: Option<Risk>,
-}
-
-/// What a call has been given; it ends with the call, also when nobody waits for it any more.
-struct Permit {
-    account: Arc<AccountBudget>,
-    place: Place,
+    addresses: Arc<Mutex<HashMap<Authority, Arc<Address>>>>,
 }
 
 impl Budgets {
-    /// How many accounts have a budget here, and how many calls wait for one.
-    pub fn waiting(&self) -> (usize, u32) {
-        let accounts = self.accounts.lock();
-        (accounts.by_key.len(), accounts.by_key.values().map(|account| account.waiting()).sum())
+    /// The address of an upstream: Merge counts failures by where they come from, so upstreams that share a host share them.
+    pub fn address(&self, upstream: &Upstream) -> Arc<Address> {
+        self.addresses.lock().entry(upstream.authority.clone()).or_default().clone()
     }
 
-    /// The calls in flight to `upstream`.
-    pub fn in_flight(&self, upstream: &str) -> usize {
-        let upstreams = self.upstreams.lock();
-        let budget = upstreams.get(upstream);
-        budget
-            .and_then(|budget| Some((budget.rules.concurrency?, budget.concurrency.as_ref()?)))
-            .map_or(0, |(allowed, places)| usize::try_from(allowed).unwrap_or(usize::MAX) - places.available_permits())
+    /// Waits until the call may go, for no longer than `max_wait`.
+    async fn reserve(&self, target: &Target, payer: &Payer, deadline: Instant) -> Result<Permit, Refused> {
+        let until = (Instant::now() + target.upstream.budget.max_wait).min(deadline);
+        self.address(&target.upstream).reserve(Bid::new(target, payer), until).await
     }
 
-    fn account(&self, target: &Target) -> Arc<AccountBudget> {
-        let now = Instant::now();
-        let rate = target.account.rate();
-        let key = (target.upstream.name.clone(), target.account.hash);
-        let mut accounts = self.accounts.lock();
-        if accounts.by_key.len() >= accounts.sweep_at.max(FEW_ACCOUNTS) {
-            accounts.by_key.retain(|_, budget| Arc::strong_count(budget) > 1 || !budget.is_unspent(now));
-            accounts.sweep_at = accounts.by_key.len() * 2;
-        }
-        let budget = accounts.by_key.entry(key).or_insert_with(|| Arc::new(AccountBudget::new(rate, now)));
-        if budget.rate() != rate {
-            *budget = Arc::new(budget.with_rate(rate, now));
-        }
-        budget.clone()
-    }
-
-    fn upstream(&self, upstream: &Upstream) -> Arc<UpstreamBudget> {
-        let mut upstreams = self.upstreams.lock();
-        let rules = upstream.budget;
-        let budget = upstreams.entry(upstream.name.clone()).or_insert_with(|| Arc::new(UpstreamBudget::new(rules)));
-        if budget.rules != rules {
-            *budget = Arc::new(budget.with_rules(rules));
-        }
-        budget.clone()
-    }
-
-    /// Waits until the call may go, for no longer than `max_wait`. Nothing is held while something else is waited for, but the
-    /// turn, which is the account's own.
-    async fn reserve(&self, target: &Target, deadline: Instant) -> Result<Permit, Problem> {
-        let account = self.account(target);
-        let upstream = self.upstream(&target.upstream);
-        let until = (Instant::now() + upstream.rules.max_wait).min(deadline);
-        let place = {
-            let turn = account.queue(until).await?;
-            loop {
-                let now = Instant::now();
-                let earliest = turn.earliest(now).max(upstream.blocked_until(now).unwrap_or(now));
-                if earliest > until {
-                    return Err(exhausted(earliest, now));
-                }
-                sleep_until(earliest).await;
-                let place = upstream.place(until).await?;
-                // Others may have failed or been refused meanwhile: then the place goes back and the wait begins anew.
-                let now = Instant::now();
-                if upstream.blocked_until(now).is_none() && turn.spend(now).is_ok() {
-                    break place;
-                }
-            }
-        };
-        Ok(Permit { account, place })
+    /// All addresses that have been called.
+    pub fn addresses(&self) -> Vec<Arc<Address>> {
+        self.addresses.lock().values().cloned().collect()
     }
 }
 
-impl Permit {
-    /// What an answer with `status` teaches that asks to come back at `retry_at`; says when that can be.
-    fn learn(&mut self, status: u16, retry_at: Option<Instant>) -> Option<Instant> {
-        let now = Instant::now();
-        // How the call ended is known by its status: only a failure keeps its place among them.
-        let risk = self.place.risk.take();
-        if status == StatusCode::TOO_MANY_REQUESTS.as_u16() {
-            return Some(self.account.refused(retry_at, now, fastrand::f32()));
-        }
-        self.account.answered();
-        if let Some(risk) = risk.filter(|_| status >= 400) {
-            risk.failed(now);
-        }
-        retry_at
+/// Tells the budgets what an answer has taught them; says when the account may be asked again, if the answer is about that.
+fn learn(permit: &mut Permit, status: StatusCode, headers: &HeaderMap, retry_at: Option<Instant>) -> Option<Instant> {
+    let date = headers.get(DATE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok());
+    let date = date.unwrap_or_else(SystemTime::now);
+    let left = fields::left(headers, date);
+    if status != StatusCode::TOO_MANY_REQUESTS {
+        permit.ended(Ending::Answered(status.as_u16()), left);
+        return retry_at;
     }
+    let until = retry_at.or_else(|| Some(Instant::now() + fields::reset(headers, date)?.max(SHORTEST_PAUSE)));
+    permit.ended(Ending::Limited(until), left)
+}
+
+/// No pause after a 429 is shorter.
+const SHORTEST_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Whether an answer is about the account's token, and so about all its pages.
+fn concerns_the_token(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
+/// What is known of a call that brought nothing: what Merge has answered counts, whatever became of the body.
+fn learn_from(permit: &mut Permit, problem: &Problem) {
+    permit.ended(
+        match problem {
+            Problem::UpstreamFailed(Cause::Unexpected(status)) => Ending::Answered(*status),
+            Problem::UpstreamFailed(Cause::TooLarge | Cause::NotJson) => Ending::Answered(StatusCode::OK.as_u16()),
+            _ => Ending::Silent,
+        },
+        None,
+    );
 }
 
 /// The layer: a call goes on once it has been paid for.
@@ -216,15 +108,26 @@ where
     fn call(&mut self, fetch: Fetch) -> Self::Future {
         let Self { inner, budgets } = self.clone();
         Box::pin(async move {
-            let mut permit = budgets.reserve(&fetch.target, fetch.deadline).await?;
+            let mut permit = match budgets.reserve(&fetch.target, &fetch.payer, fetch.deadline).await {
+                Ok(permit) => permit,
+                Err(Refused::Problem(problem)) => return Err(problem),
+                Err(Refused::Remembered(refusal)) => return Ok(Received { remembered: true, ..(*refusal).clone() }),
+            };
             fetch.departure.depart();
-            let mut outcome = inner.oneshot(fetch).await;
-            match &mut outcome {
-                Ok(received) => received.retry_at = permit.learn(received.status.as_u16(), received.retry_at),
-                Err(Problem::UpstreamFailed(Cause::Unexpected(status))) => drop(permit.learn(*status, None)),
-                Err(_) => {}
+            match inner.oneshot(fetch).await {
+                Ok(received) if concerns_the_token(received.status) => {
+                    permit.ended(Ending::Refused(Arc::new(received.clone())), None);
+                    Ok(received)
+                }
+                Ok(mut received) => {
+                    received.retry_at = learn(&mut permit, received.status, &received.headers, received.retry_at);
+                    Ok(received)
+                }
+                Err(problem) => {
+                    learn_from(&mut permit, &problem);
+                    Err(problem)
+                }
             }
-            outcome
         })
     }
 }
@@ -244,9 +147,15 @@ where
     fn call(&mut self, call: Call) -> Self::Future {
         let Self { inner, budgets } = self.clone();
         Box::pin(async move {
-            let mut permit = budgets.reserve(&call.target, call.deadline).await?;
-            let Called { response, began, retry_at } = inner.oneshot(call).await?;
-            let retry_at = permit.learn(response.status().as_u16(), retry_at);
+            let mut permit = match budgets.reserve(&call.target, &call.payer, call.deadline).await {
+                Ok(permit) => permit,
+                Err(Refused::Problem(problem)) => return Err(problem),
+                // What passes through is never answered with what another call has brought.
+                Err(Refused::Remembered(_)) => return Err(Problem::BudgetExhausted { retry_after: SHORTEST_PAUSE }),
+            };
+            let called = inner.oneshot(call).await.inspect_err(|problem| learn_from(&mut permit, problem))?;
+            let Called { response, began, retry_at } = called;
+            let retry_at = learn(&mut permit, response.status(), response.headers(), retry_at);
             // A call is in flight until the last byte of its answer.
             let response = response.map(|body| stream(Holding::new(body, permit)));
             Ok(Called { response, began, retry_at })

@@ -115,6 +115,7 @@ async fn call(
         date,
         digest,
         retry_at: pause.map(|pause| Instant::now() + pause),
+        remembered: false,
     })
 }
 

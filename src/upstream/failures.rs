@@ -2,127 +2,269 @@
 //!
 //! A call takes its place in the budget before it goes, since nobody knows how it will end. If it succeeds the place is free again
 //! at once, if it fails a window later. So even if all calls in flight fail together, there are never more failures than allowed.
+//!
+//! The places are not for everybody alike. An account whose last call went well is proven and may take any; the others may
+//! together take seven tenths of them, those of one consumer four tenths, and one account two tenths. So whoever asks with a wrong
+//! token uses up a share, and who has a right one goes on.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 
-use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
 
+use super::obstacle::{Kind, Obstacle};
+use crate::domain::access::{AccountHash, Name};
 use crate::domain::bucket::Rate;
 
-/// The failure budget of one address. Cheap to clone; all clones are the same budget.
+/// An account at an upstream.
+pub type AccountKey = (Name, AccountHash);
+
+/// Whose call it is that may fail.
 #[derive(Clone, Debug)]
-pub struct Failures {
-    allowed: Rate,
-    places: Arc<Semaphore>,
-    /// When the places of failed calls are free again, oldest first.
-    held: Arc<Mutex<VecDeque<Instant>>>,
+pub struct Suspect {
+    /// The account that it is for.
+    pub account: AccountKey,
+    /// The consumer that it is charged to.
+    pub payer: Name,
+    /// Whether the account's last call went well.
+    pub proven: bool,
 }
+
+/// The failure budget of one address. Its time is given to it.
+#[derive(Debug, Default)]
+pub struct Failures {
+    allowed: Option<Rate>,
+    /// When each failure is forgotten, oldest first, and whose it was.
+    failed: VecDeque<(Instant, Suspect)>,
+    spent: Counts,
+    in_flight: Counts,
+}
+
+/// How many, in all and by whose they are.
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    unproven: usize,
+    payers: HashMap<Name, usize, RandomState>,
+    accounts: HashMap<AccountKey, usize, RandomState>,
+}
+
+/// The share of the places that one group of calls may take, in tenths.
+const UNPROVEN: usize = 7;
+const ONE_PAYER: usize = 4;
+const ONE_ACCOUNT: usize = 2;
 
 impl Failures {
-    /// A budget of `allowed` failures in any window, none of them spent.
-    pub fn new(allowed: Rate) -> Self {
-        let places = usize::try_from(allowed.count.get()).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { allowed, places: Arc::new(Semaphore::new(places)), held: Arc::default() }
+    /// Changes how many failures there may be; `None` is without limit. No failure is forgotten by that.
+    pub fn allow(&mut self, allowed: Option<Rate>) {
+        self.allowed = allowed;
     }
 
-    /// The same failures, of another number that is allowed.
-    pub fn with_allowed(&self, allowed: Rate) -> Self {
-        let changed = Self::new(allowed);
-        for until in &*self.held.lock() {
-            if let Ok(place) = changed.places.clone().try_acquire_owned() {
-                changed.hold(place, *until);
-            }
+    /// How many failures are remembered, how many calls may yet fail, and how many there may be of both.
+    pub fn standing(&self) -> (usize, usize, Option<usize>) {
+        (self.spent.all, self.in_flight.all, self.allowed.map(count))
+    }
+
+    /// Forgets what is older than the window.
+    pub fn forget(&mut self, now: Instant) {
+        while let Some((_, suspect)) = self.failed.pop_front_if(|(until, _)| *until <= now) {
+            self.spent.remove(&suspect);
         }
-        changed
     }
 
-    /// When the next call may be risked, if failures alone stand in its way.
-    pub fn blocked_until(&self, now: Instant) -> Option<Instant> {
-        let held = self.held.lock();
-        let is_spent = held.len() >= usize::try_from(self.allowed.count.get()).unwrap_or(usize::MAX);
-        held.front().copied().filter(|until| is_spent && *until > now)
+    /// What stands in the way of a call. Shares are kept only if there are `others` to keep them for.
+    pub fn obstacle(&self, suspect: &Suspect, others: bool) -> Option<Obstacle> {
+        let allowed = count(self.allowed?);
+        let share = |tenths: usize| (allowed * tenths / 10).max(1);
+        let full = |group: fn(&Counts, &Suspect) -> usize, places: usize, of: fn(&Suspect, &Suspect) -> bool| {
+            let (spent, in_flight) = (group(&self.spent, suspect), group(&self.in_flight, suspect));
+            if spent + in_flight < places {
+                return None;
+            }
+            // If the failures alone fill the places, the one that is forgotten as the last of those that are too many makes room.
+            let mine = self.failed.iter().filter(|(_, other)| of(other, suspect)).map(|(until, _)| *until);
+            let until = spent.checked_sub(places).and_then(|beyond| mine.into_iter().nth(beyond));
+            Some(Obstacle { kind: Kind::Failures, until })
+        };
+        let all = || full(|counts, _| counts.all, allowed, |_, _| true);
+        if suspect.proven || !others {
+            return all();
+        }
+        full(|counts, _| counts.unproven, share(UNPROVEN), |other, _| !other.proven)
+            .or_else(|| full(Counts::of_payer, share(ONE_PAYER), |other, suspect| other.payer == suspect.payer))
+            .or_else(|| full(Counts::of_account, share(ONE_ACCOUNT), |other, suspect| other.account == suspect.account))
+            .or_else(all)
     }
 
-    /// Takes a place for a call that goes now; waits for one until `until`.
-    pub async fn risk(&self, until: Instant) -> Option<Risk> {
-        let place = timeout_at(until, self.places.clone().acquire_owned()).await.ok()?.ok()?;
-        Some(Risk { failures: self.clone(), place })
+    /// A call goes out.
+    pub fn risk(&mut self, suspect: &Suspect) {
+        if self.allowed.is_some() {
+            self.in_flight.add(suspect);
+        }
     }
 
-    /// Keeps a place until `until`.
-    fn hold(&self, place: OwnedSemaphorePermit, until: Instant) {
-        self.held.lock().push_back(until);
-        let held = self.held.clone();
-        tokio::spawn(async move {
-            sleep_until(until).await;
-            held.lock().pop_front();
-            drop(place);
-        });
+    /// A call that was [risked](Self::risk) has ended, well or not.
+    pub fn ended(&mut self, suspect: &Suspect, failed: bool, now: Instant) {
+        self.in_flight.remove(suspect);
+        if let Some(allowed) = self.allowed.filter(|_| failed) {
+            self.spent.add(suspect);
+            self.failed.push_back((now + allowed.window, suspect.clone()));
+        }
     }
 }
 
-/// The place of a call in flight; dropping it says that the call has not failed.
-#[derive(Debug)]
-pub struct Risk {
-    failures: Failures,
-    place: OwnedSemaphorePermit,
+fn count(rate: Rate) -> usize {
+    usize::try_from(rate.count.get()).unwrap_or(usize::MAX / 16)
 }
 
-impl Risk {
-    /// The call has failed.
-    pub fn failed(self, now: Instant) {
-        let until = now + self.failures.allowed.window;
-        self.failures.hold(self.place, until);
+impl Counts {
+    fn of_payer(&self, suspect: &Suspect) -> usize {
+        self.payers.get(&suspect.payer).copied().unwrap_or_default()
     }
+
+    fn of_account(&self, suspect: &Suspect) -> usize {
+        self.accounts.get(&suspect.account).copied().unwrap_or_default()
+    }
+
+    fn add(&mut self, suspect: &Suspect) {
+        self.all += 1;
+        self.unproven += usize::from(!suspect.proven);
+        *self.payers.entry(suspect.payer.clone()).or_default() += 1;
+        *self.accounts.entry(suspect.account.clone()).or_default() += 1;
+    }
+
+    /// Takes one away; of what was risked while there was no limit there is none.
+    fn remove(&mut self, suspect: &Suspect) {
+        if less(&mut self.accounts, &suspect.account) {
+            self.all -= 1;
+            self.unproven -= usize::from(!suspect.proven);
+            less(&mut self.payers, &suspect.payer);
+        }
+    }
+}
+
+/// Counts one less under `key`; says whether there was one.
+fn less<K: Eq + Hash>(counts: &mut HashMap<K, usize, RandomState>, key: &K) -> bool {
+    let Some(count) = counts.get_mut(key) else { return false };
+    *count -= 1;
+    if *count == 0 {
+        counts.remove(key);
+    }
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::time::Duration;
-    use tokio::time::advance;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn failures(count: u32) -> Failures {
-        Failures::new(Rate::new(count, Duration::from_secs(10)).expect("not zero"))
+        let mut failures = Failures::default();
+        failures.allow(Rate::new(count, SECOND * 10));
+        failures
     }
 
-    async fn risk(failures: &Failures) -> Option<Risk> {
-        failures.risk(Instant::now()).await
+    fn suspect(account: u8, payer: &str, proven: bool) -> Suspect {
+        Suspect { account: ("us".into(), AccountHash([account; 16])), payer: payer.into(), proven }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_budget_is_spent_by_failures_and_comes_back_one_by_one() {
-        let failures = failures(2);
-        for _ in 0..2 {
-            risk(&failures).await.expect("a place").failed(Instant::now());
-            advance(Duration::from_secs(1)).await;
+    fn fail(failures: &mut Failures, suspect: &Suspect, now: Instant) {
+        failures.risk(suspect);
+        failures.ended(suspect, true, now);
+    }
+
+    #[test]
+    fn the_budget_is_spent_by_failures_and_comes_back_one_by_one() {
+        let (mut failures, one, now) = (failures(2), suspect(1, "a", false), Instant::now());
+        fail(&mut failures, &one, now);
+        fail(&mut failures, &one, now + SECOND);
+        let until = |at| Some(Obstacle::until(Kind::Failures, at));
+        assert_eq!(failures.obstacle(&one, false), until(now + SECOND * 10));
+        failures.forget(now + SECOND * 10);
+        assert_eq!(failures.obstacle(&one, false), None);
+        fail(&mut failures, &one, now + SECOND * 10);
+        assert_eq!(failures.obstacle(&one, false), until(now + SECOND * 11));
+    }
+
+    #[test]
+    fn what_is_in_flight_may_fail_and_what_succeeds_is_free_at_once() {
+        let (mut failures, one, now) = (failures(2), suspect(1, "a", true), Instant::now());
+        failures.risk(&one);
+        failures.risk(&one);
+        assert_eq!(failures.obstacle(&one, true), Some(Obstacle::busy(Kind::Failures)));
+        failures.ended(&one, false, now);
+        assert_eq!(failures.obstacle(&one, true), None);
+    }
+
+    #[test]
+    fn who_causes_failures_is_cut_off_before_the_others() {
+        let (mut failures, now) = (failures(10), Instant::now());
+        let culprit = |account| suspect(account, "wrong", false);
+        fail(&mut failures, &culprit(1), now);
+        fail(&mut failures, &culprit(1), now);
+        assert!(failures.obstacle(&culprit(1), true).is_some(), "one account");
+        assert!(failures.obstacle(&culprit(1), false).is_none(), "there is nobody to spare the rest for");
+        fail(&mut failures, &culprit(2), now);
+        fail(&mut failures, &culprit(3), now);
+        assert!(failures.obstacle(&culprit(4), true).is_some(), "one consumer");
+        for account in 5..8 {
+            assert!(failures.obstacle(&suspect(account, "other", false), true).is_none());
+            fail(&mut failures, &suspect(account, "other", false), now);
         }
-        assert!(risk(&failures).await.is_none());
-        assert_eq!(failures.blocked_until(Instant::now()), Some(Instant::now() + Duration::from_secs(8)));
-        advance(Duration::from_secs(8)).await;
-        let waiting = failures.risk(Instant::now() + Duration::from_secs(1)).await;
-        assert!(waiting.is_some(), "the oldest is forgotten after its window");
-        assert!(risk(&failures).await.is_none(), "the other is not yet");
+        assert!(failures.obstacle(&suspect(9, "third", false), true).is_some(), "all that are not proven");
+        for _ in 0..3 {
+            assert!(failures.obstacle(&suspect(10, "wrong", true), true).is_none());
+            failures.risk(&suspect(10, "wrong", true));
+        }
+        assert!(failures.obstacle(&suspect(10, "wrong", true), true).is_some(), "the whole");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_is_in_flight_may_fail_and_what_succeeds_is_free_at_once() {
-        let failures = failures(2);
-        let (one, _other) = (risk(&failures).await, risk(&failures).await);
-        assert!(risk(&failures).await.is_none());
-        assert_eq!(failures.blocked_until(Instant::now()), None, "they may succeed any moment");
-        drop(one);
-        assert!(risk(&failures).await.is_some());
+    #[test]
+    fn a_change_of_the_rule_forgets_no_failure() {
+        let (mut failures, one, now) = (failures(2), suspect(1, "a", false), Instant::now());
+        fail(&mut failures, &one, now);
+        failures.allow(Rate::new(1, SECOND * 10));
+        assert!(failures.obstacle(&one, false).is_some());
+        failures.allow(None);
+        assert!(failures.obstacle(&one, false).is_none());
+        failures.risk(&one);
+        failures.allow(Rate::new(1, SECOND * 10));
+        failures.ended(&one, true, now);
+        assert_eq!(failures.standing(), (2, 0, Some(1)));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_change_of_the_rule_forgets_no_failure() {
-        let before = failures(2);
-        risk(&before).await.expect("a place").failed(Instant::now());
-        let after = before.with_allowed(Rate::new(1, Duration::from_secs(10)).expect("not zero"));
-        assert!(risk(&after).await.is_none());
+    proptest! {
+        #[test]
+        fn no_window_ever_holds_more_failures_than_allowed(
+            allowed in 1_u32..12,
+            calls in proptest::collection::vec((0_u8..6, 0_u8..3, any::<bool>(), 0_u64..1_500, 0_usize..4), 1..300),
+        ) {
+            let mut failures = failures(allowed);
+            let mut now = Instant::now();
+            let (mut flying, mut failed) = (VecDeque::new(), Vec::new());
+            for (account, payer, proven, gap, land) in calls {
+                now += Duration::from_millis(gap);
+                failures.forget(now);
+                let one = suspect(account, ["a", "b", "c"][usize::from(payer)], proven);
+                if failures.obstacle(&one, true).is_none() {
+                    failures.risk(&one);
+                    flying.push_back(one);
+                }
+                for _ in 0..land {
+                    if let Some(one) = flying.pop_front() {
+                        failures.ended(&one, true, now);
+                        failed.push(now);
+                    }
+                }
+            }
+            let beyond = failed.iter().zip(failed.iter().skip(allowed as usize));
+            for (first, beyond) in beyond {
+                prop_assert!(*beyond - *first >= SECOND * 10);
+            }
+        }
     }
 }

@@ -151,6 +151,7 @@ mod tests {
             date: None,
             digest: SyncDigest::default(),
             retry_at: None,
+            remembered: false,
         }
     }
 

@@ -1,0 +1,241 @@
+//! One address and everyone who wants to call it: what may go goes, what may not waits in line or is told so.
+//!
+//! There is one lock, and under it every decision is whole: a call gets all of its budgets or none, so nobody holds one while
+//! waiting for another. A call that ends calls up the next; while there is a line, a task watches for the moments at which time
+//! alone lets somebody go.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::ledger::{Bid, Ending, Ledger, Ticket};
+use super::line::Line;
+use super::obstacle::{Kind, Obstacle};
+use super::rate_limit_fields::Left;
+use crate::domain::page::Received;
+use crate::domain::problem::Problem;
+
+/// One address; shared by all calls to it.
+#[derive(Debug, Default)]
+pub struct Address {
+    state: Mutex<State>,
+    /// Tells the watch that it may have to look earlier.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ledger: Ledger,
+    line: Line<oneshot::Sender<Result<Ticket, Obstacle>>>,
+    /// When time alone may let somebody in line go.
+    due: Option<Instant>,
+    /// Whether somebody watches for that.
+    watched: bool,
+}
+
+/// Why a call does not go.
+#[derive(Debug)]
+pub enum Refused {
+    /// For want of budget.
+    Problem(Problem),
+    /// It would only fail again: this is what the upstream last said.
+    Remembered(Arc<Received>),
+}
+
+impl State {
+    /// Lets everyone go who may, in fair order.
+    fn dispatch(&mut self, now: Instant) {
+        self.ledger.forget(now);
+        loop {
+            let mut due: Option<Instant> = None;
+            let called = self.line.call_up(|bid| {
+                let obstacle = self.ledger.obstacle(bid, 0, now);
+                due = [due, obstacle.and_then(|obstacle| obstacle.until)].into_iter().flatten().min();
+                obstacle.is_none()
+            });
+            let Some((bid, waker)) = called else {
+                self.due = due;
+                return;
+            };
+            let ticket = self.ledger.send(&bid, now);
+            // Whoever leaves the line takes its receiver along under this same lock, so there is one.
+            drop(waker.send(Ok(ticket)));
+        }
+    }
+
+    /// Lets `bid` go at once, or puts it in line if that can be of use before `until`.
+    fn enter(&mut self, bid: &Bid, until: Instant, now: Instant) -> Result<Entered, Obstacle> {
+        self.ledger.fit(bid, now);
+        // Whoever may go by now goes before a newcomer.
+        if self.due.is_some_and(|due| due <= now) {
+            self.dispatch(now);
+        }
+        let Some(obstacle) = self.ledger.obstacle(bid, 0, now) else {
+            return Ok(Entered::Gone(self.ledger.send(bid, now)));
+        };
+        if bid.rules.dry_run {
+            self.ledger.note(bid, true);
+            tracing::info!(target: "budget", upstream = %bid.account.0, account = %bid.account.1, consumer = %bid.payer.name,
+                obstacle = ?obstacle.kind, "would have been held back");
+            return Ok(Entered::Gone(self.ledger.send(bid, now)));
+        }
+        let with_those_ahead = self.ledger.obstacle(bid, self.line.ahead(bid), now).unwrap_or(obstacle);
+        if now >= until || with_those_ahead.outlasts(until) {
+            return Err(with_those_ahead);
+        }
+        if self.line.len() >= usize::try_from(bid.rules.max_waiting).unwrap_or(usize::MAX) {
+            let full = Obstacle::busy(Kind::Line);
+            let (gone, waker) = self.line.make_room(bid).ok_or(full)?;
+            self.ledger.note(&gone, false);
+            drop(waker.send(Err(full)));
+        }
+        self.due = [self.due, obstacle.until].into_iter().flatten().min();
+        let (waker, called) = oneshot::channel();
+        Ok(Entered::InLine(self.line.join(bid.clone(), waker), called))
+    }
+}
+
+enum Entered {
+    Gone(Ticket),
+    InLine(u64, oneshot::Receiver<Result<Ticket, Obstacle>>),
+}
+
+impl Address {
+    /// Waits until the call of `bid` may go, for no longer than until `until`.
+    pub async fn reserve(self: &Arc<Self>, bid: Bid, until: Instant) -> Result<Permit, Refused> {
+        match self.wait(&bid, until).await {
+            Ok(ticket) => Ok(Permit { address: self.clone(), ticket, ended: false }),
+            Err(obstacle) => {
+                let mut state = self.state.lock();
+                let remembered = state.ledger.remembered(&bid).filter(|_| obstacle.kind == Kind::Failures);
+                if let Some(remembered) = remembered {
+                    return Err(Refused::Remembered(remembered));
+                }
+                state.ledger.note(&bid, false);
+                Err(Refused::Problem(obstacle.problem(Instant::now())))
+            }
+        }
+    }
+
+    async fn wait(self: &Arc<Self>, bid: &Bid, until: Instant) -> Result<Ticket, Obstacle> {
+        let (number, called) = {
+            let mut state = self.state.lock();
+            match state.enter(bid, until, Instant::now())? {
+                Entered::Gone(ticket) => return Ok(ticket),
+                Entered::InLine(number, called) => {
+                    if !std::mem::replace(&mut state.watched, true) {
+                        tokio::spawn(watch(self.clone()));
+                    }
+                    (number, called)
+                }
+            }
+        };
+        self.changed.notify_one();
+        let mut place = Place { address: self, number, called };
+        match timeout_at(until, &mut place.called).await {
+            Ok(called) => called.unwrap_or(Err(Obstacle::busy(Kind::Line))),
+            Err(_elapsed) => {
+                let now = Instant::now();
+                Err(self.state.lock().ledger.obstacle(bid, 0, now).unwrap_or(Obstacle::busy(Kind::Line)))
+            }
+        }
+    }
+
+    /// Changes the ledger, and lets go whoever may after that.
+    fn with<T>(&self, change: impl FnOnce(&mut Ledger, Instant) -> T) -> T {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        let result = change(&mut state.ledger, now);
+        state.dispatch(now);
+        if state.line.len() > 0 {
+            // What was waited for may by now be known to come at a certain time.
+            self.changed.notify_one();
+        }
+        result
+    }
+
+    /// Looks at the ledger, and at how many wait with what is true of their bids.
+    pub fn read<T>(&self, look: impl FnOnce(&Ledger, &dyn Fn(&dyn Fn(&Bid) -> bool) -> usize) -> T) -> T {
+        let mut state = self.state.lock();
+        state.ledger.forget(Instant::now());
+        let State { ledger, line, .. } = &*state;
+        look(ledger, &|of| line.count(of))
+    }
+}
+
+/// Lets those in line go whom time alone lets go, for as long as there is a line.
+async fn watch(address: Arc<Address>) {
+    loop {
+        let due = {
+            let mut state = address.state.lock();
+            let now = Instant::now();
+            if state.due.is_some_and(|due| due <= now) {
+                state.dispatch(now);
+            }
+            if state.line.len() == 0 {
+                state.watched = false;
+                return;
+            }
+            state.due
+        };
+        let changed = address.changed.notified();
+        match due {
+            Some(due) => tokio::select! {
+                () = changed => {}
+                () = sleep_until(due) => {}
+            },
+            None => changed.await,
+        }
+    }
+}
+
+/// A place in line. Whoever leaves gives it back, and also what it has been called up with in the very moment of leaving.
+struct Place<'a> {
+    address: &'a Address,
+    number: u64,
+    called: oneshot::Receiver<Result<Ticket, Obstacle>>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut state = self.address.state.lock();
+        if state.line.leave(self.number).is_some() {
+            // Where that was the last the watch ends.
+            self.address.changed.notify_one();
+        } else if let Ok(Ok(unused)) = self.called.try_recv() {
+            let now = Instant::now();
+            // It was not sent, so it has not failed. Its token is spent, which errs on the safe side.
+            state.ledger.unsent(&unused, now);
+            state.dispatch(now);
+        }
+    }
+}
+
+/// The right to make one call, until the last byte of its answer. Dropping it gives back what the call held.
+#[derive(Debug)]
+pub struct Permit {
+    address: Arc<Address>,
+    ticket: Ticket,
+    ended: bool,
+}
+
+impl Permit {
+    /// The call has ended, as far as its status goes; says until when the account is paused.
+    pub fn ended(&mut self, ending: Ending, left: Option<Left>) -> Option<Instant> {
+        let Self { address, ticket, ended } = self;
+        *ended = true;
+        address.with(|ledger, now| {
+            left.into_iter().for_each(|left| ledger.learn(&ticket.suspect.account, left, now));
+            ledger.ended(ticket, ending, now, fastrand::f32())
+        })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Self { address, ticket, ended } = self;
+        address.with(|ledger, now| ledger.release(ticket, *ended, now));
+    }
+}

@@ -1,0 +1,333 @@
+//! All that is known of the calls to one address: what each account and upstream has spent, and so what may go now.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
+
+use super::account_budget::AccountBudget;
+use super::breaker::{Breaker, Sign};
+use super::failures::{AccountKey, Failures, Suspect};
+use super::obstacle::{Kind, Obstacle};
+use super::rate_limit_fields::Left;
+use crate::domain::access::Name;
+use crate::domain::bucket::Rate;
+use crate::domain::exchange::{Payer, Target};
+use crate::domain::page::Received;
+use crate::domain::rules::BudgetRules;
+
+/// A call that asks for its budgets.
+#[derive(Clone, Debug)]
+pub struct Bid {
+    /// Whom the call is for.
+    pub account: AccountKey,
+    /// What the account may be asked; `None` is without limit.
+    pub rate: Option<Rate>,
+    /// Whom it is charged to.
+    pub payer: Payer,
+    /// The rules of the upstream.
+    pub rules: BudgetRules,
+}
+
+impl Bid {
+    /// The bid for a call to `target` on behalf of `payer`.
+    pub fn new(target: &Target, payer: &Payer) -> Self {
+        Self {
+            account: (target.upstream.name.clone(), target.account.hash),
+            rate: target.account.rate(),
+            payer: payer.clone(),
+            rules: target.upstream.budget,
+        }
+    }
+}
+
+/// What a call that went out gives back when it ends.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    /// Whose call it is.
+    pub suspect: Suspect,
+    /// Whether the breaker waits for it.
+    pub probe: bool,
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// With an answer of this status.
+    Answered(u16),
+    /// With a refusal that concerns the account's token, whatever was asked for.
+    Refused(Arc<Received>),
+    /// With "not now" (429), until then if it said so.
+    Limited(Option<Instant>),
+    /// Without an answer.
+    Silent,
+}
+
+/// The state of one address. Its time is given to it.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    upstreams: HashMap<Name, Standing, RandomState>,
+    accounts: HashMap<AccountKey, AccountBudget, RandomState>,
+    payers: HashSet<Name, RandomState>,
+    /// How many accounts are proven.
+    proven: usize,
+    failures: Failures,
+    /// The number of accounts at which those that are unspent are dropped next.
+    sweep_at: usize,
+}
+
+/// How one upstream stands.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// Its rules, as of the last call.
+    pub rules: BudgetRules,
+    /// The calls in flight.
+    pub in_flight: u32,
+    /// Its breaker.
+    pub breaker: Breaker,
+    /// How many calls were refused.
+    pub refused: u64,
+    /// How many calls went only because of `dry_run`.
+    pub would_have_waited: u64,
+}
+
+/// Below this many accounts nothing is ever swept.
+const FEW_ACCOUNTS: usize = 1024;
+
+impl Ledger {
+    /// Makes room for what `bid` is about, by its rules.
+    pub fn fit(&mut self, bid: &Bid, now: Instant) {
+        let upstream = self.upstreams.entry(bid.account.0.clone()).or_default();
+        if upstream.rules != bid.rules {
+            upstream.rules = bid.rules;
+        }
+        // Of upstreams that share an address the strictest rule counts.
+        let strictest = self.upstreams.values().filter_map(|upstream| upstream.rules.errors);
+        self.failures.allow(strictest.min_by_key(|rate| (rate.count, std::cmp::Reverse(rate.window))));
+        self.failures.forget(now);
+        if !self.payers.contains(&bid.payer.name) {
+            self.payers.insert(bid.payer.name.clone());
+        }
+        if self.accounts.len() >= self.sweep_at.max(FEW_ACCOUNTS) {
+            self.accounts.retain(|_, account| !account.is_unspent(now));
+            self.sweep_at = self.accounts.len() * 2;
+        }
+        let account = self.accounts.entry(bid.account.clone());
+        account.or_insert_with(|| AccountBudget::new(bid.rate, now)).allow(bid.rate, now);
+    }
+
+    /// What stands in the way of the call that goes after `ahead` others of its account: of several things the one that lasts.
+    pub fn obstacle(&self, bid: &Bid, ahead: u32, now: Instant) -> Option<Obstacle> {
+        let upstream = self.upstreams.get(&bid.account.0)?;
+        let full = bid.rules.concurrency.is_some_and(|places| u64::from(upstream.in_flight) >= u64::from(places));
+        let others = self.payers.len() > 1 || self.proven > 0;
+        let suspect = self.suspect(bid);
+        let all = [
+            upstream.breaker.obstacle(now),
+            self.accounts.get(&bid.account).and_then(|account| account.obstacle(now, ahead)),
+            self.failures.obstacle(&suspect, others),
+            full.then_some(Obstacle::busy(Kind::Concurrency)),
+        ];
+        all.into_iter().flatten().reduce(|one, other| if other.until > one.until { other } else { one })
+    }
+
+    fn suspect(&self, bid: &Bid) -> Suspect {
+        let proven = self.accounts.get(&bid.account).is_some_and(AccountBudget::is_proven);
+        Suspect { account: bid.account.clone(), payer: bid.payer.name.clone(), proven }
+    }
+
+    /// The refusal that answers `bid` without a call: it was the last word on its account's token.
+    pub fn remembered(&self, bid: &Bid) -> Option<Arc<Received>> {
+        self.accounts.get(&bid.account)?.refusal().cloned()
+    }
+
+    /// The call goes out.
+    pub fn send(&mut self, bid: &Bid, now: Instant) -> Ticket {
+        let suspect = self.suspect(bid);
+        self.failures.risk(&suspect);
+        let mut probe = false;
+        if let Some(upstream) = self.upstreams.get_mut(&bid.account.0) {
+            upstream.in_flight += 1;
+            probe = upstream.breaker.sent(now);
+        }
+        if let Some(account) = self.accounts.get_mut(&bid.account) {
+            account.spend(now);
+        }
+        Ticket { suspect, probe }
+    }
+
+    /// How a call has ended, as soon as that is known; says until when the account is paused. `jitter` is from 0 to 1.
+    pub fn ended(&mut self, ticket: &Ticket, ending: Ending, now: Instant, jitter: f32) -> Option<Instant> {
+        let account_key = &ticket.suspect.account;
+        let sign = match &ending {
+            Ending::Silent => Sign::Silent,
+            Ending::Answered(500..) => Sign::Broken(account_key.1),
+            Ending::Answered(_) | Ending::Refused(_) | Ending::Limited(_) => Sign::Alive,
+        };
+        let failed = matches!(ending, Ending::Refused(_) | Ending::Answered(400..));
+        self.failures.ended(&ticket.suspect, failed, now);
+        self.breaker(&account_key.0, sign, now, jitter);
+        let account = self.accounts.get_mut(account_key)?;
+        let (well, refusal) = match ending {
+            Ending::Limited(until) => return Some(account.refused(until, now, jitter)),
+            Ending::Silent => return None,
+            Ending::Answered(status) => (status < 400, None),
+            Ending::Refused(refusal) => (false, Some(refusal)),
+        };
+        if account.answered(well, refusal) {
+            self.proven = if well { self.proven + 1 } else { self.proven - 1 };
+        }
+        None
+    }
+
+    fn breaker(&mut self, upstream: &Name, sign: Sign, now: Instant, jitter: f32) {
+        let Some(standing) = self.upstreams.get_mut(upstream) else { return };
+        if standing.breaker.learn(sign, standing.rules.breaker, now, jitter) {
+            let state = standing.breaker.state(now);
+            tracing::warn!(target: "budget", %upstream, ?state, "the circuit breaker has changed");
+        }
+    }
+
+    /// What the upstream says is left for the account.
+    pub fn learn(&mut self, account: &AccountKey, left: Left, now: Instant) {
+        if let Some(account) = self.accounts.get_mut(account) {
+            account.learn(left, now);
+        }
+    }
+
+    /// A call is over. If nobody knows how it `ended`, it counts as failed: it may yet fail on its way.
+    pub fn release(&mut self, ticket: &Ticket, ended: bool, now: Instant) {
+        let account = &ticket.suspect.account;
+        if !ended {
+            self.failures.ended(&ticket.suspect, true, now);
+        }
+        if let Some(upstream) = self.upstreams.get_mut(&account.0) {
+            upstream.in_flight -= 1;
+            if ticket.probe && !ended {
+                upstream.breaker.given_up();
+            }
+        }
+        if let Some(account) = self.accounts.get_mut(account) {
+            account.release();
+        }
+    }
+
+    /// A call did not go after all.
+    pub fn unsent(&mut self, ticket: &Ticket, now: Instant) {
+        self.failures.ended(&ticket.suspect, false, now);
+        self.release(ticket, true, now);
+        if let Some(upstream) = self.upstreams.get_mut(&ticket.suspect.account.0).filter(|_| ticket.probe) {
+            upstream.breaker.given_up();
+        }
+    }
+
+    /// Forgets what is older than its window.
+    pub fn forget(&mut self, now: Instant) {
+        self.failures.forget(now);
+    }
+
+    /// A call was refused, or went only because of `dry_run`.
+    pub fn note(&mut self, bid: &Bid, went_anyway: bool) {
+        if let Some(upstream) = self.upstreams.get_mut(&bid.account.0) {
+            *if went_anyway { &mut upstream.would_have_waited } else { &mut upstream.refused } += 1;
+        }
+    }
+
+    /// All upstreams of the address.
+    pub fn upstreams(&self) -> impl Iterator<Item = (&Name, &Standing)> {
+        self.upstreams.iter()
+    }
+
+    /// The budget of one account, if it has been used.
+    pub fn account(&self, account: &AccountKey) -> Option<&AccountBudget> {
+        self.accounts.get(account)
+    }
+
+    /// How many accounts have a budget here.
+    pub fn accounts(&self) -> usize {
+        self.accounts.len()
+    }
+
+    /// The failures of the address.
+    pub fn failures(&self) -> &Failures {
+        &self.failures
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::domain::access::AccountHash;
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
+    /// A bid of `payer` with `weight` for the account of that number.
+    pub(crate) fn bid(payer: &str, account: u8, weight: u32) -> Bid {
+        Bid {
+            account: ("us".into(), AccountHash([account; 16])),
+            rate: None,
+            payer: Payer { name: payer.into(), weight: NonZeroU32::new(weight).expect("a weight") },
+            rules: BudgetRules { concurrency: Some(8), ..BudgetRules::default() },
+        }
+    }
+
+    fn send(ledger: &mut Ledger, bid: &Bid, now: Instant) -> Ticket {
+        ledger.fit(bid, now);
+        assert_eq!(ledger.obstacle(bid, 0, now), None);
+        ledger.send(bid, now)
+    }
+
+    fn end(ledger: &mut Ledger, ticket: &Ticket, status: u16, now: Instant) {
+        ledger.ended(ticket, Ending::Answered(status), now, 0.0);
+        ledger.release(ticket, true, now);
+    }
+
+    #[test]
+    fn of_several_obstacles_the_one_that_lasts_is_told() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let mut one = bid("a", 1, 1);
+        one.rules.concurrency = Some(1);
+        let ticket = send(&mut ledger, &one, now);
+        assert_eq!(ledger.obstacle(&one, 0, now), Some(Obstacle::busy(Kind::Concurrency)));
+        let until = now + Duration::from_secs(30);
+        ledger.ended(&ticket, Ending::Limited(Some(until)), now, 0.0);
+        assert_eq!(ledger.obstacle(&one, 0, now), Some(Obstacle::until(Kind::Pause, until)));
+    }
+
+    #[test]
+    fn a_call_that_was_given_up_may_have_failed() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let one = bid("a", 1, 1);
+        let ticket = send(&mut ledger, &one, now);
+        ledger.release(&ticket, false, now);
+        assert_eq!(ledger.failures().standing(), (1, 0, Some(10)));
+        assert!(ledger.upstreams().all(|(_, upstream)| upstream.in_flight == 0));
+    }
+
+    #[test]
+    fn proven_accounts_are_counted_and_one_failure_ends_it() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        for (account, status, proven) in [(1, 200, 1), (2, 304, 2), (1, 200, 2), (1, 500, 1), (3, 404, 1), (1, 200, 2)]
+        {
+            let ticket = send(&mut ledger, &bid("a", account, 1), now);
+            end(&mut ledger, &ticket, status, now);
+            assert_eq!(ledger.proven, proven, "account {account}, {status}");
+        }
+    }
+
+    #[test]
+    fn upstreams_of_one_address_share_its_failures_and_the_strictest_rule_counts() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let mut other = bid("a", 2, 1);
+        other.account.0 = "eu".into();
+        other.rules.errors = Rate::new(2, Duration::from_secs(10));
+        for _ in 0..2 {
+            let ticket = send(&mut ledger, &bid("a", 1, 1), now);
+            end(&mut ledger, &ticket, 500, now);
+        }
+        ledger.fit(&other, now);
+        let obstacle = ledger.obstacle(&other, 0, now).map(|obstacle| obstacle.kind);
+        assert_eq!(obstacle, Some(Kind::Failures));
+    }
+}

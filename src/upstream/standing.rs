@@ -1,0 +1,100 @@
+//! How the budgets stand: what metrics, the status page and tests read. Nothing here is on a request's path.
+
+use tokio::time::Instant;
+
+use super::breaker;
+use super::budget::Budgets;
+use super::ledger::{Bid, Ledger};
+use crate::domain::access::{AccountHash, Name, Upstream};
+use crate::domain::bucket::Rate;
+use crate::domain::rules::BudgetRules;
+
+/// How one upstream stands.
+#[derive(Clone, Debug)]
+pub struct UpstreamStanding {
+    /// Its name.
+    pub name: Name,
+    /// Its rules, as of the last call.
+    pub rules: BudgetRules,
+    /// The calls in flight.
+    pub in_flight: usize,
+    /// The calls in line.
+    pub waiting: usize,
+    /// The calls refused for want of budget.
+    pub refused: u64,
+    /// The calls that went only because of `dry_run`.
+    pub would_have_waited: u64,
+    /// Whether calls go through.
+    pub breaker: breaker::State,
+    /// The failures of its address in the present window.
+    pub failed: usize,
+    /// The calls to its address that may yet fail.
+    pub risked: usize,
+    /// How many there may be of both; `None` is unlimited.
+    pub failures_allowed: Option<usize>,
+}
+
+/// How one account stands at its upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccountStanding {
+    /// What may be sent; `None` is unlimited.
+    pub rate: Option<Rate>,
+    /// How many calls could go at this moment; `None` is unlimited.
+    pub remaining: Option<u32>,
+    /// The calls in line for it.
+    pub waiting: usize,
+    /// Until when Merge wants no call for it.
+    pub paused_until: Option<Instant>,
+}
+
+impl Budgets {
+    /// All upstreams that have been called.
+    pub fn upstreams(&self) -> Vec<UpstreamStanding> {
+        let now = Instant::now();
+        let of_address = |ledger: &Ledger, count: &dyn Fn(&dyn Fn(&Bid) -> bool) -> usize| {
+            let (failed, risked, failures_allowed) = ledger.failures().standing();
+            let standing = |(name, upstream): (&Name, &super::ledger::Standing)| UpstreamStanding {
+                name: name.clone(),
+                rules: upstream.rules,
+                in_flight: usize::try_from(upstream.in_flight).unwrap_or(usize::MAX),
+                waiting: count(&|bid| bid.account.0 == *name),
+                refused: upstream.refused,
+                would_have_waited: upstream.would_have_waited,
+                breaker: upstream.breaker.state(now),
+                failed,
+                risked,
+                failures_allowed,
+            };
+            ledger.upstreams().map(standing).collect::<Vec<_>>()
+        };
+        let mut all: Vec<_> = self.addresses().iter().flat_map(|address| address.read(of_address)).collect();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
+    /// One account, if it has been called.
+    pub fn account(&self, upstream: &Upstream, account: AccountHash) -> Option<AccountStanding> {
+        let key = (upstream.name.clone(), account);
+        let now = Instant::now();
+        self.address(upstream).read(|ledger, count| {
+            let account = ledger.account(&key)?;
+            let (rate, remaining) = account.standing(now);
+            let waiting = count(&|bid| bid.account == key);
+            Some(AccountStanding { rate, remaining, waiting, paused_until: account.paused_until(now) })
+        })
+    }
+
+    /// How many accounts have a budget, and how many calls wait for one.
+    pub fn waiting(&self) -> (usize, usize) {
+        let counts = self
+            .addresses()
+            .into_iter()
+            .map(|address| address.read(|ledger, count| (ledger.accounts(), count(&|_| true))));
+        counts.fold((0, 0), |(accounts, waiting), (more, others)| (accounts + more, waiting + others))
+    }
+
+    /// The calls in flight to `upstream`.
+    pub fn in_flight(&self, upstream: &str) -> usize {
+        self.upstreams().iter().find(|standing| *standing.name == *upstream).map_or(0, |standing| standing.in_flight)
+    }
+}
