@@ -28,12 +28,15 @@ pub struct Address {
 #[derive(Debug, Default)]
 struct State {
     ledger: Ledger,
-    line: Line<oneshot::Sender<Result<Ticket, Obstacle>>>,
+    line: Waiting,
     /// When time alone may let somebody in line go.
     due: Option<Instant>,
     /// Whether somebody watches for that.
     watched: bool,
 }
+
+/// The line, with what calls each one up.
+pub type Waiting = Line<oneshot::Sender<Result<Ticket, Obstacle>>>;
 
 /// Why a call does not go.
 #[derive(Debug)]
@@ -149,19 +152,18 @@ impl Address {
         let now = Instant::now();
         let result = change(&mut state.ledger, now);
         state.dispatch(now);
-        if state.line.len() > 0 {
+        if !state.line.is_empty() {
             // What was waited for may by now be known to come at a certain time.
             self.changed.notify_one();
         }
         result
     }
 
-    /// Looks at the ledger, and at how many wait with what is true of their bids.
-    pub fn read<T>(&self, look: impl FnOnce(&Ledger, &dyn Fn(&dyn Fn(&Bid) -> bool) -> usize) -> T) -> T {
+    /// Looks at the ledger and the line.
+    pub fn read<T>(&self, look: impl FnOnce(&Ledger, &Waiting) -> T) -> T {
         let mut state = self.state.lock();
         state.ledger.forget(Instant::now());
-        let State { ledger, line, .. } = &*state;
-        look(ledger, &|of| line.count(of))
+        look(&state.ledger, &state.line)
     }
 }
 
@@ -174,7 +176,7 @@ async fn watch(address: Arc<Address>) {
             if state.due.is_some_and(|due| due <= now) {
                 state.dispatch(now);
             }
-            if state.line.len() == 0 {
+            if state.line.is_empty() {
                 state.watched = false;
                 return;
             }
@@ -227,7 +229,9 @@ impl Permit {
         let Self { address, ticket, ended } = self;
         *ended = true;
         address.with(|ledger, now| {
-            left.into_iter().for_each(|left| ledger.learn(&ticket.suspect.account, left, now));
+            if let Some(left) = left {
+                ledger.learn(&ticket.suspect.account, left, now);
+            }
             ledger.ended(ticket, ending, now, fastrand::f32())
         })
     }

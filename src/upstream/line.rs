@@ -3,7 +3,7 @@
 //! Each consumer has a clock that moves on by 1 / weight with each of its calls that goes; the call of the consumer whose clock is
 //! behind goes next (start-time fair queueing). So it does not matter how many one consumer has waiting.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use foldhash::fast::RandomState;
 
@@ -19,8 +19,8 @@ pub struct Line<T> {
     /// The clock of the consumer whose call went last.
     clock: f64,
     payers: HashMap<Name, Payer, RandomState>,
-    /// How many wait for each account, by consumer.
-    accounts: HashMap<AccountKey, HashMap<Name, u32, RandomState>, RandomState>,
+    /// Who waits for each account, by consumer, oldest first: all of these face the same obstacles.
+    accounts: HashMap<AccountKey, HashMap<Name, BTreeSet<u64>, RandomState>, RandomState>,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +42,11 @@ impl<T> Line<T> {
         self.waiting.len()
     }
 
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// How many wait with what is true of their bids.
     pub fn count(&self, of: impl Fn(&Bid) -> bool) -> usize {
         self.waiting.values().filter(|(bid, _)| of(bid)).count()
@@ -59,7 +64,7 @@ impl<T> Line<T> {
         payer.waiting += 1;
         payer.weight = f64::from(bid.payer.weight.get());
         let of_account = self.accounts.entry(bid.account.clone()).or_default();
-        *of_account.entry(bid.payer.name.clone()).or_default() += 1;
+        of_account.entry(bid.payer.name.clone()).or_default().insert(number);
         self.waiting.insert(number, (bid, waker));
         number
     }
@@ -69,10 +74,10 @@ impl<T> Line<T> {
         let left = self.waiting.remove(&number)?;
         let (account, name) = (&left.0.account, &left.0.payer.name);
         if let Some(of_account) = self.accounts.get_mut(account)
-            && let Some(waiting) = of_account.get_mut(name)
+            && let Some(numbers) = of_account.get_mut(name)
         {
-            *waiting -= 1;
-            if *waiting == 0 {
+            numbers.remove(&number);
+            if numbers.is_empty() {
                 of_account.remove(name);
             }
             if of_account.is_empty() {
@@ -92,10 +97,14 @@ impl<T> Line<T> {
     /// Calls up the one who goes next among those who `may`.
     pub fn call_up(&mut self, mut may: impl FnMut(&Bid) -> bool) -> Option<(Bid, T)> {
         let mut best: Option<(f64, u64)> = None;
-        for (number, (bid, _)) in &self.waiting {
-            let clock = self.payers.get(&bid.payer.name).map_or(0.0, |payer| payer.clock);
-            if best.is_none_or(|(first, _)| clock < first) && may(bid) {
-                best = Some((clock, *number));
+        let groups = self.accounts.values().flatten();
+        for (name, first) in groups.filter_map(|(name, numbers)| Some((name, *numbers.first()?))) {
+            let here = (self.payers.get(name).map_or(0.0, |payer| payer.clock), first);
+            let Some((bid, _)) = self.waiting.get(&first).filter(|_| best.is_none_or(|best| here < best)) else {
+                continue;
+            };
+            if may(bid) {
+                best = Some(here);
             }
         }
         let (clock, number) = best?;
@@ -131,10 +140,14 @@ impl<T> Line<T> {
     pub fn ahead(&self, bid: &Bid) -> u32 {
         let Some(of_account) = self.accounts.get(&bid.account) else { return 0 };
         let weight = f64::from(bid.payer.weight.get());
-        let own = f64::from(of_account.get(&bid.payer.name).copied().unwrap_or_default());
-        let before = of_account.iter().map(|(name, waiting)| {
+        let own = of_account.get(&bid.payer.name).map_or(0.0, |numbers| numbers.len() as f64);
+        let before = of_account.iter().map(|(name, numbers)| {
             let theirs = self.payers.get(name).map_or(1.0, |payer| payer.weight);
-            if *name == bid.payer.name { own } else { f64::from(*waiting).min(((own + 1.0) * theirs / weight).ceil()) }
+            if *name == bid.payer.name {
+                own
+            } else {
+                (numbers.len() as f64).min(((own + 1.0) * theirs / weight).ceil())
+            }
         });
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most the length of the line")]
         let before = before.sum::<f64>() as u32;

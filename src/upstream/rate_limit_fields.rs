@@ -98,8 +98,8 @@ mod tests {
         fields.iter().map(|(name, text)| (HeaderName::from_static(name), value(text))).collect()
     }
 
-    fn some(remaining: u32, reset: Option<u64>) -> Option<Left> {
-        Some(Left { remaining, reset: reset.map(Duration::from_secs) })
+    fn says(remaining: u32, reset: Option<u64>) -> Left {
+        Left { remaining, reset: reset.map(Duration::from_secs) }
     }
 
     #[test]
@@ -107,16 +107,16 @@ mod tests {
         for prefix in ["x-ratelimit", "x-rate-limit", "ratelimit"] {
             let names = [format!("{prefix}-remaining"), format!("{prefix}-reset")].map(|name| &*name.leak());
             let [remaining, reset] = names;
-            assert_eq!(read(&[(remaining, "7"), (reset, "30")]), some(7, Some(30)));
-            assert_eq!(read(&[(remaining, " 7 "), (reset, "1800000042")]), some(7, Some(42)));
-            assert_eq!(read(&[(remaining, "0"), (reset, "1799999999")]), some(0, Some(0)), "it is over");
-            assert_eq!(read(&[(remaining, "-3"), (reset, "0.5")]), some(0, Some(1)));
-            assert_eq!(read(&[(remaining, "7"), (reset, "soon")]), some(7, None));
+            assert_eq!(read(&[(remaining, "7"), (reset, "30")]), Some(says(7, Some(30))));
+            assert_eq!(read(&[(remaining, " 7 "), (reset, "1800000042")]), Some(says(7, Some(42))));
+            assert_eq!(read(&[(remaining, "0"), (reset, "1799999999")]), Some(says(0, Some(0))), "it is over");
+            assert_eq!(read(&[(remaining, "-3"), (reset, "0.5")]), Some(says(0, Some(1))));
+            assert_eq!(read(&[(remaining, "7"), (reset, "soon")]), Some(says(7, None)));
             assert_eq!(read(&[(remaining, "many")]), None);
         }
-        assert_eq!(read(&[("ratelimit", "\"default\";r=50;t=30")]), some(50, Some(30)));
-        assert_eq!(read(&[("ratelimit", "\"day\";r=900;t=300, \"minute\";r=3;t=9")]), some(3, Some(9)));
-        assert_eq!(read(&[("ratelimit", "\"a\";r=4"), ("x-ratelimit-remaining", "9")]), some(4, None));
+        assert_eq!(read(&[("ratelimit", "\"default\";r=50;t=30")]), Some(says(50, Some(30))));
+        assert_eq!(read(&[("ratelimit", "\"day\";r=900;t=300, \"minute\";r=3;t=9")]), Some(says(3, Some(9))));
+        assert_eq!(read(&[("ratelimit", "\"a\";r=4"), ("x-ratelimit-remaining", "9")]), Some(says(4, None)));
         assert_eq!(read(&[]), None);
     }
 

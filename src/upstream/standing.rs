@@ -2,9 +2,10 @@
 
 use tokio::time::Instant;
 
+use super::address::Waiting;
 use super::breaker;
 use super::budget::Budgets;
-use super::ledger::{Bid, Ledger};
+use super::ledger::{Ledger, Standing};
 use crate::domain::access::{AccountHash, Name, Upstream};
 use crate::domain::bucket::Rate;
 use crate::domain::rules::BudgetRules;
@@ -51,13 +52,13 @@ impl Budgets {
     /// All upstreams that have been called.
     pub fn upstreams(&self) -> Vec<UpstreamStanding> {
         let now = Instant::now();
-        let of_address = |ledger: &Ledger, count: &dyn Fn(&dyn Fn(&Bid) -> bool) -> usize| {
+        let of_address = |ledger: &Ledger, line: &Waiting| {
             let (failed, risked, failures_allowed) = ledger.failures().standing();
-            let standing = |(name, upstream): (&Name, &super::ledger::Standing)| UpstreamStanding {
+            let standing = |(name, upstream): (&Name, &Standing)| UpstreamStanding {
                 name: name.clone(),
                 rules: upstream.rules,
                 in_flight: usize::try_from(upstream.in_flight).unwrap_or(usize::MAX),
-                waiting: count(&|bid| bid.account.0 == *name),
+                waiting: line.count(|bid| bid.account.0 == *name),
                 refused: upstream.refused,
                 would_have_waited: upstream.would_have_waited,
                 breaker: upstream.breaker.state(now),
@@ -76,20 +77,18 @@ impl Budgets {
     pub fn account(&self, upstream: &Upstream, account: AccountHash) -> Option<AccountStanding> {
         let key = (upstream.name.clone(), account);
         let now = Instant::now();
-        self.address(upstream).read(|ledger, count| {
+        self.address(upstream).read(|ledger, line| {
             let account = ledger.account(&key)?;
             let (rate, remaining) = account.standing(now);
-            let waiting = count(&|bid| bid.account == key);
+            let waiting = line.count(|bid| bid.account == key);
             Some(AccountStanding { rate, remaining, waiting, paused_until: account.paused_until(now) })
         })
     }
 
     /// How many accounts have a budget, and how many calls wait for one.
     pub fn waiting(&self) -> (usize, usize) {
-        let counts = self
-            .addresses()
-            .into_iter()
-            .map(|address| address.read(|ledger, count| (ledger.accounts(), count(&|_| true))));
+        let counts =
+            self.addresses().into_iter().map(|address| address.read(|ledger, line| (ledger.accounts(), line.len())));
         counts.fold((0, 0), |(accounts, waiting), (more, others)| (accounts + more, waiting + others))
     }
 

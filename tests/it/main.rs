@@ -4,6 +4,7 @@
 
 mod admin;
 
+mod breaker;
 mod budget;
 
 mod cli;
@@ -18,6 +19,7 @@ mod drain;
 
 mod encodings;
 
+mod fairness;
 mod faults;
 
 mod flights;

@@ -1,6 +1,7 @@
 //! Two ways to test: a [`World`] is the real stack in front of the simulated Merge, in one process and on a clock that tests drive;
 //! a [`Wire`] is the real proxy behind real sockets, on the real clock.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use merge_sync_proxy::config::Config;
 use merge_sync_proxy::demo::account::SimAccount;
 use merge_sync_proxy::demo::builder::Builder;
 use merge_sync_proxy::demo::merge::Merge;
+use merge_sync_proxy::domain::body::ReplyBody;
 use merge_sync_proxy::domain::key::TokenHasher;
 use merge_sync_proxy::listen::accept::Drained;
 use merge_sync_proxy::upstream::client::transport;
@@ -23,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 pub(crate) const API_KEY: &str = "test-api-key";
 pub(crate) const ACME_TOKEN: &str = "token-of-acme";
@@ -159,6 +162,7 @@ pub(crate) fn method(method: Method, mut request: Request<Full<Bytes>>) -> Reque
 pub(crate) struct World {
     pub merge: Merge,
     pub app: App,
+    service: BoxCloneSyncService<Request<Full<Bytes>>, Response<ReplyBody>, Infallible>,
 }
 
 impl World {
@@ -173,12 +177,13 @@ impl World {
         let hasher = TokenHasher::new();
         let config = config("http://merge.test", more, &hasher);
         let transports = [("us".into(), transport(merge.clone()))].into();
-        Self { app: App::with_transports(config, &hasher, transports), merge }
+        let app = App::with_transports(config, &hasher, transports);
+        Self { service: BoxCloneSyncService::new(app.service()), app, merge }
     }
 
     /// Sends a request and waits for its whole answer.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Got {
-        let Ok(response) = self.app.service().oneshot(request).await;
+        let Ok(response) = self.service.clone().oneshot(request).await;
         Got::whole(response).await
     }
 

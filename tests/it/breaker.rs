@@ -1,0 +1,145 @@
+//! What Merge says of its own limits, and what its silence says: both are heeded.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use merge_sync_proxy::demo::fault::Fault;
+use tokio::time::{Instant, advance, sleep};
+
+use crate::support::{self, SYNC_STATUS, World, with};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn world(budget: &str) -> World {
+    let world = World::with(support::merge(), &format!("[upstreams.us.budget]\n{budget}"));
+    for account in ["acme", "globex"] {
+        world.merge.page(account, "ats", "{\"results\":[]}");
+    }
+    world
+}
+
+fn page(number: usize) -> String {
+    format!("{SYNC_STATUS}?cursor={number}")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_upstream_is_left_alone_and_asked_once_before_all_may_ask_again() {
+    let world = world("per_account = 'unlimited'\nerrors = 'unlimited'\nmax_wait = '0s'\nbreaker = 3");
+    world.merge.set(Fault::ResetBeforeHeaders);
+    let mut number = 0;
+    loop {
+        let got = world.get(&page(number)).await;
+        number += 1;
+        if got.problem() == "overloaded" {
+            assert_eq!((got.status.as_u16(), got.number("retry-after")), (503, 2), "a second and some jitter");
+            break;
+        }
+        assert_eq!(got.problem(), "upstream-failed");
+    }
+    let calls = world.merge.calls();
+    assert!((3..=6).contains(&calls), "{calls}: three failures in a row, retries counted");
+    for number in 0..100 {
+        assert_eq!(world.get(&page(1_000 + number)).await.problem(), "overloaded");
+    }
+    assert_eq!(world.merge.calls(), calls);
+
+    advance(SECOND * 2).await;
+    world.merge.clear();
+    let held = world.merge.hold();
+    let probe = world.begin(&page(2_000));
+    world.merge.arrived(calls + 1).await;
+    let others = join_all((0..10).map(|number| world.begin(&page(3_000 + number)))).await;
+    assert!(others.into_iter().all(|got| got.expect("no panic").problem() == "overloaded"));
+    held.release();
+    assert_eq!(probe.await.expect("no panic").status, 200);
+    assert_eq!(world.merge.calls(), calls + 1, "one call only");
+    let after = join_all((0..10).map(|number| world.begin(&page(4_000 + number)))).await;
+    assert!(after.into_iter().all(|got| got.expect("no panic").status == 200));
+    world.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_breaker_is_what_stale_pages_stand_in_for() {
+    let world = world("per_account = 'unlimited'\nerrors = 'unlimited'\nmax_wait = '0s'\nbreaker = 3");
+    let first = world.get(SYNC_STATUS).await;
+    world.merge.set(Fault::Status(500));
+    for number in 0..6 {
+        world.send(with(&page(number), &[("x-account-token", ["acme", "globex"][number % 2])])).await;
+    }
+    advance(SECOND * 100).await;
+    for number in 6..12 {
+        world.send(with(&page(number), &[("x-account-token", ["acme", "globex"][number % 2])])).await;
+    }
+    let calls = world.merge.calls();
+    let stale = world.get(SYNC_STATUS).await;
+    assert_eq!((stale.status.as_u16(), &stale.body, world.merge.calls()), (200, &first.body, calls));
+    assert!(stale.cache().ends_with("detail=upstream-error"), "{}", stale.cache());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_trouble_of_one_account_does_not_open_the_breaker() {
+    let world = world("per_account = 'unlimited'\nerrors = 'unlimited'\nmax_wait = '0s'\nbreaker = 3");
+    world.merge.script(Fault::Status(500)).only("globex").always();
+    for number in 0..10 {
+        let got = world.send(with(&page(number), &[("x-account-token", "globex")])).await;
+        assert_eq!(got.status, 500);
+    }
+    assert_eq!(world.get(SYNC_STATUS).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_pause_one_call_goes_first() {
+    let world = world("per_account = 'unlimited'\nerrors = 'unlimited'\nmax_wait = '2s'");
+    world.merge.script(Fault::answer(429, &[("retry-after", "5")], "{}")).once();
+    assert_eq!(world.get(&page(0)).await.status, 429);
+    advance(SECOND * 5).await;
+    let held = world.merge.hold();
+    let waiting: Vec<_> = (1..=20).map(|number| world.begin(&page(number))).collect();
+    world.merge.arrived(2).await;
+    sleep(SECOND).await;
+    assert_eq!(world.merge.calls(), 2, "the others wait for how the first one fares");
+    held.release();
+    assert!(join_all(waiting).await.into_iter().all(|got| got.expect("no panic").status == 200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_merge_says_is_left_is_kept_to_when_others_use_the_account_too() {
+    let world = world("per_account = '100/min'\nerrors = 'unlimited'\nmax_wait = '0s'");
+    let fields = [("x-ratelimit-remaining", "4"), ("x-ratelimit-reset", "50")];
+    world.merge.script(Fault::answer(200, &fields, "{\"results\":[]}")).once();
+    assert_eq!(world.get(&page(0)).await.status, 200);
+    let refused = world.get(&page(1)).await;
+    assert_eq!((&*refused.problem(), refused.header("retry-after")), ("budget-exhausted", "10"));
+    advance(SECOND * 10).await;
+    assert_eq!(world.get(&page(1)).await.status, 200);
+
+    let none = [("ratelimit", "\"default\";r=0;t=30")];
+    world.merge.script(Fault::answer(200, &none, "{\"results\":[]}")).once();
+    let world_of = |number| world.send(with(&page(number), &[("x-account-token", "globex")]));
+    assert_eq!(world_of(1).await.status, 200);
+    assert_eq!(world_of(2).await.header("retry-after"), "30");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_that_only_says_when_the_limit_is_reset_is_heeded() {
+    let world = world("per_account = 'unlimited'\nerrors = 'unlimited'\nmax_wait = '0s'");
+    world.merge.script(Fault::answer(429, &[("x-ratelimit-reset", "17")], "{}")).once();
+    let refused = world.get(&page(0)).await;
+    assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (429, "17"));
+    assert_eq!(world.get(&page(1)).await.header("retry-after"), "17");
+    assert_eq!(world.merge.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_holds_nothing_back_and_counts_what_would_have_been() {
+    let world = world("per_account = '10/min'\nerrors = '2/10s'\nmax_wait = '0s'\ndry_run = true");
+    world.merge.set(Fault::Status(500));
+    let start = Instant::now();
+    for number in 0..30 {
+        assert_eq!(world.get(&page(number)).await.status, 500);
+    }
+    assert_eq!((world.merge.calls(), start.elapsed()), (30, Duration::ZERO));
+    let standing = &world.app.ground().budgets.upstreams()[0];
+    assert!(standing.would_have_waited >= 28 && standing.refused == 0, "{standing:?}");
+    world.assert_idle();
+}
