@@ -30,6 +30,10 @@ pub mod listen {
     pub mod accept;
 
     pub mod pulse;
+
+    pub mod strict;
+
+    mod scan;
 }
 
 /// A name and a log line for every request.

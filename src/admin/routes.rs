@@ -14,6 +14,7 @@ use subtle::ConstantTimeEq;
 use tower::Service;
 
 use crate::config::Secret;
+use crate::domain::problem::Objection;
 
 /// What operators can see and do.
 pub trait Operations: Clone + Send + Sync + 'static {
@@ -53,6 +54,10 @@ impl<O: Operations> Admin<O> {
     }
 
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        if let Some(Objection(problem)) = request.extensions().get() {
+            let row = problem.row();
+            return reply(row.status, &json!({ "error": row.detail }));
+        }
         let uri = request.uri();
         let question = match ask(request.method(), uri.path(), uri.query().unwrap_or_default()) {
             Ok(question) => question,

@@ -69,6 +69,10 @@ pub enum Problem {
     NotCached,
 }
 
+/// Why a request must be refused, found before the door has seen it; it travels among the request's extensions.
+#[derive(Clone, Debug)]
+pub struct Objection(pub Problem);
+
 /// Why an upstream's answer could not be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cause {

@@ -28,7 +28,7 @@ use crate::domain::body;
 use crate::domain::cache_control::Wants;
 use crate::domain::exchange::{Admitted, Ask, Caller, Given, Outcome};
 use crate::domain::key::{CanonicalQuery, PageKey};
-use crate::domain::problem::Problem;
+use crate::domain::problem::{Objection, Problem};
 use crate::domain::relay::{Call, Relay};
 use crate::domain::rules::CacheRule;
 
@@ -63,6 +63,9 @@ impl House {
         let now = Instant::now();
         let has_body = !request.body().is_end_stream();
         let (head, body) = request.into_parts();
+        if let Some(Objection(problem)) = head.extensions.get() {
+            return Err(problem.clone());
+        }
         self.check_size(&head)?;
         let stop = self.routes.find(&head.method, head.uri.path())?;
         let caller = known.caller.insert(self.consumers.identify(&head.headers)?.clone());

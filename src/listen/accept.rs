@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -23,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use tower::{BoxError, Service, ServiceExt};
 
 use super::pulse::{Felt, Patience, Pulse};
+use super::strict::Strict;
 use crate::domain::body::Holding;
 
 /// A bound socket.
@@ -64,9 +66,6 @@ pub struct Drained {
 
 /// Above what the door lets pass, so that a head that is too large gets an answer that says so, up to this size in bytes.
 const LARGEST_HEAD: usize = 96 << 10;
-
-/// Likewise for the number of header lines.
-const MOST_HEADERS: usize = 512;
 
 /// How many requests an HTTP/2 connection may have open.
 const MOST_STREAMS: u32 = 256;
@@ -165,13 +164,20 @@ where
     async fn converse(mut self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
         let pulse = Pulse::new();
         let service = self.service;
+        let strict = Arc::new(Strict::default());
+        let stream = strict.follow(stream);
         let answering = pulse.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
             let busy = answering.busy(request.version());
+            let is_last = strict.examine(&mut request);
             let answer = service.clone().oneshot(request);
             async move {
                 // A request is being answered until the last byte of its answer.
-                answer.await.map(|response| response.map(|body| Holding::new(body, busy)))
+                let mut response = answer.await.map(|response| response.map(|body| Holding::new(body, busy)));
+                if is_last && let Ok(response) = &mut response {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                response
             }
         });
         let io = Felt::new(TokioIo::new(stream), pulse.clone());
@@ -201,12 +207,7 @@ where
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     // The pulse keeps hyper's header timeout; see there.
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_buf_size(LARGEST_HEAD)
-        .max_headers(MOST_HEADERS);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD);
     let largest = u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX);
     builder.http2().timer(TokioTimer::new()).max_header_list_size(largest).max_concurrent_streams(MOST_STREAMS);
     builder

@@ -1,0 +1,195 @@
+//! Heads that hyper would let pass although another reader might read them differently: bare line feeds, two framings, a fragment,
+//! no Host or several. The bytes of HTTP/1 are read along as they come in; what is wrong goes with the request as an [`Objection`].
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use http::header::{HOST, TRANSFER_ENCODING};
+use http::{Method, Request, Version};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::scan::{Fault, Scan};
+use crate::domain::problem::{Objection, Problem};
+
+/// What the reader of a connection's bytes has to say to whoever gets its requests.
+#[derive(Debug, Default)]
+pub struct Strict {
+    /// The first head that is at fault, counted from 0, and what is wrong with it. Nothing behind it is to be trusted.
+    fault: OnceLock<(u64, Fault)>,
+    /// How many requests have been looked at.
+    seen: AtomicU64,
+}
+
+impl Strict {
+    /// A connection's bytes, read along.
+    pub fn follow<I>(self: &Arc<Self>, io: I) -> Followed<I> {
+        Followed { io, scan: Scan::default(), strict: self.clone() }
+    }
+
+    /// Puts an [`Objection`] on a request that must not be answered as if nothing were. Says whether its connection must end with it.
+    pub fn examine<B>(&self, request: &mut Request<B>) -> bool {
+        let framed = request.version() == Version::HTTP_2;
+        let number = self.seen.fetch_add(1, Ordering::Relaxed);
+        let fault = self.fault.get().filter(|(first, _)| !framed && number >= *first).map(|(_, fault)| *fault);
+        let fault = fault.or_else(|| fault_of(request));
+        if let Some(fault) = fault {
+            request.extensions_mut().insert(Objection(problem(fault)));
+        }
+        // Where a body in chunks ends, the scan does not follow: nothing may come behind it.
+        !framed && (fault.is_some() || request.headers().contains_key(TRANSFER_ENCODING))
+    }
+}
+
+fn problem(fault: Fault) -> Problem {
+    match fault {
+        Fault::Malformed(detail) => Problem::InvalidRequest(detail.into()),
+        Fault::TooManyFields => Problem::HeadersTooLarge,
+    }
+}
+
+/// What is wrong with a request that has been parsed.
+fn fault_of<B>(request: &Request<B>) -> Option<Fault> {
+    let (uri, version) = (request.uri(), request.version());
+    if request.headers().len() > super::scan::MOST_FIELDS {
+        return Some(Fault::TooManyFields);
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = hosts.next().map(http::HeaderValue::as_bytes);
+    if hosts.next().is_some() {
+        return Some(Fault::Malformed("Send one 'Host' header, not several."));
+    }
+    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+    let wrong = match (host, authority) {
+        (None, None) => version != Version::HTTP_10 && version != Version::HTTP_09,
+        (None, Some(authority)) => version == Version::HTTP_11 || !is_host(authority),
+        (Some(host), None) => !is_host(host),
+        (Some(host), Some(authority)) => !is_host(host) || !host.eq_ignore_ascii_case(authority),
+    };
+    if wrong {
+        return Some(Fault::Malformed("'Host' must be one host that agrees with the request target."));
+    }
+    let is_form_of_connect = uri.scheme().is_none() && authority.is_some();
+    let is_foreign = uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https"));
+    if is_foreign || (is_form_of_connect && *request.method() != Method::CONNECT) {
+        return Some(Fault::Malformed("The request target must be a path."));
+    }
+    if !uri.path().is_ascii() || uri.query().is_some_and(|query| !query.is_ascii()) {
+        return Some(Fault::Malformed("Percent-encode what is not ASCII in the request target."));
+    }
+    None
+}
+
+/// Whether this is a host and perhaps a port (RFC 3986 §3.2.2), without user information and without a comma, which joins two.
+fn is_host(host: &[u8]) -> bool {
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(byte);
+    let name_end = match host.first() {
+        Some(b'[') => host.iter().position(|byte| *byte == b']').map_or(0, |end| end + 1),
+        _ => host.iter().position(|byte| *byte == b':').unwrap_or(host.len()),
+    };
+    let (name, port) = host.split_at(name_end);
+    let port_fits = port.is_empty() || (port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit));
+    !name.is_empty() && name.iter().all(fits) && port_fits
+}
+
+/// See [`Strict::follow`].
+pub struct Followed<I> {
+    io: I,
+    scan: Scan,
+    strict: Arc<Strict>,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Followed<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buf.filled().len();
+        loop {
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            let came = &mut buf.filled_mut()[before..];
+            if came.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let kept = this.scan.read(came);
+            if let Some(fault) = this.scan.fault() {
+                let _ = this.strict.fault.set(fault);
+            }
+            buf.set_filled(before + kept);
+            // To hand on nothing would say that the connection has ended.
+            if kept > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Followed<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+        for good in ["a", "a.b:80", "127.0.0.1:8080", "[::1]", "[::1]:80", "a:", "%2Ftmp%2Fproxy.sock"] {
+            assert!(is_host(good.as_bytes()), "{good}");
+        }
+        for bad in
+            ["", ":80", "a:b", "a b", "a,b", "u@a", "a/b", "a:80:80", "[::1", "[::1]x", "a\\b", "é", "a?b", "::1"]
+        {
+            assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn host_and_target_must_agree() {
+        for (target, hosts, fits) in [
+            ("/x", &["a"][..], true),
+            ("/x", &[], false),
+            ("/x", &["a", "a"], false),
+            ("/x", &["u@a"], false),
+            ("http://a/x", &["A"], true),
+            ("http://a/x", &["b"], false),
+            ("http://a/x", &[], false),
+            ("http://u:p@a/x", &["a"], false),
+            ("http://u:p@a/x", &["u:p@a"], false),
+            ("ftp://a/x", &["a"], false),
+            ("a:80", &["a:80"], false),
+            ("*", &["a"], true),
+            ("/\u{e9}", &["a"], false),
+        ] {
+            let mut request = Request::get(target);
+            for host in hosts {
+                request = request.header(HOST, *host);
+            }
+            let mut request = request.body(()).expect("a request");
+            assert_ne!(Strict::default().examine(&mut request), fits, "{target} {hosts:?}");
+            assert_ne!(request.extensions().get::<Objection>().is_some(), fits, "{target} {hosts:?}");
+        }
+    }
+}
