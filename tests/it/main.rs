@@ -34,6 +34,8 @@ mod keys;
 
 mod layers;
 
+mod malformed;
+
 mod merge;
 
 mod origin;
