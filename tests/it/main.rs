@@ -54,4 +54,6 @@ mod stale;
 
 mod support;
 
+mod tenants;
+
 mod wants;
