@@ -40,6 +40,8 @@ mod merge;
 
 mod origin;
 
+mod packages;
+
 mod problems;
 
 mod process;
@@ -47,6 +49,8 @@ mod process;
 mod refusals;
 
 mod reply;
+
+mod sdk;
 
 mod secrets;
 
