@@ -9,6 +9,8 @@ mod budget;
 
 mod cli;
 
+mod conformance;
+
 mod consumers;
 
 mod credentials;
