@@ -38,6 +38,7 @@ use crate::relay::service::Http;
 use crate::stack::{self, Ground};
 use crate::upstream::budget::Budgets;
 use crate::upstream::client::{Client, Transport};
+use crate::upstream::retry::Retries;
 use crate::upstream::transport::{self, TransportError};
 
 /// Why a start failed.
@@ -121,6 +122,7 @@ impl App {
             flights: Flights::new(store.clone()),
             store,
             http: Http::new(responses),
+            retries: Retries::default(),
             budgets: Budgets::default(),
             client: Client::new(transports),
         };

@@ -139,7 +139,15 @@ pub mod upstream {
 
     pub mod sign;
 
+    pub mod patience;
+
+    pub mod cause;
+
     pub mod transport;
+
+    pub mod pool;
+
+    pub mod connect;
 
     pub mod retry_after;
 

@@ -35,6 +35,8 @@ pub struct Ground {
     pub flights: flight::Flights,
     /// The responses of routes that are cached by the upstream's own headers.
     pub http: relay::Http,
+    /// How many second tries there may be.
+    pub retries: retry::Retries,
     /// What may be sent upstream.
     pub budgets: budget::Budgets,
     /// The way to Merge.
@@ -51,7 +53,7 @@ where
     // Fetch -> Received: one page from Merge, what it may cost, how often it may be tried.
     let fetch: BoxCloneSyncService<Fetch, Received, Problem> = ServiceBuilder::new()
         .layer(BoxCloneSyncService::layer())
-        .layer(retry::layer()) // above the budget: every try pays
+        .layer(retry::layer(ground.retries.clone())) // above the budget: every try pays
         .layer(budget::layer(ground.budgets.clone())) // sees every try's status: learns, counts failures
         .service(ground.client.clone()); // signs, sends, reads whole, parses
 
@@ -66,7 +68,7 @@ where
     // Call -> Called: one request that passes through as itself, and pays like any other.
     let call: BoxCloneSyncService<Call, Called, Problem> = ServiceBuilder::new()
         .layer(BoxCloneSyncService::layer())
-        .layer(retry::layer()) // only what never got an answer and can do no harm
+        .layer(retry::layer(ground.retries.clone())) // only what never got an answer and can do no harm
         .layer(budget::layer(ground.budgets.clone())) // until the last byte of the answer
         .service(ground.client.clone()); // signs, sends, streams both ways
 

@@ -102,9 +102,13 @@ pub struct Upstream {
     pub ca_file: Option<Item<PathBuf>>,
     pub proxy: Option<Item<ForwardProxy>>,
     pub connect_timeout: Item<Duration>,
+    pub tls_timeout: Item<Duration>,
+    pub headers_timeout: Item<Duration>,
+    pub progress_timeout: Item<Duration>,
     pub timeout: Item<Duration>,
     pub http2: Item<Http2>,
     pub retries: Item<u32>,
+    pub max_connection_age: Item<Duration>,
     pub budget: Table<Budget>,
 }
 
@@ -117,9 +121,13 @@ impl Default for Upstream {
             ca_file: None,
             proxy: None,
             connect_timeout: client.connect_timeout.into(),
+            tls_timeout: client.tls_timeout.into(),
+            headers_timeout: client.headers_timeout.into(),
+            progress_timeout: client.progress_timeout.into(),
             timeout: client.timeout.into(),
             http2: client.http2.into(),
             retries: client.retries.into(),
+            max_connection_age: client.max_connection_age.into(),
             budget: Table::default(),
         }
     }

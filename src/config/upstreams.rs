@@ -58,9 +58,13 @@ fn upstream(name: &Spanned<String>, table: &schema::Upstream, findings: &mut Fin
         ca_file: table.ca_file.as_ref().and_then(|path| ca_file(path, findings)),
         proxy: table.proxy.as_deref().cloned(),
         connect_timeout: findings.positive(&table.connect_timeout),
+        tls_timeout: findings.positive(&table.tls_timeout),
+        headers_timeout: findings.positive(&table.headers_timeout),
+        progress_timeout: findings.positive(&table.progress_timeout),
         timeout: findings.positive(&table.timeout),
         http2: *table.http2,
         retries: findings.within(&table.retries, 0..=10),
+        max_connection_age: findings.positive(&table.max_connection_age),
     };
     let budget = &table.budget;
     if *budget.concurrency == Some(0) {

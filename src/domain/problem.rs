@@ -79,9 +79,18 @@ pub enum Cause {
     /// No connection.
     #[error("no connection")]
     Connect,
+    /// The address answered, and is not who it should be or speaks no TLS.
+    #[error("no secure connection")]
+    Tls,
     /// The connection ended before the answer began.
     #[error("closed before an answer")]
     Closed,
+    /// The upstream has not begun with the call (HTTP/2: `REFUSED_STREAM`, or a GOAWAY that leaves it out).
+    #[error("not begun with")]
+    Refused,
+    /// What came is no HTTP.
+    #[error("not HTTP")]
+    Invalid,
     /// The answer ended before it was whole.
     #[error("cut short")]
     Incomplete,

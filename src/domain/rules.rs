@@ -103,14 +103,22 @@ pub struct ClientOptions {
     pub ca_file: Option<PathBuf>,
     /// A forward proxy to reach it through; otherwise the environment's.
     pub proxy: Option<ForwardProxy>,
-    /// How long one attempt to connect may take.
+    /// How long one attempt to connect may take: name, addresses, forward proxy.
     pub connect_timeout: Duration,
+    /// How long TLS may take on a new connection.
+    pub tls_timeout: Duration,
+    /// How long the head of the answer may take once the request is out.
+    pub headers_timeout: Duration,
+    /// How long the body of the answer may pause.
+    pub progress_timeout: Duration,
     /// How long one whole call may take, retries included.
     pub timeout: Duration,
     /// Whether HTTP/2 is offered.
     pub http2: Http2,
     /// How often a call that failed on the way is tried again.
     pub retries: u32,
+    /// How old a connection may be when a call begins on it.
+    pub max_connection_age: Duration,
 }
 
 impl Default for ClientOptions {
@@ -118,10 +126,18 @@ impl Default for ClientOptions {
         Self {
             ca_file: None,
             proxy: None,
+            // Two lost packets: they are sent again after 1 s and after 2 s more (RFC 6298 §2).
             connect_timeout: Duration::from_secs(3),
+            tls_timeout: Duration::from_secs(3),
+            // With the two before it less than the whole call, so that what is slow is told by its name.
+            headers_timeout: Duration::from_secs(10),
+            // Time for an answer that is made as it is sent.
+            progress_timeout: Duration::from_secs(10),
             timeout: Duration::from_secs(20),
             http2: Http2::Auto,
             retries: 2,
+            // The address records of an API live for a minute or a few.
+            max_connection_age: Duration::from_secs(300),
         }
     }
 }

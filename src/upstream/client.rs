@@ -18,8 +18,9 @@ use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt};
 use tower_http::decompression::{Decompression, DecompressionBody};
 
-use super::{retry_after, sign, sync_status};
-use crate::domain::access::Name;
+use super::patience::Patient;
+use super::{cause, retry_after, sign, sync_status};
+use crate::domain::access::{Name, Upstream};
 use crate::domain::body::{StreamBody, empty, stream};
 use crate::domain::exchange::Fetch;
 use crate::domain::page::{Page, Received, SyncDigest};
@@ -48,9 +49,12 @@ impl Client {
         self.transports.store(Arc::new(transports));
     }
 
-    /// The way to an upstream; only a reload that removed it meanwhile leaves none.
-    pub(super) fn transport(&self, upstream: &Name) -> Option<Transport> {
-        self.transports.load().get(upstream).cloned()
+    /// The way to an upstream, which may not keep a call waiting for longer than it allows.
+    pub(super) fn way(&self, upstream: &Upstream) -> Result<Patient<Transport>, Problem> {
+        // Only a reload that has removed the upstream meanwhile leaves none.
+        let transport = self.transports.load().get(&upstream.name).cloned();
+        let transport = transport.ok_or(Problem::UpstreamFailed(Cause::Connect))?;
+        Ok(Patient::new(transport, &upstream.client))
     }
 }
 
@@ -64,11 +68,8 @@ impl Service<Fetch> for Client {
     }
 
     fn call(&mut self, fetch: Fetch) -> Self::Future {
-        let transport = self.transport(&fetch.target.upstream.name);
-        Box::pin(async move {
-            let transport = transport.ok_or(Problem::UpstreamFailed(Cause::Connect))?;
-            call(transport, sign(&fetch)?, fetch.known.as_deref(), fetch.deadline).await
-        })
+        let way = self.way(&fetch.target.upstream);
+        Box::pin(async move { call(way?, sign(&fetch)?, fetch.known.as_deref(), fetch.deadline).await })
     }
 }
 
@@ -84,14 +85,14 @@ fn sign(fetch: &Fetch) -> Result<Request<StreamBody>, Problem> {
 }
 
 async fn call(
-    transport: Transport,
+    way: Patient<Transport>,
     request: Request<StreamBody>,
     known: Option<&Page>,
     deadline: Instant,
 ) -> Result<Received, Problem> {
     let began = Instant::now();
-    let response = timeout_at(deadline, send(transport, request)).await.map_err(|_elapsed| Problem::UpstreamTimeout)?;
-    let (head, body) = response.map_err(|error| Problem::UpstreamFailed(cause(&error)))?.into_parts();
+    let response = timeout_at(deadline, send(way, request)).await.map_err(|_elapsed| Problem::UpstreamTimeout)?;
+    let (head, body) = response.map_err(|error| cause::before_the_answer(&*error))?.into_parts();
     let body = timeout_at(deadline, read(body, &head.headers)).await.unwrap_or(Err(Problem::UpstreamTimeout));
     let body = body.map_err(|problem| match head.status.as_u16() {
         // To Merge the call has failed, whatever becomes of the body: the budget has to know of it.
@@ -121,14 +122,14 @@ async fn call(
 
 /// Asks for an encoded body and decodes it.
 fn send(
-    transport: Transport,
+    way: Patient<Transport>,
     request: Request<StreamBody>,
 ) -> BoxFuture<'static, Result<Response<DecompressionBody<StreamBody>>, BoxError>> {
-    Box::pin(Decompression::new(transport).oneshot(request))
+    Box::pin(Decompression::new(way).oneshot(request))
 }
 
 /// The whole body, or nothing.
-async fn read<B: Body<Data = Bytes>>(body: B, headers: &HeaderMap) -> Result<Bytes, Problem> {
+async fn read<B: Body<Data = Bytes, Error = BoxError>>(body: B, headers: &HeaderMap) -> Result<Bytes, Problem> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > MAX_BODY) {
         return Err(Problem::UpstreamFailed(Cause::TooLarge));
@@ -136,7 +137,7 @@ async fn read<B: Body<Data = Bytes>>(body: B, headers: &HeaderMap) -> Result<Byt
     let mut body = pin!(body);
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Problem::UpstreamFailed(Cause::Incomplete))?;
+        let frame = frame.map_err(|error| cause::within_the_answer(&*error))?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + data.len() > MAX_BODY {
             return Err(Problem::UpstreamFailed(Cause::TooLarge));
@@ -144,20 +145,6 @@ async fn read<B: Body<Data = Bytes>>(body: B, headers: &HeaderMap) -> Result<Byt
         whole.extend_from_slice(&data);
     }
     Ok(whole.freeze())
-}
-
-/// What an error of the transport means, found by its kind and not by its text.
-pub(super) fn cause(error: &BoxError) -> Cause {
-    let mut link: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
-    while let Some(error) = link {
-        if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>()
-            && error.is_connect()
-        {
-            return Cause::Connect;
-        }
-        link = error.source();
-    }
-    Cause::Closed
 }
 
 /// Makes a service a [`Transport`], whatever its body and error are.

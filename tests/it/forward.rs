@@ -186,7 +186,7 @@ async fn what_makes_no_progress_is_cut_and_what_does_is_not() {
     site.hold();
     let start = Instant::now();
     assert_eq!(site.get("/x/a").await.problem(), "upstream-timeout");
-    assert_eq!(start.elapsed().as_secs(), 20);
+    assert_eq!(start.elapsed().as_secs(), 3 + 3 + 10, "to connect, for TLS, for the head");
 
     // An upload may take longer than that, as long as it moves.
     let (upload, sent) = pipe();
@@ -214,7 +214,7 @@ async fn what_makes_no_progress_is_cut_and_what_does_is_not() {
     let start = Instant::now();
     let end = timeout(Duration::from_secs(60), response.body_mut().frame()).await.expect("it is cut");
     assert!(end.expect("an end").is_err());
-    assert_eq!(start.elapsed().as_secs(), 20);
+    assert_eq!(start.elapsed().as_secs(), 10, "between two pieces");
     site.assert_idle();
 }
 

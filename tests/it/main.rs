@@ -48,6 +48,8 @@ mod problems;
 
 mod process;
 
+mod raw;
+
 mod refusals;
 
 mod reply;
@@ -63,3 +65,5 @@ mod support;
 mod tenants;
 
 mod wants;
+
+mod wire_faults;
