@@ -58,6 +58,8 @@ mod sdk;
 
 mod secrets;
 
+mod soak;
+
 mod stale;
 
 mod support;
