@@ -171,3 +171,56 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TransportEr
     }
     Ok(certificates)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::rules::BudgetRules;
+    use http::uri::Authority;
+
+    fn upstream(scheme: Scheme, proxy: Option<ForwardProxy>) -> Upstream {
+        Upstream {
+            name: "us".into(),
+            scheme,
+            authority: Authority::from_static("api.test"),
+            prefix: "".into(),
+            api_key: Credential::new("Bearer key").expect("ASCII"),
+            client: ClientOptions { proxy, ..ClientOptions::default() },
+            budget: BudgetRules::default(),
+        }
+    }
+
+    /// The proxy for an upstream at `https://api.test`.
+    fn found(environment: &Matcher) -> Option<String> {
+        let proxy = proxy(&upstream(Scheme::HTTPS, None), environment).expect("one that can be used");
+        proxy.map(|proxy| proxy.url.to_string())
+    }
+
+    #[test]
+    fn the_environment_names_a_proxy_and_its_exceptions() {
+        let through = Some("http://proxy:3128/".to_owned());
+        let https = || Matcher::builder().https("http://user:pass@proxy:3128");
+        assert_eq!(found(&https().build()), through);
+        assert_eq!(found(&Matcher::builder().all("http://proxy:3128").build()), through);
+        assert_eq!(found(&Matcher::builder().http("http://proxy:3128").build()), None, "that is for plain HTTP");
+        for (exceptions, expected) in
+            [("api.test", &None), (".test", &None), ("*", &None), ("elsewhere.test,10.0.0.0/8", &through)]
+        {
+            assert_eq!(&found(&https().no(exceptions).build()), expected, "{exceptions}");
+        }
+        let plain = upstream(Scheme::HTTP, None);
+        assert!(proxy(&plain, &https().build()).expect("none is one as well").is_none());
+        let authorized = proxy(&upstream(Scheme::HTTPS, None), &https().build()).expect("sound").expect("there is one");
+        assert_eq!(authorized.authorization.expect("user and password").expose(), "Basic dXNlcjpwYXNz");
+    }
+
+    #[test]
+    fn the_configured_proxy_comes_first_and_one_of_another_kind_is_refused() {
+        let socks = Matcher::builder().all("socks5://proxy:1080").build();
+        let refused = proxy(&upstream(Scheme::HTTPS, None), &socks);
+        assert!(matches!(refused, Err(TransportError::Proxy)));
+        let configured = ForwardProxy { url: http::Uri::from_static("http://own:3128/"), authorization: None };
+        let proxy = proxy(&upstream(Scheme::HTTPS, Some(configured)), &socks).expect("sound").expect("there is one");
+        assert_eq!(proxy.url, "http://own:3128/");
+    }
+}

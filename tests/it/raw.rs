@@ -8,6 +8,8 @@ pub mod http1;
 
 pub mod http2;
 
+pub mod tunnel;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -11,6 +11,8 @@ mod http2;
 
 mod pauses;
 
+mod proxied;
+
 mod silence;
 
 mod tls;
@@ -30,6 +32,9 @@ const ALWAYS: usize = usize::MAX;
 
 /// Longer than any fault may last. The whole call has 20 s, so who ends before was ended by the clock of the fault.
 const DEADLINE: Duration = Duration::from_secs(15);
+
+/// The largest page that is kept, in bytes.
+const MAX_PAGE: usize = 4 << 20;
 
 /// How many run side by side: few enough that their clocks of a second are kept on a busy machine.
 const AT_A_TIME: usize = 12;
@@ -51,6 +56,8 @@ impl Fault {
 enum Told {
     /// The page; the fault was hidden.
     Page,
+    /// A page of Merge that is too large to be kept.
+    Large,
     /// An answer of Merge with this status.
     Status(u16),
     /// 502 of our own.
@@ -64,6 +71,7 @@ impl Told {
         let (status, problem) = (got.status.as_u16(), got.problem());
         match self {
             Self::Page => status == 200 && got.body == PAGE,
+            Self::Large => status == 200 && got.cache() == "fwd=uri-miss; fwd-status=200" && got.body.len() > MAX_PAGE,
             Self::Status(expected) => status == expected && problem.is_empty(),
             Self::Failed => (status, &*problem) == (502, "upstream-failed"),
             Self::Late => (status, &*problem) == (504, "upstream-timeout"),
@@ -156,6 +164,7 @@ async fn recover(front: &Front, told: Told) {
 async fn every_fault_of_the_network_ends_in_its_documented_answer() {
     let faults: Vec<Fault> = [
         connecting::faults(),
+        proxied::faults(),
         tls::faults(),
         silence::faults(),
         framing::faults(),

@@ -5,7 +5,7 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::{Case, Fault, Told, plain};
+use super::{Case, Fault, MAX_PAGE, Told, plain};
 use crate::raw::http1::whole;
 use crate::raw::{PAGE, Step, say};
 
@@ -79,6 +79,8 @@ pub(crate) fn faults() -> Vec<Fault> {
         coded("gzip", &forged, Told::Failed).named("gzip with a wrong checksum"),
         coded("gzip", &bomb(), Told::Failed).named("gzip that grows without end"),
         coded("zstd", b"\x28\xb5\x2f\xfd", Told::Failed).named("a coding that was not offered"),
+        answers("200 OK", JSON, &format!("{}{PAGE}", " ".repeat(MAX_PAGE)), Told::Large)
+            .named("a page that is too large to be kept"),
         plain([say("HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n{"), Step::Hold], Told::Failed)
             .named("a body that is announced as larger than all memory"),
     ]
