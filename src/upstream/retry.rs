@@ -19,9 +19,9 @@ use crate::domain::page::Received;
 use crate::domain::problem::{Cause, Problem};
 use crate::domain::relay::{Call, Called};
 
-/// How many second tries there may be, for each upstream: a fifth of the calls of the last ten seconds, and one a second. Without
-/// it an upstream that fails would get a multiple of its load just then. Cheap to clone; all clones share them. It outlives a
-/// reload.
+/// How many second tries there may be, for each upstream: a fifth of the calls of the last ten seconds, and one a second, or two
+/// where calls are few, as the seconds are counted coarsely there. Without it an upstream that fails would get a multiple of its
+/// load just then. Cheap to clone; all clones share them. It outlives a reload.
 #[derive(Clone, Default)]
 pub struct Retries {
     budgets: Arc<Mutex<HashMap<Name, Arc<TpsBudget>>>>,

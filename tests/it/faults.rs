@@ -6,7 +6,7 @@ use http::Method;
 use merge_sync_proxy::app::App;
 use merge_sync_proxy::demo::fault::{Fault, Faults};
 use merge_sync_proxy::domain::key::TokenHasher;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
 
 use crate::support::{self, Got, SYNC_STATUS, Wire, World, ask, method, soon};
@@ -68,6 +68,25 @@ async fn a_reset_is_tried_again_and_then_told() {
     world.merge.script(Fault::ResetBeforeHeaders).times(2);
     assert!(world.get(SYNC_STATUS).await.cache().starts_with(MISS));
     assert_eq!(world.merge.calls(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_fails_does_not_get_a_multiple_of_its_load() {
+    let world = World::new();
+    for (fault, status) in [(Fault::ResetBeforeHeaders, 502), (Fault::Status(503), 503)] {
+        world.merge.clear_log();
+        world.merge.set(fault);
+        let start = Instant::now();
+        for number in 0..1_000 {
+            assert_eq!(world.get(&format!("{SYNC_STATUS}?cursor={number}")).await.status, status);
+            sleep(Duration::from_millis(20)).await;
+        }
+        let (calls, seconds) = (world.merge.calls(), start.elapsed().as_secs() as usize);
+        println!("{calls} calls for 1000 requests in {seconds} s");
+        // A fifth of the calls, two a second, and what the first window has to give.
+        assert!((1_150..=1_000 + 200 + 2 * seconds + 10).contains(&calls), "{calls}");
+        sleep(Duration::from_secs(60)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,7 +37,7 @@ const DEADLINE: Duration = Duration::from_secs(15);
 const MAX_PAGE: usize = 4 << 20;
 
 /// How many run side by side: few enough that their clocks of a second are kept on a busy machine.
-const AT_A_TIME: usize = 12;
+const AT_A_TIME: usize = 20;
 
 /// A fault, and what it is to come to.
 pub(crate) struct Fault {

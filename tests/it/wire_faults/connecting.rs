@@ -143,7 +143,7 @@ async fn past_a_hole() {
     let port = upstream.address.port();
     // Where there is no IPv6 it is dead in another way.
     let _hole = Hole::at(SocketAddr::new(V6, port));
-    let front = before(port, &Names::new(&[V6, V4]), "connect_timeout = '5s'\nretries = 0").await;
+    let front = before(port, &Names::new(&[V6, V4]), "connect_timeout = '20s'\nretries = 0").await;
     let start = Instant::now();
     examine(&front, Told::Page).await;
     assert!(start.elapsed() < Duration::from_secs(5), "it did not wait for the dead one");

@@ -1,11 +1,16 @@
 //! The upstream's HTTP/2 refuses, ends or breaks streams and connections.
 
-use super::{Fault, Told, over_http2};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::sleep;
+
+use super::{Fault, Told, before, over_http2, recover};
 use crate::raw::http2::{
     ENHANCE_YOUR_CALM, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM, data, garbage, go_away, head, head_alone, last_data,
     reset_stream,
 };
-use crate::raw::{PAGE, Step, pause};
+use crate::raw::{PAGE, Step, Upstream, certificates, pause};
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 const LENGTH: &[(&str, &str)] = &[("content-type", "application/json"), ("content-length", "42")];
@@ -66,5 +71,39 @@ pub(crate) fn faults() -> Vec<Fault> {
             .named("fields of one connection over HTTP/2"),
         over_http2([head("20", JSON), last_data(PAGE)], Told::Failed).named("no status over HTTP/2"),
         over_http2([head_alone("503", JSON)], Told::Page).calls(2).named("503 over HTTP/2"),
+        Fault::new("GOAWAY that leaves some of the calls out", some_left_out()),
+        Fault::new("a body that is older than its connection may be", outlives_its_pool()),
     ]
+}
+
+/// Four calls share a connection that ends after the first two: those are answered on it, the others on another one.
+async fn some_left_out() {
+    let slow = vec![Step::Pause(Duration::from_millis(300)), head("200", JSON), last_data(PAGE)];
+    let upstream = Upstream::new(certificates::tls(true), vec![], 0).await;
+    let front = before(&upstream, &certificates::tls(true), "").await;
+    assert!(Told::Page.matches(&front.page("globex").await), "the connection is there");
+    let ends = [vec![go_away(Some(5), NO_ERROR)], slow].concat();
+    upstream.ail(ends, 1);
+    let all = join_all((0..4).map(|number| front.get(number))).await;
+    assert!(all.iter().all(|got| Told::Page.matches(got)), "{all:?}");
+    // The two that are left out may be on their way already when they are told so.
+    assert!((1 + 4..=1 + 4 + 2).contains(&upstream.calls()), "{} calls", upstream.calls());
+    // Those that are tried again may connect side by side, as nobody knows yet that one connection would do.
+    assert!((2..=3).contains(&upstream.connections()), "{} connections", upstream.connections());
+    recover(&front, Told::Failed).await;
+}
+
+/// The pool is given up while an answer is on its way: that one comes to its end, and the next call goes out on a new connection.
+async fn outlives_its_pool() {
+    let slow =
+        vec![head("200", LENGTH), data(&PAGE[..20]), Step::Pause(Duration::from_millis(1_500)), last_data(&PAGE[20..])];
+    let upstream = Upstream::new(certificates::tls(true), slow, 1).await;
+    let front = before(&upstream, &certificates::tls(true), "max_connection_age = '500ms'").await;
+    let (slow, next) = tokio::join!(front.get(0), async {
+        sleep(Duration::from_millis(700)).await;
+        front.get(1).await
+    });
+    assert!(Told::Page.matches(&slow) && Told::Page.matches(&next), "{slow:?} {next:?}");
+    assert_eq!((upstream.calls(), upstream.connections()), (2, 2));
+    recover(&front, Told::Failed).await;
 }
