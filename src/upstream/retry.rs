@@ -127,7 +127,7 @@ where
                 }
                 match inner.clone().oneshot(fetch.clone()).await {
                     // What the upstream said says more than that it may not be asked again.
-                    Err(Problem::BudgetExhausted { .. }) => break,
+                    Err(Problem::BudgetExhausted { .. } | Problem::Overloaded { .. }) => break,
                     next => outcome = next,
                 }
             }
@@ -165,7 +165,7 @@ where
                 }
                 spare = call.again();
                 match inner.clone().oneshot(call).await {
-                    Err(Problem::BudgetExhausted { .. }) => break,
+                    Err(Problem::BudgetExhausted { .. } | Problem::Overloaded { .. }) => break,
                     next => outcome = next,
                 }
             }
