@@ -15,6 +15,7 @@ use http_body::Body;
 use serde_json::Value;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tower::Service;
 
@@ -24,6 +25,7 @@ use crate::cache::flight::Flights;
 use crate::cache::store::Store;
 use crate::config::address::ListenAddress;
 use crate::config::effective::Config;
+use crate::config::tls::Watch;
 use crate::domain::access::Name;
 use crate::domain::body::ReplyBody;
 use crate::domain::key::{CanonicalQuery, PageKey, TokenHasher};
@@ -34,6 +36,7 @@ use crate::door::resolve::Accounts;
 use crate::door::route::Routes;
 use crate::listen::accept::{self, Drained, Limits, Listener};
 use crate::listen::pulse::Patience;
+use crate::listen::tls::Tls;
 use crate::relay::service::Http;
 use crate::stack::{self, Ground};
 use crate::upstream::budget::Budgets;
@@ -77,10 +80,15 @@ pub struct Listeners {
     pub proxy: Vec<Listener>,
     /// Where operators come in.
     pub admin: Listener,
+    /// What the first of these speak TLS with.
+    pub tls: Option<Tls>,
 }
 
 /// How often the store does what it has put off.
 const MAINTENANCE: Duration = Duration::from_secs(1);
+
+/// How often the files of certificates are looked at: they are small, and a renewal is seen in two looks.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How many operators may be connected at a time.
 const MOST_OPERATORS: usize = 256;
@@ -167,10 +175,18 @@ impl App {
         let upkeep = async {
             tokio::select! {
                 () = self.maintain() => unreachable!("maintenance has no end"),
+                () = self.renew(listeners.tls) => unreachable!("certificates are looked after until the end"),
                 both = futures_util::future::join(consumers, admin) => both.0,
             }
         };
         upkeep.await
+    }
+
+    async fn renew(&self, tls: Option<Tls>) {
+        if let (Some(tls), Some(configured)) = (tls, &self.config.server.tls) {
+            renew(&tls, Watch::new(configured)).await;
+        }
+        std::future::pending().await
     }
 
     async fn maintain(&self) {
@@ -180,6 +196,37 @@ impl App {
             ticks.tick().await;
             self.ground.store.maintain();
             self.ground.http.responses.maintain();
+        }
+    }
+}
+
+/// Loads `watch`'s certificates for `tls` whenever they change; the last good ones stay until there are others.
+async fn renew(tls: &Tls, mut watch: Watch) {
+    let mut ticks = interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let looked = spawn_blocking(move || {
+            let found = watch.look();
+            (watch, found)
+        });
+        // Only a panic or the end of the runtime makes this fail; either way there is nothing left to look after.
+        let Ok((again, found)) = looked.await else { return };
+        watch = again;
+        match found {
+            None => {}
+            Some(Ok(loaded)) => {
+                if let Some(warning) = loaded.warning {
+                    tracing::warn!(warning, "the renewed certificate is in use, and yet");
+                }
+                tls.replace(loaded.server);
+                tracing::info!(target: "audit", "certificates renewed");
+            }
+            Some(Err(faults)) => {
+                for fault in faults {
+                    tracing::warn!(%fault, "the certificates have changed and cannot be used; the last good ones stay");
+                }
+            }
         }
     }
 }
@@ -234,11 +281,16 @@ impl Listeners {
     /// # Errors
     /// The first address that cannot be had.
     pub async fn bind(config: &Config) -> Result<Self, StartError> {
+        let tls = config.server.tls.as_ref().map(|tls| Tls::new(tls.loaded.server.clone(), tls.handshake_timeout));
         let mut proxy = Vec::new();
         for address in &config.server.listen {
-            proxy.push(bind(address).await?);
+            let listener = bind(address).await?;
+            proxy.push(match &tls {
+                Some(tls) => listener.secured(tls),
+                None => listener,
+            });
         }
-        Ok(Self { proxy, admin: bind(&config.admin.listen).await? })
+        Ok(Self { proxy, admin: bind(&config.admin.listen).await?, tls })
     }
 }
 

@@ -29,6 +29,8 @@ pub mod stack;
 pub mod listen {
     pub mod accept;
 
+    pub mod tls;
+
     pub mod pulse;
 
     pub mod strict;
@@ -212,6 +214,8 @@ pub mod config {
     pub mod load;
 
     mod sections;
+
+    pub mod tls;
 
     mod upstreams;
 

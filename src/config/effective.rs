@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::address::ListenAddress;
 use super::fault::Warning;
 use super::secret::{Secret, SecretSource};
+use super::tls::Tls;
 use super::words::LogFormat;
 use crate::domain::access::{Account, Consumer, Name, Upstream};
 use crate::domain::rules::{Lifetimes, Route};
@@ -57,6 +58,8 @@ pub struct Server {
     pub idle_timeout: Duration,
     /// How large the head of a request may be.
     pub max_header_bytes: usize,
+    /// TLS on the TCP listeners; `None`: they are plain.
+    pub tls: Option<Tls>,
 }
 
 /// Where operators come in.

@@ -80,7 +80,6 @@ impl Config {
 /// What the file may hold and this version does not do yet: refused, so that nothing that is written is ignored.
 /// A feature takes its line away when it lands.
 fn refuse_unavailable(file: &File, findings: &mut Findings<'_>) {
-    refuse("TLS for consumers", file.server.tls.iter().map(Table::place), findings);
     refuse("the webhook", file.webhook.iter().map(Table::place), findings);
     refuse("the shared store", file.shared.iter().map(Table::place), findings);
     refuse("the export of traces", file.telemetry.otlp.iter().map(Item::place), findings);

@@ -74,6 +74,11 @@ fn listeners(config: &Config) -> Vec<Row> {
     let limits = format!("{} workers, {} connections", server.workers, server.max_connections);
     let mut rows: Vec<Row> =
         server.listen.iter().map(|address| row(["proxy", &address.to_string(), &limits])).collect();
+    if let Some(tls) = &server.tls {
+        let clients = tls.files.client_ca.as_ref().map(|path| format!("clients known by {}", path.display()));
+        let clients = clients.unwrap_or_else(|| "no certificates of clients".into());
+        rows.push(row(["TLS", &tls.files.cert.display().to_string(), &clients]));
+    }
     let guard = if config.admin.token.is_some() { "with a token" } else { "no token" };
     rows.push(row(["admin", &config.admin.listen.to_string(), guard]));
     rows

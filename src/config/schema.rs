@@ -71,12 +71,19 @@ impl Default for Server {
 }
 
 /// `[server.tls]`: TLS towards consumers.
-#[derive(Debug, Default, Deserialize, PartialEq)]
+#[derive(Debug, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
     pub cert: Option<Item<PathBuf>>,
     pub key: Option<Item<PathBuf>>,
     pub client_ca: Option<Item<PathBuf>>,
+    pub handshake_timeout: Item<Duration>,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { cert: None, key: None, client_ca: None, handshake_timeout: Duration::from_secs(10).into() }
+    }
 }
 
 /// `[admin]`: where operators come in.

@@ -5,7 +5,9 @@ use tracing_subscriber::EnvFilter;
 use super::address::ListenAddress;
 use super::effective::{Admin, Cache, Server, Telemetry};
 use super::findings::Findings;
+use super::item::{Item, Table};
 use super::schema::{self, File};
+use super::tls::{Part, Tls, TlsFiles};
 use super::units::{ByteSize, duration_text, size_text};
 use crate::domain::rules::Lifetimes;
 
@@ -41,6 +43,46 @@ pub(super) fn server(server: &schema::Server, findings: &mut Findings<'_>) -> Se
         header_timeout: findings.positive(&server.header_timeout),
         idle_timeout: findings.positive(&server.idle_timeout),
         max_header_bytes: usize::try_from(head).unwrap_or(usize::MAX),
+        tls: server.tls.as_ref().and_then(|tls| secure(tls, &server.listen, findings)),
+    }
+}
+
+/// `[server.tls]`, with its files read and held against each other.
+fn secure(table: &Table<schema::Tls>, listen: &[Item<ListenAddress>], findings: &mut Findings<'_>) -> Option<Tls> {
+    let handshake_timeout = findings.positive(&table.handshake_timeout);
+    if table.cert.is_none() {
+        findings.missing(table.place(), "cert", "the file with the certificate chain, the own certificate first");
+    }
+    if table.key.is_none() {
+        findings.missing(table.place(), "key", "the file with the certificate's private key");
+    }
+    if listen.iter().all(|address| matches!(**address, ListenAddress::Unix(_))) {
+        findings.warn(table.place(), "is of no use: TLS is spoken on TCP, and there are only Unix sockets");
+    }
+    let (cert, key) = (table.cert.as_ref()?, table.key.as_ref()?);
+    let files = TlsFiles {
+        cert: findings.file(cert),
+        key: findings.file(key),
+        client_ca: table.client_ca.as_ref().map(|path| findings.file(path)),
+    };
+    match files.load() {
+        Ok(loaded) => {
+            if let Some(warning) = &loaded.warning {
+                findings.warn(cert.place(), warning);
+            }
+            Some(Tls { files, handshake_timeout, loaded })
+        }
+        Err(faults) => {
+            for fault in faults {
+                let place = match fault.part {
+                    Part::Cert => cert.place(),
+                    Part::Key => key.place(),
+                    Part::ClientCa => table.client_ca.as_ref().map_or(table.place(), Item::place),
+                };
+                findings.fault(place, fault.message);
+            }
+            None
+        }
     }
 }
 
@@ -190,7 +232,6 @@ mod tests {
     #[test]
     fn what_is_not_done_yet_is_refused_and_not_ignored() {
         for (text, key, what) in [
-            ("[server.tls]\ncert = 'c'\nkey = 'k'\nclient_ca = 'a'", "1:1  server.tls", "TLS for consumers"),
             ("[webhook]\nsecret = { env = 'TOKEN' }", "1:1  webhook", "the webhook"),
             ("[shared]\nurl = 'redis://host'", "1:1  shared", "the shared store"),
             ("[telemetry]\notlp = 'http://host'", "2:8  telemetry.otlp", "the export of traces"),

@@ -18,13 +18,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tower::{BoxError, Service, ServiceExt};
 
 use super::pulse::{Felt, Patience, Pulse};
 use super::strict::Strict;
+use super::tls::{self, Tls};
 use crate::domain::body::Holding;
 
 /// A bound socket.
@@ -32,6 +33,8 @@ use crate::domain::body::Holding;
 pub enum Listener {
     /// A TCP socket.
     Tcp(TcpListener),
+    /// A TCP socket on which TLS is spoken.
+    Tls(TcpListener, Tls),
     /// A Unix socket.
     Unix(UnixListener),
 }
@@ -40,8 +43,17 @@ impl Listener {
     /// Its TCP address, if it has one.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Tcp(listener) | Self::Tls(listener, _) => listener.local_addr().ok(),
             Self::Unix(_) => None,
+        }
+    }
+
+    /// The same with TLS, if it is a TCP socket: what comes over a Unix socket has not left this machine.
+    #[must_use]
+    pub fn secured(self, tls: &Tls) -> Self {
+        match self {
+            Self::Tcp(listener) => Self::Tls(listener, tls.clone()),
+            other => other,
         }
     }
 }
@@ -128,9 +140,10 @@ where
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let accepted = match &listener {
             Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
-                // An answer is one write; nothing is gained by holding it back.
-                let _ = stream.set_nodelay(true);
-                guide.clone().begin(stream, place);
+                guide.clone().begin(prompt(stream), place);
+            }),
+            Listener::Tls(listener, tls) => listener.accept().await.map(|(stream, _)| {
+                guide.clone().begin_secured(prompt(stream), tls.clone(), place);
             }),
             Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| guide.clone().begin(stream, place)),
         };
@@ -141,6 +154,12 @@ where
             sleep(EXHAUSTED_PAUSE).await;
         }
     }
+}
+
+/// An answer is one write; nothing is gained by holding it back.
+fn prompt(stream: TcpStream) -> TcpStream {
+    let _ = stream.set_nodelay(true);
+    stream
 }
 
 /// Whether the error says that one peer has gone before it was accepted.
@@ -156,12 +175,32 @@ where
 {
     fn begin(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, place: OwnedSemaphorePermit) {
         tokio::spawn(async move {
-            self.converse(stream).await;
+            self.converse(stream, builder()).await;
             drop(place);
         });
     }
 
-    async fn converse(mut self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+    fn begin_secured(mut self, stream: TcpStream, tls: Tls, place: OwnedSemaphorePermit) {
+        tokio::spawn(async move {
+            let handshake = tokio::select! {
+                handshake = tls.accept(stream) => handshake,
+                // Nothing has been asked yet, so nothing is lost.
+                _ = self.phase.wait_for(|phase| *phase != Phase::Serve) => return,
+            };
+            match handshake {
+                Ok(stream) if tls::chose_http2(&stream) => self.converse(stream, builder().http2_only()).await,
+                Ok(stream) => self.converse(stream, builder().http1_only()).await,
+                Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
+            }
+            drop(place);
+        });
+    }
+
+    async fn converse(
+        mut self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        builder: Builder<TokioExecutor>,
+    ) {
         let pulse = Pulse::new();
         let service = self.service;
         let strict = Arc::new(Strict::default());
@@ -181,7 +220,6 @@ where
             }
         });
         let io = Felt::new(TokioIo::new(stream), pulse.clone());
-        let builder = builder();
         let mut connection = pin!(builder.serve_connection(io, service));
         let mut lost = pin!(pulse.lost(self.patience));
         loop {
@@ -195,6 +233,8 @@ where
                 }
                 () = &mut lost => return,
                 changed = self.phase.changed() => match (changed, *self.phase.borrow_and_update()) {
+                    // One that has chosen HTTP/2 in its handshake and says nothing more would be waited for.
+                    (Ok(()), Phase::Drain) if pulse.is_silent() => return,
                     (Ok(()), Phase::Drain) => connection.as_mut().graceful_shutdown(),
                     (Ok(()), Phase::Serve) => {}
                     (Err(_), _) | (_, Phase::Cut) => return,

@@ -31,6 +31,8 @@ pub struct Pulse {
     busy: AtomicU32,
     /// Whether a request's head has begun to come in.
     reading: AtomicBool,
+    /// Whether nothing has ever come.
+    silent: AtomicBool,
     /// Whether it speaks HTTP/2, where bytes may come that belong to no request: acknowledgements, pings, window updates.
     framed: AtomicBool,
     /// When the head began, or else when the last answer ended: milliseconds since `began`.
@@ -46,6 +48,7 @@ impl Pulse {
             began: Instant::now(),
             busy: AtomicU32::new(0),
             reading: AtomicBool::new(true),
+            silent: AtomicBool::new(true),
             framed: AtomicBool::new(false),
             since: AtomicU64::new(0),
             stuck: AtomicU64::new(0),
@@ -79,7 +82,13 @@ impl Pulse {
         written
     }
 
+    /// Whether the peer has not said anything yet.
+    pub fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+
     fn bytes_came(&self) {
+        self.silent.store(false, Ordering::Relaxed);
         let waiting = self.busy.load(Ordering::Relaxed) == 0 && !self.reading.load(Ordering::Relaxed);
         if waiting && !self.framed.load(Ordering::Relaxed) {
             self.note();

@@ -5,6 +5,8 @@
 mod admin;
 
 mod breaker;
+mod authority;
+
 mod budget;
 
 mod cli;
@@ -65,6 +67,7 @@ mod stale;
 mod support;
 
 mod tenants;
+mod tls;
 
 mod wants;
 
