@@ -34,6 +34,7 @@ use crate::door::admit::House;
 use crate::door::identify::Consumers;
 use crate::door::resolve::Accounts;
 use crate::door::route::Routes;
+use crate::door::strangers::Strangers;
 use crate::listen::accept::{self, Drained, Limits, Listener};
 use crate::listen::pulse::Patience;
 use crate::listen::tls::Tls;
@@ -117,6 +118,7 @@ impl App {
         let house = House {
             routes: Routes::new(&config.routes, config.cache.lifetimes, config.cache.max_page_bytes),
             consumers: Consumers::new(&config.consumers, None, Instant::now()),
+            strangers: Strangers::new(config.server.failed_keys, None, Instant::now()),
             accounts: Accounts::new(
                 &config.accounts,
                 &config.upstreams,

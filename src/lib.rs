@@ -60,6 +60,8 @@ pub mod door {
 
     pub mod consumer_key;
 
+    pub mod strangers;
+
     pub mod query;
 
     pub mod resolve;
@@ -159,6 +161,8 @@ pub mod upstream {
 /// Words that all parts share; imports nothing of ours.
 pub mod domain {
     pub mod access;
+
+    pub mod peer;
 
     pub mod exchange;
 

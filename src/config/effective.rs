@@ -12,6 +12,7 @@ use super::secret::{Secret, SecretSource};
 use super::tls::Tls;
 use super::words::LogFormat;
 use crate::domain::access::{Account, Consumer, Name, Upstream};
+use crate::domain::bucket::Rate;
 use crate::domain::rules::{Lifetimes, Route};
 
 /// Everything that a start needs.
@@ -58,6 +59,8 @@ pub struct Server {
     pub idle_timeout: Duration,
     /// How large the head of a request may be.
     pub max_header_bytes: usize,
+    /// How many requests without a known key each address may send; `None` is unlimited.
+    pub failed_keys: Option<Rate>,
     /// TLS on the TCP listeners; `None`: they are plain.
     pub tls: Option<Tls>,
 }

@@ -50,6 +50,7 @@ pub struct Server {
     pub header_timeout: Item<Duration>,
     pub idle_timeout: Item<Duration>,
     pub max_header_bytes: Item<ByteSize>,
+    pub failed_keys: Item<Option<Rate>>,
     pub tls: Option<Table<Tls>>,
 }
 
@@ -65,6 +66,7 @@ impl Default for Server {
             // meets a connection that is just going away.
             idle_timeout: Duration::from_secs(75).into(),
             max_header_bytes: ByteSize(64 * 1024).into(),
+            failed_keys: Rate::new(60, Duration::from_secs(60)).into(),
             tls: None,
         }
     }

@@ -43,6 +43,7 @@ pub(super) fn server(server: &schema::Server, findings: &mut Findings<'_>) -> Se
         header_timeout: findings.positive(&server.header_timeout),
         idle_timeout: findings.positive(&server.idle_timeout),
         max_header_bytes: usize::try_from(head).unwrap_or(usize::MAX),
+        failed_keys: *server.failed_keys,
         tls: server.tls.as_ref().and_then(|tls| secure(tls, &server.listen, findings)),
     }
 }

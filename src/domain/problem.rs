@@ -37,6 +37,12 @@ pub enum Problem {
         /// When the next request is free.
         retry_after: Duration,
     },
+    /// Too many requests without a known key came from the same origin.
+    #[error("too many requests without a known key")]
+    TooManyStrangers {
+        /// When the next one is looked at.
+        retry_after: Duration,
+    },
     /// The upstream's budget is used up and nothing stale could be served.
     #[error("budget exhausted")]
     BudgetExhausted {
@@ -178,6 +184,17 @@ impl Problem {
                     "quota-exceeded",
                     "Your quota is used up",
                     "Ask less often, or ask the operator of this proxy for a larger quota.".into(),
+                )
+            },
+            Self::TooManyStrangers { retry_after } => Row {
+                retry_after: Some(*retry_after),
+                ..row(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "quota-exceeded",
+                    "Too many requests without a known consumer key",
+                    "Your address has sent too many requests without a key that is known here; correct the key, and come back \
+                     after Retry-After."
+                        .into(),
                 )
             },
             Self::BudgetExhausted { retry_after } => Row {

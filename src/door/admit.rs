@@ -23,11 +23,13 @@ use super::query;
 use super::quota;
 use super::resolve::Accounts;
 use super::route::Routes;
+use super::strangers::Strangers;
 use crate::domain::access::Account;
 use crate::domain::body;
 use crate::domain::cache_control::Wants;
 use crate::domain::exchange::{Admitted, Ask, Caller, Given, Outcome};
 use crate::domain::key::{CanonicalQuery, PageKey};
+use crate::domain::peer::Peer;
 use crate::domain::problem::{Objection, Problem};
 use crate::domain::relay::{Call, Relay};
 use crate::domain::rules::CacheRule;
@@ -39,6 +41,8 @@ pub struct House {
     pub routes: Routes,
     /// Who may make them.
     pub consumers: Consumers,
+    /// How many of those who may not are listened to.
+    pub strangers: Strangers,
     /// About whom.
     pub accounts: Accounts,
     /// The largest header section, in bytes.
@@ -68,7 +72,9 @@ impl House {
         }
         self.check_size(&head)?;
         let stop = self.routes.find(&head.method, head.uri.path())?;
-        let caller = known.caller.insert(self.consumers.identify(&head.headers)?.clone());
+        let peer = head.extensions.get::<Arc<Peer>>().map(|peer| &**peer);
+        let caller = self.consumers.identify(&head.headers, peer, &self.strangers, now)?;
+        let caller = known.caller.insert(caller.clone());
         if has_body && matches!(head.method, Method::GET | Method::HEAD) {
             return Err(Problem::InvalidRequest("Send no body with GET or HEAD.".into()));
         }

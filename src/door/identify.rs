@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use http::HeaderMap;
@@ -9,8 +10,10 @@ use http::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use super::strangers::Strangers;
 use crate::domain::access::Consumer;
 use crate::domain::exchange::Caller;
+use crate::domain::peer::Peer;
 use crate::domain::problem::Problem;
 
 /// All consumers, by the hashes of their keys.
@@ -20,7 +23,16 @@ use crate::domain::problem::Problem;
 pub struct Consumers {
     /// Who everybody is while no consumers are configured.
     open: Option<Arc<Caller>>,
-    by_key: HashMap<[u8; 32], (Arc<Caller>, Option<SystemTime>)>,
+    by_key: HashMap<[u8; 32], Entry>,
+}
+
+/// What a key stands for.
+#[derive(Debug)]
+struct Entry {
+    caller: Arc<Caller>,
+    expires: Option<SystemTime>,
+    /// Whether the key has been shown.
+    proven: AtomicBool,
 }
 
 impl Consumers {
@@ -31,7 +43,8 @@ impl Consumers {
             let known = before.and_then(|before| before.unchanged(consumer));
             let caller = known.unwrap_or_else(|| Arc::new(Caller::new(consumer.clone(), now)));
             for key in &consumer.keys {
-                by_key.insert(key.sha256, (caller.clone(), key.expires));
+                let (caller, expires) = (caller.clone(), key.expires);
+                by_key.insert(key.sha256, Entry { caller, expires, proven: AtomicBool::new(false) });
             }
         }
         let open = consumers.is_empty().then(|| Arc::new(Caller::new(Consumer::open(), now)));
@@ -39,12 +52,18 @@ impl Consumers {
     }
 
     fn unchanged(&self, consumer: &Consumer) -> Option<Arc<Caller>> {
-        let (caller, _) = self.by_key.values().find(|(caller, _)| caller.consumer == *consumer)?;
-        Some(caller.clone())
+        let known = self.by_key.values().find(|entry| entry.caller.consumer == *consumer)?;
+        Some(known.caller.clone())
     }
 
-    /// Who sent these headers.
-    pub fn identify(&self, headers: &HeaderMap) -> Result<&Arc<Caller>, Problem> {
+    /// Who sent these headers over a connection of `peer`. Whoever may not come in is counted among `strangers`.
+    pub fn identify(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+        strangers: &Strangers,
+        now: Instant,
+    ) -> Result<&Arc<Caller>, Problem> {
         let mut lines = headers.get_all(AUTHORIZATION).iter();
         let line = lines.next();
         if lines.next().is_some() {
@@ -53,30 +72,39 @@ impl Consumers {
         if let Some(open) = &self.open {
             return Ok(open);
         }
-        let line = line.ok_or(Problem::UnknownConsumer)?;
-        let key = bearer(line.as_bytes())?;
-        let (caller, expires) =
-            self.by_key.get::<[u8; 32]>(&Sha256::digest(key).into()).ok_or(Problem::UnknownConsumer)?;
-        if expires.is_some_and(|expires| expires <= SystemTime::now()) {
-            return Err(Problem::UnknownConsumer);
+        let origin = peer.and_then(Peer::origin);
+        let key = line.map(|line| bearer(line.as_bytes())).transpose()?.flatten();
+        strangers.check(origin, key, now)?;
+        let Some((key, entry)) = key.and_then(|key| Some((key, self.find(key)?))) else {
+            return Err(strangers.refuse(origin, now));
+        };
+        if !entry.proven.load(Ordering::Relaxed) {
+            strangers.prove(key);
+            entry.proven.store(true, Ordering::Relaxed);
         }
-        Ok(caller)
+        Ok(&entry.caller)
+    }
+
+    /// Whose key this is, if it still counts.
+    fn find(&self, key: &[u8]) -> Option<&Entry> {
+        let entry = self.by_key.get::<[u8; 32]>(&Sha256::digest(key).into())?;
+        (!entry.expires.is_some_and(|expires| expires <= SystemTime::now())).then_some(entry)
     }
 }
 
-/// The key in `Bearer KEY` (RFC 6750 §2.1). Another scheme is no consumer key; a key that none can be is malformed.
-fn bearer(line: &[u8]) -> Result<&[u8], Problem> {
+/// The key in `Bearer KEY` (RFC 6750 §2.1), `None` in another scheme; a key that none can be is malformed.
+fn bearer(line: &[u8]) -> Result<Option<&[u8]>, Problem> {
     const SCHEME: &[u8] = b"bearer";
     let (scheme, rest) = line.split_at(line.iter().position(|byte| *byte == b' ').unwrap_or(line.len()));
     let key = rest.trim_ascii();
     if !scheme.eq_ignore_ascii_case(SCHEME) || key.is_empty() {
-        return Err(Problem::UnknownConsumer);
+        return Ok(None);
     }
     let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte);
     if !key.iter().all(fits) {
         return Err(Problem::InvalidRequest("'Authorization' must be 'Bearer' and one consumer key.".into()));
     }
-    Ok(key)
+    Ok(Some(key))
 }
 
 #[cfg(test)]
@@ -94,7 +122,9 @@ mod tests {
 
     fn identify(consumers: &Consumers, lines: &[&str]) -> Result<String, Problem> {
         let lines = lines.iter().map(|line| (AUTHORIZATION, HeaderValue::from_str(line).expect("a header value")));
-        consumers.identify(&lines.collect()).map(|caller| caller.consumer.name.to_string())
+        let (strangers, now) = (Strangers::new(None, None, Instant::now()), Instant::now());
+        let identified = consumers.identify(&lines.collect(), None, &strangers, now);
+        identified.map(|caller| caller.consumer.name.to_string())
     }
 
     #[test]
@@ -136,7 +166,7 @@ mod tests {
         let before = Consumers::new(&[team("secret", None)], None, now);
         let same = Consumers::new(&[team("secret", None)], Some(&before), now);
         let other = Consumers::new(&[Consumer { weight: NonZeroU32::MAX, ..team("secret", None) }], Some(&before), now);
-        let caller = |consumers: &Consumers| consumers.by_key.values().next().expect("one key").0.clone();
+        let caller = |consumers: &Consumers| consumers.by_key.values().next().expect("one key").caller.clone();
         assert!(Arc::ptr_eq(&caller(&before), &caller(&same)));
         assert!(!Arc::ptr_eq(&caller(&before), &caller(&other)));
     }

@@ -27,6 +27,7 @@ use super::pulse::{Felt, Patience, Pulse};
 use super::strict::Strict;
 use super::tls::{self, Tls};
 use crate::domain::body::Holding;
+use crate::domain::peer::Peer;
 
 /// A bound socket.
 #[derive(Debug)]
@@ -139,13 +140,16 @@ where
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let accepted = match &listener {
-            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
-                guide.clone().begin(prompt(stream), place);
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, peer)| {
+                guide.clone().begin(prompt(stream), network(peer), place);
             }),
-            Listener::Tls(listener, tls) => listener.accept().await.map(|(stream, _)| {
-                guide.clone().begin_secured(prompt(stream), tls.clone(), place);
+            Listener::Tls(listener, tls) => listener.accept().await.map(|(stream, peer)| {
+                guide.clone().begin_secured(prompt(stream), network(peer), tls.clone(), place);
             }),
-            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| guide.clone().begin(stream, place)),
+            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
+                let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
+                guide.clone().begin(stream, Peer::Local { uid }, place);
+            }),
         };
         if let Err(error) = accepted
             && !is_of_one_connection(&error)
@@ -154,6 +158,11 @@ where
             sleep(EXHAUSTED_PAUSE).await;
         }
     }
+}
+
+/// Who comes from this address, before anything has been shown.
+fn network(address: SocketAddr) -> Peer {
+    Peer::Network { address: address.ip(), certificate: Box::default() }
 }
 
 /// An answer is one write; nothing is gained by holding it back.
@@ -173,14 +182,19 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    fn begin(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, place: OwnedSemaphorePermit) {
+    fn begin(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Peer,
+        place: OwnedSemaphorePermit,
+    ) {
         tokio::spawn(async move {
-            self.converse(stream, builder()).await;
+            self.converse(stream, peer, builder()).await;
             drop(place);
         });
     }
 
-    fn begin_secured(mut self, stream: TcpStream, tls: Tls, place: OwnedSemaphorePermit) {
+    fn begin_secured(mut self, stream: TcpStream, peer: Peer, tls: Tls, place: OwnedSemaphorePermit) {
         tokio::spawn(async move {
             let handshake = tokio::select! {
                 handshake = tls.accept(stream) => handshake,
@@ -188,8 +202,12 @@ where
                 _ = self.phase.wait_for(|phase| *phase != Phase::Serve) => return,
             };
             match handshake {
-                Ok(stream) if tls::chose_http2(&stream) => self.converse(stream, builder().http2_only()).await,
-                Ok(stream) => self.converse(stream, builder().http1_only()).await,
+                Ok(stream) => {
+                    let chosen = builder();
+                    let chosen = if tls::chose_http2(&stream) { chosen.http2_only() } else { chosen.http1_only() };
+                    let peer = peer.showing(tls::names(&stream));
+                    self.converse(stream, peer, chosen).await;
+                }
                 Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
             }
             drop(place);
@@ -199,6 +217,7 @@ where
     async fn converse(
         mut self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Peer,
         builder: Builder<TokioExecutor>,
     ) {
         let pulse = Pulse::new();
@@ -206,7 +225,9 @@ where
         let strict = Arc::new(Strict::default());
         let stream = strict.follow(stream);
         let answering = pulse.clone();
+        let peer = Arc::new(peer);
         let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
             let busy = answering.busy(request.version());
             let is_last = strict.examine(&mut request);
             let answer = service.clone().oneshot(request);

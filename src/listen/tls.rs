@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// What a listener needs to speak TLS. All clones are the same, so that a replacement is for every listener.
 #[derive(Clone)]
@@ -45,6 +46,21 @@ impl Tls {
         let acceptor = TlsAcceptor::from(self.current.load_full());
         timeout(self.patience, acceptor.accept(stream)).await?
     }
+}
+
+/// The names in the certificate that the peer has shown, its common names before its DNS names; none if it has shown none.
+pub fn names<I>(stream: &TlsStream<I>) -> Box<[Box<str>]> {
+    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let Some((_, certificate)) = shown.and_then(|shown| X509Certificate::from_der(shown).ok()) else {
+        return Box::default();
+    };
+    let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+    let others = certificate.subject_alternative_name().ok().flatten();
+    let others = others.iter().flat_map(|others| &others.value.general_names).filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(*name),
+        _ => None,
+    });
+    common.chain(others).map(Into::into).collect()
 }
 
 /// Whether the peer has chosen HTTP/2 in the handshake.

@@ -45,6 +45,7 @@ mod merge;
 mod origin;
 
 mod packages;
+mod peers;
 
 mod problems;
 

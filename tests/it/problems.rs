@@ -41,6 +41,7 @@ fn all() -> Vec<Problem> {
         Problem::UpstreamTimeout,
         Problem::NotCached,
         Problem::ResyncNotAllowed,
+        Problem::TooManyStrangers { retry_after: PAUSE },
     ]
 }
 
@@ -62,6 +63,7 @@ fn place(problem: &Problem) -> usize {
         Problem::UpstreamTimeout => 12,
         Problem::NotCached => 13,
         Problem::ResyncNotAllowed => 14,
+        Problem::TooManyStrangers { .. } => 15,
     }
 }
 

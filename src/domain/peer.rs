@@ -1,0 +1,74 @@
+//! Who is at the other end of a connection, as far as the connection itself says it. No header can say otherwise.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The other end of a connection; each request that came over it carries an `Arc` of this among its extensions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Over TCP.
+    Network {
+        /// Its address.
+        address: IpAddr,
+        /// The names in the certificate that it has shown, if an authority of ours vouches for it.
+        certificate: Box<[Box<str>]>,
+    },
+    /// Over a Unix socket.
+    Local {
+        /// The user that it runs as, if the system says so.
+        uid: Option<u32>,
+    },
+}
+
+/// To whom limits apply that are for everybody: one network address, or one user of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// An address of IPv4.
+    V4(Ipv4Addr),
+    /// The first half of an address of IPv6: the other half is for its owner to choose, so it tells nobody apart.
+    V6([u8; 8]),
+    /// A user.
+    Uid(u32),
+}
+
+impl Origin {
+    /// Of an address; one of IPv4 that is written as IPv6 is what it is.
+    pub fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self::V4(address),
+            IpAddr::V6(address) => Self::V6(*address.octets().first_chunk().expect("sixteen bytes hold eight")),
+        }
+    }
+}
+
+impl Peer {
+    /// The same, having shown a certificate with these names.
+    #[must_use]
+    pub fn showing(self, certificate: Box<[Box<str>]>) -> Self {
+        match self {
+            Self::Network { address, .. } => Self::Network { address, certificate },
+            local @ Self::Local { .. } => local,
+        }
+    }
+
+    /// To whom its share of a limit belongs; `None` if nobody can tell.
+    pub fn origin(&self) -> Option<Origin> {
+        match self {
+            Self::Network { address, .. } => Some(Origin::of(*address)),
+            Self::Local { uid } => uid.map(Origin::Uid),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_of_many_addresses_is_one_origin() {
+        let origin = |text: &str| Origin::of(text.parse().expect("an address"));
+        assert_eq!(origin("2001:db8:1:2::1"), origin("2001:db8:1:2:ffff::"));
+        assert_ne!(origin("2001:db8:1:2::1"), origin("2001:db8:1:3::1"));
+        assert_eq!(origin("::ffff:192.0.2.1"), origin("192.0.2.1"));
+        assert_ne!(origin("192.0.2.2"), origin("192.0.2.1"));
+    }
+}

@@ -1,0 +1,102 @@
+//! What is known of a peer before it has said anything: how often it may fail, and who it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use merge_sync_proxy::domain::peer::Peer;
+use merge_sync_proxy::door::consumer_key;
+
+use crate::support::{SYNC_STATUS, Wire, World, consumer, merge, with};
+
+/// A request that came from this address.
+fn from(address: &str, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+    let peer = Peer::Network { address: address.parse().expect("an address"), certificate: Box::default() };
+    request.extensions_mut().insert(Arc::new(peer));
+    request
+}
+
+fn keyed(key: &str) -> Request<Full<Bytes>> {
+    with(SYNC_STATUS, &[("x-account-token", "acme"), ("authorization", &format!("Bearer {key}"))])
+}
+
+fn keyless() -> Request<Full<Bytes>> {
+    with(SYNC_STATUS, &[("x-account-token", "acme")])
+}
+
+/// A world in which each address may fail twice at once, with a consumer for each of these keys.
+fn guarded(keys: &[&str]) -> World {
+    let consumers: String = keys
+        .iter()
+        .enumerate()
+        .map(|(at, key)| {
+            consumer(key, "accounts = ['*']").replace(&format!("name = '{key}'"), &format!("name = 'n{at}'"))
+        })
+        .collect();
+    let server = "[server]\nlisten = ['127.0.0.1:0']\nfailed_keys = '10/min'\n";
+    World::with(merge(), &format!("{server}{consumers}"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_fails_too_often_is_refused_unheard_until_it_is_told_to_come_back() {
+    let world = guarded(&["team"]);
+    for request in [keyless(), keyed("guess")] {
+        let got = world.send(from("192.0.2.1", request)).await;
+        assert_eq!((got.status.as_u16(), &*got.problem()), (401, "unknown-consumer"));
+    }
+    // One of these guesses is right, and is refused like the others.
+    for request in [keyless(), keyed("other"), keyed("team")] {
+        let got = world.send(from("192.0.2.1", request)).await;
+        assert_eq!((got.status.as_u16(), &*got.problem()), (429, "quota-exceeded"));
+        assert_eq!((got.number("retry-after"), got.header("www-authenticate")), (7, ""));
+    }
+    assert_eq!(world.send(from("192.0.2.2", keyed("guess"))).await.status, 401, "another address");
+    assert_eq!(world.send(from("192.0.2.2", keyed("team"))).await.status, 200);
+    tokio::time::advance(Duration::from_secs(7)).await;
+    assert_eq!(world.send(from("192.0.2.1", keyed("guess"))).await.status, 401);
+    assert_eq!(world.merge.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_shares_an_address_with_one_that_fails_is_not_locked_out() {
+    let fresh = consumer_key::generate();
+    let world = guarded(&["old-key", &fresh]);
+    let here = |request| world.send(from("192.0.2.1", request));
+    assert_eq!(here(keyed("old-key")).await.status, 200);
+    let mut statuses = Vec::new();
+    for _ in 0..20 {
+        statuses.push(here(keyed("guess")).await.status.as_u16());
+    }
+    assert_eq!(statuses.iter().filter(|status| **status == 429).count(), 18);
+    for _ in 0..20 {
+        assert_eq!(here(keyed("old-key")).await.status, 200, "it has been right before");
+        assert_eq!(here(keyed(&fresh)).await.status, 200, "it cannot be a guess");
+    }
+    let unknown = consumer_key::generate();
+    assert_eq!(here(keyed(&unknown)).await.status, 429, "it looks like one of ours and is none");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_of_ipv6_is_one_address_and_headers_are_none() {
+    let world = guarded(&["team"]);
+    for (at, expected) in [401, 401, 429].into_iter().enumerate() {
+        let mut request = keyless();
+        let forged = format!("203.0.113.{at}").parse().expect("a header value");
+        request.headers_mut().insert("x-forwarded-for", forged);
+        let got = world.send(from(&format!("2001:db8::{at}"), request)).await;
+        assert_eq!(got.status.as_u16(), expected);
+    }
+}
+
+#[tokio::test]
+async fn failures_are_counted_for_the_address_of_the_connection() {
+    let server = "[server]\nlisten = ['127.0.0.1:0']\nfailed_keys = '10/h'\n";
+    let wire = Wire::with(merge(), &format!("{server}{}", consumer("team", "accounts = ['*']"))).await;
+    assert_eq!(wire.send(keyed("team")).await.status, 200);
+    for expected in [401, 401, 429, 429] {
+        assert_eq!(wire.send(keyed("guess")).await.status.as_u16(), expected);
+    }
+    assert_eq!(wire.send(keyed("team")).await.status, 200);
+}
