@@ -159,9 +159,19 @@ impl App {
     /// Serves on `listeners` until `stop`, then drains: consumers first, so that operators can watch.
     pub async fn serve(&self, listeners: Listeners, stop: impl Future) -> Drained {
         let server = &self.config.server;
-        let patience = Patience { header: server.header_timeout, idle: server.idle_timeout };
-        let limits = Limits { max_connections: server.max_connections, patience, drain: server.drain };
-        let operators = Limits { max_connections: MOST_OPERATORS, patience, drain: Duration::from_secs(1) };
+        let patience = Patience { header: server.header_timeout, body: server.body_timeout, idle: server.idle_timeout };
+        let limits = Limits {
+            max_connections: server.max_connections,
+            max_connections_per_peer: server.max_connections_per_peer,
+            patience,
+            drain: server.drain,
+        };
+        let operators = Limits {
+            max_connections: MOST_OPERATORS,
+            max_connections_per_peer: u32::MAX,
+            patience,
+            drain: Duration::from_secs(1),
+        };
         let (done, proxy_is_done) = oneshot::channel::<()>();
         let stop = async {
             stop.await;

@@ -29,6 +29,8 @@ pub mod stack;
 pub mod listen {
     pub mod accept;
 
+    pub mod places;
+
     pub mod tls;
 
     pub mod pulse;
@@ -36,6 +38,8 @@ pub mod listen {
     pub mod strict;
 
     mod scan;
+
+    pub mod awaited;
 }
 
 /// A name and a log line for every request.

@@ -53,8 +53,12 @@ pub struct Server {
     pub drain: Duration,
     /// How many connections may be open at a time.
     pub max_connections: usize,
+    /// How many of them may come from one address.
+    pub max_connections_per_peer: u32,
     /// How long the head of a request may take.
     pub header_timeout: Duration,
+    /// How long the body of a request may keep the proxy waiting.
+    pub body_timeout: Duration,
     /// How long a connection may be idle.
     pub idle_timeout: Duration,
     /// How large the head of a request may be.

@@ -47,7 +47,9 @@ pub struct Server {
     pub workers: Item<Workers>,
     pub drain: Item<Duration>,
     pub max_connections: Item<u32>,
+    pub max_connections_per_peer: Item<u32>,
     pub header_timeout: Item<Duration>,
+    pub body_timeout: Item<Duration>,
     pub idle_timeout: Item<Duration>,
     pub max_header_bytes: Item<ByteSize>,
     pub failed_keys: Item<Option<Rate>>,
@@ -61,7 +63,9 @@ impl Default for Server {
             workers: Workers::Auto.into(),
             drain: Duration::from_secs(20).into(),
             max_connections: 10_000.into(),
+            max_connections_per_peer: 5_000.into(),
             header_timeout: Duration::from_secs(10).into(),
+            body_timeout: Duration::from_secs(20).into(),
             // A little longer than the 60 s that load balancers keep a connection, so that they close first and no request
             // meets a connection that is just going away.
             idle_timeout: Duration::from_secs(75).into(),

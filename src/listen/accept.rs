@@ -19,11 +19,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tower::{BoxError, Service, ServiceExt};
 
-use super::pulse::{Felt, Patience, Pulse};
+use super::awaited::Awaited;
+use super::places::{Place, Places};
+use super::pulse::{Felt, Lost, Patience, Pulse};
 use super::strict::Strict;
 use super::tls::{self, Tls};
 use crate::domain::body::Holding;
@@ -64,6 +66,8 @@ impl Listener {
 pub struct Limits {
     /// How many may be open at a time; the next wait in the kernel's queue.
     pub max_connections: usize,
+    /// How many of them may come from one address; the next are closed at once.
+    pub max_connections_per_peer: u32,
     /// How long they may take.
     pub patience: Patience,
     /// How long a shutdown waits for what still runs.
@@ -83,6 +87,13 @@ const LARGEST_HEAD: usize = 96 << 10;
 /// How many requests an HTTP/2 connection may have open.
 const MOST_STREAMS: u32 = 256;
 
+/// How many streams a peer may take back before they have been looked at, and how many of ours may fail: with more it plays
+/// the game of rapid resets (CVE-2023-44487), and its connection ends.
+const MOST_RESETS: usize = 64;
+
+/// How long an idle peer has to take its leave.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// How long to wait before accepting again when the process is out of file descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
@@ -99,11 +110,13 @@ enum Phase {
 /// Serves `service` on `listeners` until `stop`, then drains.
 pub async fn serve<S, B>(listeners: Vec<Listener>, service: S, limits: Limits, stop: impl Future) -> Drained
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<Awaited<Incoming>>, Response = Response<B>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let all = limits.max_connections.min(Semaphore::MAX_PERMITS);
-    let places = Arc::new(Semaphore::new(all));
+    let places = Places::new(limits.max_connections, limits.max_connections_per_peer);
     let (phase, watched) = watch::channel(Phase::Serve);
     {
         let accepting = listeners.into_iter().map(|listener| {
@@ -117,9 +130,8 @@ where
         }
     }
     phase.send_replace(Phase::Drain);
-    let everyone = u32::try_from(all).unwrap_or(u32::MAX);
-    let finished = timeout(limits.drain, places.acquire_many(everyone)).await.is_ok();
-    let cut = if finished { 0 } else { all - places.available_permits() };
+    let finished = timeout(limits.drain, places.all_free()).await.is_ok();
+    let cut = if finished { 0 } else { places.taken() };
     phase.send_replace(Phase::Cut);
     Drained { cut }
 }
@@ -132,23 +144,35 @@ struct Guide<S> {
     phase: watch::Receiver<Phase>,
 }
 
-async fn accept<S, B>(listener: Listener, guide: Guide<S>, places: Arc<Semaphore>)
+async fn accept<S, B>(listener: Listener, guide: Guide<S>, places: Arc<Places>)
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<Awaited<Incoming>>, Response = Response<B>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let free = places.free().await;
         let accepted = match &listener {
-            Listener::Tcp(listener) => listener.accept().await.map(|(stream, peer)| {
-                guide.clone().begin(prompt(stream), network(peer), place);
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, address)| {
+                let peer = network(address);
+                if let Some(place) = places.take(free, peer.origin()) {
+                    guide.clone().begin(prompt(stream), peer, place);
+                }
             }),
-            Listener::Tls(listener, tls) => listener.accept().await.map(|(stream, peer)| {
-                guide.clone().begin_secured(prompt(stream), network(peer), tls.clone(), place);
+            Listener::Tls(listener, tls) => listener.accept().await.map(|(stream, address)| {
+                let peer = network(address);
+                if let Some(place) = places.take(free, peer.origin()) {
+                    guide.clone().begin_secured(prompt(stream), peer, tls.clone(), place);
+                }
             }),
             Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
                 let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
-                guide.clone().begin(stream, Peer::Local { uid }, place);
+                // Whoever may open the socket is trusted with its share of it.
+                if let Some(place) = places.take(free, None) {
+                    guide.clone().begin(stream, Peer::Local { uid }, place);
+                }
             }),
         };
         if let Err(error) = accepted
@@ -179,22 +203,20 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 impl<S, B> Guide<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<Awaited<Incoming>>, Response = Response<B>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    fn begin(
-        self,
-        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        peer: Peer,
-        place: OwnedSemaphorePermit,
-    ) {
+    fn begin(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: Peer, place: Place) {
         tokio::spawn(async move {
             self.converse(stream, peer, builder()).await;
             drop(place);
         });
     }
 
-    fn begin_secured(mut self, stream: TcpStream, peer: Peer, tls: Tls, place: OwnedSemaphorePermit) {
+    fn begin_secured(mut self, stream: TcpStream, peer: Peer, tls: Tls, place: Place) {
         tokio::spawn(async move {
             let handshake = tokio::select! {
                 handshake = tls.accept(stream) => handshake,
@@ -224,12 +246,15 @@ where
         let service = self.service;
         let strict = Arc::new(Strict::default());
         let stream = strict.follow(stream);
-        let answering = pulse.clone();
+        let (answering, pulse_of_bodies) = (pulse.clone(), pulse.clone());
+        let patience = self.patience;
         let peer = Arc::new(peer);
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
             let busy = answering.busy(request.version());
             let is_last = strict.examine(&mut request);
+            let waited_for = pulse_of_bodies.clone();
+            let request = request.map(|body| Awaited::new(body, patience.body, waited_for));
             let answer = service.clone().oneshot(request);
             async move {
                 // A request is being answered until the last byte of its answer.
@@ -242,7 +267,8 @@ where
         });
         let io = Felt::new(TokioIo::new(stream), pulse.clone());
         let mut connection = pin!(builder.serve_connection(io, service));
-        let mut lost = pin!(pulse.lost(self.patience));
+        let mut lost = pin!(pulse.lost(patience));
+        let mut leaving = false;
         loop {
             tokio::select! {
                 biased;
@@ -252,7 +278,16 @@ where
                     }
                     return;
                 }
-                () = &mut lost => return,
+                why = &mut lost => {
+                    if why == Lost::Overdue || leaving {
+                        return;
+                    }
+                    // With HTTP/2 the peer is told, so that it sends nothing that would be lost; it is waited for a little.
+                    leaving = true;
+                    pulse.rest();
+                    connection.as_mut().graceful_shutdown();
+                    lost.set(pulse.lost(Patience { idle: FAREWELL, ..patience }));
+                }
                 changed = self.phase.changed() => match (changed, *self.phase.borrow_and_update()) {
                     // One that has chosen HTTP/2 in its handshake and says nothing more would be waited for.
                     (Ok(()), Phase::Drain) if pulse.is_silent() => return,
@@ -270,6 +305,12 @@ fn builder() -> Builder<TokioExecutor> {
     // The pulse keeps hyper's header timeout; see there.
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD);
     let largest = u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX);
-    builder.http2().timer(TokioTimer::new()).max_header_list_size(largest).max_concurrent_streams(MOST_STREAMS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(largest)
+        .max_concurrent_streams(MOST_STREAMS)
+        .max_pending_accept_reset_streams(MOST_RESETS)
+        .max_local_error_reset_streams(MOST_RESETS);
     builder
 }

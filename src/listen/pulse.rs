@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use http::Version;
 use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 /// How long a connection may take for what.
@@ -19,8 +20,19 @@ use tokio::time::{Instant, sleep_until};
 pub struct Patience {
     /// For the head of a request, from its first byte; for the first request, from the start of the connection.
     pub header: Duration,
+    /// For the body of a request: how long it may keep the proxy waiting, all in all.
+    pub body: Duration,
     /// For the next request to begin, or for the peer to read on.
     pub idle: Duration,
+}
+
+/// Why there is no patience left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Nothing is going on.
+    Idle,
+    /// A head, a body or a reader takes too long.
+    Overdue,
 }
 
 /// The notes of one connection.
@@ -39,6 +51,8 @@ pub struct Pulse {
     since: AtomicU64,
     /// Since when the peer has not taken what there is to be sent: milliseconds since `began`; 0 = it takes it.
     stuck: AtomicU64,
+    /// A body has taken too long.
+    overdue: Notify,
 }
 
 impl Pulse {
@@ -52,6 +66,7 @@ impl Pulse {
             framed: AtomicBool::new(false),
             since: AtomicU64::new(0),
             stuck: AtomicU64::new(0),
+            overdue: Notify::new(),
         })
     }
 
@@ -82,6 +97,16 @@ impl Pulse {
         written
     }
 
+    /// A body takes too long: the connection is to end.
+    pub fn give_up(&self) {
+        self.overdue.notify_one();
+    }
+
+    /// The idle time begins anew.
+    pub fn rest(&self) {
+        self.note();
+    }
+
     /// Whether the peer has not said anything yet.
     pub fn is_silent(&self) -> bool {
         self.silent.load(Ordering::Relaxed)
@@ -96,28 +121,35 @@ impl Pulse {
         }
     }
 
-    fn due(&self, patience: Patience, now: Instant) -> Instant {
+    fn due(&self, patience: Patience, now: Instant) -> (Instant, Lost) {
         if self.busy.load(Ordering::Relaxed) > 0 {
             // Whoever does not read holds what is being sent, and at its other end a call.
             let stuck = self.stuck.load(Ordering::Relaxed);
             if stuck > 0 {
-                return self.began + Duration::from_millis(stuck) + patience.idle;
+                return (self.began + Duration::from_millis(stuck) + patience.idle, Lost::Overdue);
             }
-            return now + patience.header.min(patience.idle).max(Duration::from_millis(1));
+            return (now + patience.header.min(patience.idle).max(Duration::from_millis(1)), Lost::Overdue);
         }
         let since = self.began + Duration::from_millis(self.since.load(Ordering::Relaxed));
-        since + if self.reading.load(Ordering::Relaxed) { patience.header } else { patience.idle }
+        if self.reading.load(Ordering::Relaxed) {
+            (since + patience.header, Lost::Overdue)
+        } else {
+            (since + patience.idle, Lost::Idle)
+        }
     }
 
     /// Completes when the patience with this connection is at an end.
-    pub async fn lost(&self, patience: Patience) {
+    pub async fn lost(&self, patience: Patience) -> Lost {
         loop {
             let now = Instant::now();
-            let due = self.due(patience, now);
+            let (due, why) = self.due(patience, now);
             if due <= now {
-                return;
+                return why;
             }
-            sleep_until(due).await;
+            tokio::select! {
+                () = sleep_until(due) => {}
+                () = self.overdue.notified() => return Lost::Overdue,
+            }
         }
     }
 }
@@ -190,7 +222,8 @@ mod tests {
     use super::*;
     use tokio::time::{advance, timeout};
 
-    const PATIENCE: Patience = Patience { header: Duration::from_secs(10), idle: Duration::from_secs(75) };
+    const PATIENCE: Patience =
+        Patience { header: Duration::from_secs(10), body: Duration::from_secs(20), idle: Duration::from_secs(75) };
 
     async fn lost_after(pulse: &Pulse) -> Duration {
         let start = Instant::now();

@@ -39,6 +39,7 @@ mod keys;
 mod layers;
 
 mod malformed;
+mod limits;
 
 mod merge;
 
