@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::time::SystemTime;
 
+use super::address::ListenAddress;
 use super::findings::Findings;
 use super::item::{Item, Place};
 use super::schema::{self, File};
 use super::source::closest;
-use crate::domain::access::{Consumer, KeyHash};
+use crate::domain::access::Consumer;
 
 /// The consumers that are sound; none if the proxy is open to everybody who can reach it.
 pub(super) fn consumers(file: &File, findings: &mut Findings<'_>) -> Vec<Consumer> {
@@ -19,17 +20,26 @@ pub(super) fn consumers(file: &File, findings: &mut Findings<'_>) -> Vec<Consume
         }
     }
     let mut names = HashSet::new();
-    let mut keys = HashSet::new();
-    let tables = file.consumers.iter().filter_map(|table| {
+    let mut known = Known::default();
+    let tables = file.consumers.iter().enumerate().filter_map(|(index, table)| {
         let place = table.place();
         let name = findings.name(place, table.name.as_ref(), &mut names);
-        let keys = consumer_keys(place, table, &mut keys, findings);
+        // What was refused is not there any more, and still it is no lack.
+        let refused = |key| findings.touch(&format!("consumers[{index}].{key}"));
+        if ways(table) == 0 && !["unix_uid", "client_cert"].into_iter().any(refused) {
+            let advice =
+                "`merge-sync-proxy key new NAME` makes a key and prints its hash; or set unix_uid or client_cert";
+            findings.missing(place, "key_sha256", advice);
+        }
+        known.check(table, file, findings);
         grants(place, table, file, findings);
         let max_in_flight_misses = findings.within(&table.max_in_flight_misses, 1..=100_000);
         let weight = NonZeroU32::new(findings.within(&table.weight, 1..=1_000)).unwrap_or(NonZeroU32::MIN);
         Some(Consumer {
             name: name?,
-            keys,
+            keys: table.key_sha256.as_deref().unwrap_or_default().iter().map(|key| (**key).clone()).collect(),
+            unix_uids: table.unix_uid.iter().map(|uid| **uid).collect(),
+            client_certs: table.client_cert.iter().map(|name| name.0.clone()).collect(),
             accounts: table.accounts.iter().map(|pattern| (**pattern).clone()).collect(),
             raw_tokens: *table.raw_tokens,
             default_account: table.default_account.as_deref().cloned(),
@@ -43,25 +53,46 @@ pub(super) fn consumers(file: &File, findings: &mut Findings<'_>) -> Vec<Consume
     tables.collect()
 }
 
-fn consumer_keys(
-    place: &Place,
-    table: &schema::Consumer,
-    known: &mut HashSet<[u8; 32]>,
-    findings: &mut Findings<'_>,
-) -> Vec<KeyHash> {
-    let keys = table.key_sha256.as_deref().unwrap_or_default();
-    if keys.is_empty() {
-        findings.missing(place, "key_sha256", "`merge-sync-proxy key new NAME` makes a key and prints its hash");
-    }
-    for key in keys {
-        if !known.insert(key.sha256) {
-            findings.fault(key.place(), "this key is given twice");
+/// In how many ways a consumer can be known.
+fn ways(table: &schema::Consumer) -> usize {
+    table.key_sha256.as_deref().unwrap_or_default().len() + table.unix_uid.len() + table.client_cert.len()
+}
+
+/// By what consumers are known so far: each of these means one of them only.
+#[derive(Default)]
+struct Known {
+    keys: HashSet<[u8; 32]>,
+    uids: HashSet<u32>,
+    names: HashSet<Box<str>>,
+}
+
+impl Known {
+    /// Checks that what the consumer is known by is its own, and can be seen.
+    fn check(&mut self, table: &schema::Consumer, file: &File, findings: &mut Findings<'_>) {
+        let keys = table.key_sha256.as_deref().unwrap_or_default();
+        let (uids, names) = (&table.unix_uid, &table.client_cert);
+        for key in keys {
+            if !self.keys.insert(key.sha256) {
+                findings.fault(key.place(), "this key is given twice");
+            }
+            if key.expires.is_some_and(|expires| expires <= SystemTime::now()) {
+                findings.warn(key.place(), "this key has expired");
+            }
         }
-        if key.expires.is_some_and(|expires| expires <= SystemTime::now()) {
-            findings.warn(key.place(), "this key has expired");
+        for uid in uids.iter().filter(|uid| !self.uids.insert(***uid)) {
+            findings.fault(uid.place(), "this user is given twice");
+        }
+        for name in names.iter().filter(|name| !self.names.insert(name.0.clone())) {
+            findings.fault(name.place(), "this name is given twice");
+        }
+        if !uids.is_empty() && file.server.listen.iter().all(|address| !matches!(**address, ListenAddress::Unix(_))) {
+            findings.fault(uids.place(), "only a Unix socket tells the user: add unix:/path to server.listen");
+        }
+        let asks_for_certificates = file.server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        if !names.is_empty() && !asks_for_certificates && !findings.touch("server.tls") {
+            findings.fault(names.place(), "no certificate is asked for: set server.tls.client_ca");
         }
     }
-    keys.iter().map(|key| (**key).clone()).collect()
 }
 
 /// Checks what a consumer may ask for against the accounts that there are.
@@ -146,11 +177,39 @@ mod tests {
         let told =
             "proxy.toml:8:19  consumers[0].default_account  'acme': is not granted to this consumer by its accounts";
         assert_eq!(faults(&other), told);
-        let keyless =
-            "1:1  consumers[0].key_sha256: is missing: `merge-sync-proxy key new NAME` makes a key and prints its hash";
+        let keyless = "1:1  consumers[0].key_sha256: is missing: `merge-sync-proxy key new NAME` makes a key and prints its hash; \
+             or set unix_uid or client_cert";
         expect_faults(&[
             ("[[consumers]]\nname = 'one'\nraw_tokens = true", keyless),
             ("[[consumers]]\nname = 'one'\nraw_tokens = true\nkey_sha256 = []", keyless),
+        ]);
+    }
+
+    #[test]
+    fn a_consumer_may_be_known_by_its_connection() {
+        let unix = "[server]\nlisten = ['unix:/run/proxy.sock']\n";
+        let known = config(&format!(
+            "{unix}[[consumers]]\nname = 'one'\nraw_tokens = true\nunix_uid = 1000\n\
+             [[consumers]]\nname = 'two'\nraw_tokens = true\nunix_uid = [0, 33]\nkey_sha256 = '{HASH}'"
+        ));
+        let uids: Vec<&[u32]> = known.consumers.iter().map(|consumer| &*consumer.unix_uids).collect();
+        assert_eq!(uids, [&[1000][..], &[0, 33]]);
+        let one = "[[consumers]]\nname = 'one'\nraw_tokens = true\n";
+        expect_faults(&[
+            (&format!("{unix}{one}unix_uid = [7, 7]"), "6:16  consumers[0].unix_uid[1]  7: this user is given twice"),
+            (
+                &format!("{one}unix_uid = 7"),
+                "4:12  consumers[0].unix_uid  7: only a Unix socket tells the user: add unix:/path to server.listen",
+            ),
+            (
+                &format!("{one}client_cert = 'team'"),
+                "4:15  consumers[0].client_cert  'team': no certificate is asked for: set server.tls.client_ca",
+            ),
+            (
+                &format!("{one}client_cert = '*.team'"),
+                "4:15  consumers[0].client_cert  '*.team': must be the whole common name or DNS name in a certificate, \
+                 without a *",
+            ),
         ]);
     }
 

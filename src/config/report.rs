@@ -106,13 +106,19 @@ fn account_row(account: &Account, sources: &Sources) -> Row {
 
 fn consumer_row(consumer: &Consumer) -> Row {
     let keys = consumer.keys.len();
+    let mut known = Vec::new();
+    if keys > 0 {
+        known.push(format!("{keys} {}", if keys == 1 { "key" } else { "keys" }));
+    }
+    known.extend(consumer.unix_uids.iter().map(|uid| format!("user {uid}")));
+    known.extend(consumer.client_certs.iter().map(|name| format!("certificate {name}")));
     let mut grants: Vec<&str> = consumer.accounts.iter().map(Pattern::as_str).collect();
     if consumer.raw_tokens {
         grants.push("raw tokens");
     }
     row([
         &consumer.name,
-        &format!("{keys} {}", if keys == 1 { "key" } else { "keys" }),
+        &known.join(", "),
         &format!("may ask for {}", if grants.is_empty() { "nothing".into() } else { grants.join(", ") }),
         &format!("quota {}", limit(consumer.quota)),
     ])

@@ -17,7 +17,7 @@ use super::item::{Item, List, Table};
 use super::route_words::{Category, HeaderEntry, PathTemplate};
 use super::secret::SecretSource;
 use super::units::{ByteSize, Workers};
-use super::words::LogFormat;
+use super::words::{CertificateName, LogFormat};
 use crate::domain::access::{KeyHash, Name, Pattern};
 use crate::domain::bucket::Rate;
 use crate::domain::rules::{BudgetRules, CacheRule, ClientOptions, ForwardProxy, Http2, Lifetimes};
@@ -244,6 +244,8 @@ pub struct Account {
 pub struct Consumer {
     pub name: Option<Item<Name>>,
     pub key_sha256: Option<List<KeyHash>>,
+    pub unix_uid: List<u32>,
+    pub client_cert: List<CertificateName>,
     pub accounts: List<Pattern>,
     pub raw_tokens: Item<bool>,
     pub default_account: Option<Item<Name>>,
@@ -259,6 +261,8 @@ impl Default for Consumer {
         Self {
             name: None,
             key_sha256: None,
+            unix_uid: List::of([]),
+            client_cert: List::of([]),
             accounts: List::of([]),
             raw_tokens: false.into(),
             default_account: None,

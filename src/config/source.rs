@@ -224,7 +224,7 @@ mod tests {
                 "proxy.toml:3:1  server.lsten: unknown key, did you mean `listen`?",
                 "proxy.toml:5:7  cache.ttl.min  '2': needs a unit: ms, s, min or h",
                 "proxy.toml:6:1  consumers[0].key_sha256: is missing: `merge-sync-proxy key new NAME` makes a key and prints \
-                 its hash",
+                 its hash; or set unix_uid or client_cert",
                 "proxy.toml:7:8  consumers[0].name  'a b': must be 1 to 64 letters, digits, dots, dashes or underscores",
                 "proxy.toml:8:1  consumers[0].weigth: unknown key, did you mean `weight`?",
                 "proxy.toml:9:12  upstreams.us.base_url: is missing: \"https://api.merge.dev\", or the host of Merge's EU or \

@@ -42,6 +42,19 @@ impl Setting for Name {
     }
 }
 
+/// A name that a certificate can have: its subject's common name or one of its DNS names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateName(pub Box<str>);
+
+impl Setting for CertificateName {
+    fn read(value: &Value) -> Result<Self, String> {
+        let name = text(value, "the name in a certificate, in quotes")?;
+        let fits = (1..=255).contains(&name.len()) && !name.contains('*') && !name.chars().any(char::is_control);
+        fits.then(|| Self(name.into()))
+            .ok_or_else(|| "must be the whole common name or DNS name in a certificate, without a *".into())
+    }
+}
+
 impl Setting for Pattern {
     fn read(value: &Value) -> Result<Self, String> {
         let pattern = text(value, "a name or a glob in quotes, as in \"acme-*\"")?;

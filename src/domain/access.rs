@@ -152,6 +152,10 @@ pub struct Consumer {
     pub name: Name,
     /// Any of these identifies it.
     pub keys: Vec<KeyHash>,
+    /// Over a Unix socket, any of these users is it.
+    pub unix_uids: Vec<u32>,
+    /// With mutual TLS, a certificate with any of these names is its own.
+    pub client_certs: Vec<Box<str>>,
     /// The accounts that it may ask for.
     pub accounts: Vec<Pattern>,
     /// Whether it may send a real account token instead of a name.
@@ -176,6 +180,8 @@ impl Consumer {
         Self {
             name: "open".into(),
             keys: Vec::new(),
+            unix_uids: Vec::new(),
+            client_certs: Vec::new(),
             accounts: vec![Pattern::new("*")],
             raw_tokens: true,
             default_account: None,

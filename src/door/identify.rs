@@ -1,4 +1,4 @@
-//! Consumer key to consumer.
+//! Who sends a request: by the consumer key in it, or else by the connection that it came over.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::domain::exchange::Caller;
 use crate::domain::peer::Peer;
 use crate::domain::problem::Problem;
 
-/// All consumers, by the hashes of their keys.
+/// All consumers, by the hashes of their keys, by users of this machine and by names in certificates.
 ///
 /// What is looked up is the SHA-256 of what was sent, so how long it takes says nothing about a key that exists.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct Consumers {
     /// Who everybody is while no consumers are configured.
     open: Option<Arc<Caller>>,
     by_key: HashMap<[u8; 32], Entry>,
+    by_uid: HashMap<u32, Arc<Caller>>,
+    by_certificate: HashMap<Box<str>, Arc<Caller>>,
 }
 
 /// What a key stands for.
@@ -38,7 +40,7 @@ struct Entry {
 impl Consumers {
     /// The consumers as configured; none is the open mode. A consumer of `before` that has not changed keeps what it had left.
     pub fn new(consumers: &[Consumer], before: Option<&Self>, now: Instant) -> Self {
-        let mut by_key = HashMap::new();
+        let (mut by_key, mut by_uid, mut by_certificate) = (HashMap::new(), HashMap::new(), HashMap::new());
         for consumer in consumers {
             let known = before.and_then(|before| before.unchanged(consumer));
             let caller = known.unwrap_or_else(|| Arc::new(Caller::new(consumer.clone(), now)));
@@ -46,14 +48,17 @@ impl Consumers {
                 let (caller, expires) = (caller.clone(), key.expires);
                 by_key.insert(key.sha256, Entry { caller, expires, proven: AtomicBool::new(false) });
             }
+            by_uid.extend(consumer.unix_uids.iter().map(|uid| (*uid, caller.clone())));
+            by_certificate.extend(consumer.client_certs.iter().map(|name| (name.clone(), caller.clone())));
         }
         let open = consumers.is_empty().then(|| Arc::new(Caller::new(Consumer::open(), now)));
-        Self { open, by_key }
+        Self { open, by_key, by_uid, by_certificate }
     }
 
     fn unchanged(&self, consumer: &Consumer) -> Option<Arc<Caller>> {
-        let known = self.by_key.values().find(|entry| entry.caller.consumer == *consumer)?;
-        Some(known.caller.clone())
+        let keyed = self.by_key.values().map(|entry| &entry.caller);
+        let mut all = keyed.chain(self.by_uid.values()).chain(self.by_certificate.values());
+        all.find(|caller| caller.consumer == *consumer).cloned()
     }
 
     /// Who sent these headers over a connection of `peer`. Whoever may not come in is counted among `strangers`.
@@ -72,6 +77,12 @@ impl Consumers {
         if let Some(open) = &self.open {
             return Ok(open);
         }
+        // A key says more than a connection, also when it is wrong: who shows one must not be taken for somebody else.
+        if line.is_none()
+            && let Some(caller) = peer.and_then(|peer| self.connected(peer))
+        {
+            return Ok(caller);
+        }
         let origin = peer.and_then(Peer::origin);
         let key = line.map(|line| bearer(line.as_bytes())).transpose()?.flatten();
         strangers.check(origin, key, now)?;
@@ -83,6 +94,18 @@ impl Consumers {
             entry.proven.store(true, Ordering::Relaxed);
         }
         Ok(&entry.caller)
+    }
+
+    /// Who is known by the connection alone. A certificate that names several consumers names none.
+    fn connected(&self, peer: &Peer) -> Option<&Arc<Caller>> {
+        match peer {
+            Peer::Local { uid } => self.by_uid.get(uid.as_ref()?),
+            Peer::Network { certificate, .. } => {
+                let mut named = certificate.iter().filter_map(|name| self.by_certificate.get(name));
+                let first = named.next()?;
+                named.all(|other| Arc::ptr_eq(first, other)).then_some(first)
+            }
+        }
     }
 
     /// Whose key this is, if it still counts.
@@ -139,6 +162,45 @@ mod tests {
         assert_eq!(identify(&consumers, &[]), Err(Problem::UnknownConsumer));
         for lines in [&["Bearer se cret"][..], &["Bearer secret, Bearer secret"], &["Bearer secret", "Bearer secret"]] {
             assert!(matches!(identify(&consumers, lines), Err(Problem::InvalidRequest(_))), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_key_the_connection_says_who_it_is() {
+        let now = Instant::now();
+        let known = |name: &str, uid, cert: &str| Consumer {
+            name: name.into(),
+            unix_uids: vec![uid],
+            client_certs: vec![cert.into()],
+            ..team(name, None)
+        };
+        let consumers = Consumers::new(&[known("one", 1, "one.test"), known("two", 2, "two.test")], None, now);
+        let strangers = Strangers::new(None, None, now);
+        let who = |peer: &Peer, headers: &HeaderMap| {
+            consumers.identify(headers, Some(peer), &strangers, now).map(|caller| caller.consumer.name.to_string())
+        };
+        let keyless = HeaderMap::new();
+        for (uid, name) in [(Some(1), Some("one")), (Some(2), Some("two")), (Some(3), None), (None, None)] {
+            assert_eq!(who(&Peer::Local { uid }, &keyless).ok().as_deref(), name);
+        }
+        let showing = |names: &[&str]| Peer::Network {
+            address: "192.0.2.1".parse().expect("an address"),
+            certificate: names.iter().map(|&name| name.into()).collect(),
+        };
+        for (names, name) in [
+            (&["one.test"][..], Some("one")),
+            (&["a person", "two.test"], Some("two")),
+            (&["one.test", "one.test"], Some("one")),
+            (&["one.test", "two.test"], None),
+            (&["ONE.test"], None),
+            (&[], None),
+        ] {
+            assert_eq!(who(&showing(names), &keyless).ok().as_deref(), name, "{names:?}");
+        }
+        let header = |key: &str| [(AUTHORIZATION, key.parse().expect("a header value"))].into_iter().collect();
+        assert_eq!(who(&Peer::Local { uid: Some(1) }, &header("Bearer two")), Ok("two".into()), "a key wins");
+        for wrong in ["Bearer wrong", "Basic b25l", ""] {
+            assert_eq!(who(&showing(&["one.test"]), &header(wrong)), Err(Problem::UnknownConsumer), "{wrong}");
         }
     }
 

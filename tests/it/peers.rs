@@ -6,10 +6,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
+use hyper_util::rt::TokioIo;
 use merge_sync_proxy::domain::peer::Peer;
 use merge_sync_proxy::door::consumer_key;
+use nix::unistd::Uid;
+use rustls::ALL_VERSIONS;
+use tokio::net::UnixStream;
 
-use crate::support::{SYNC_STATUS, Wire, World, consumer, merge, with};
+use crate::authority::{Authority, Files, client, connect, named, over};
+use crate::support::{Got, SYNC_STATUS, Wire, World, consumer, merge, soon, with};
 
 /// A request that came from this address.
 fn from(address: &str, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
@@ -99,4 +104,82 @@ async fn failures_are_counted_for_the_address_of_the_connection() {
         assert_eq!(wire.send(keyed("guess")).await.status.as_u16(), expected);
     }
     assert_eq!(wire.send(keyed("team")).await.status, 200);
+}
+
+/// One answer over a Unix socket.
+async fn local(socket: &std::path::Path, request: Request<Full<Bytes>>) -> Got {
+    let stream = UnixStream::connect(socket).await.expect("the proxy listens");
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+    tokio::spawn(connection);
+    Got::whole(soon(sender.send_request(request)).await.expect("an answer")).await
+}
+
+#[tokio::test]
+async fn a_user_of_this_machine_is_known_over_a_unix_socket_and_only_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (socket, other) = (folder.path().join("one.sock"), folder.path().join("other.sock"));
+    let me = Uid::current().as_raw();
+    let consumers = |socket: &std::path::Path, uid: u32| {
+        let listen = format!("listen = ['127.0.0.1:0', 'unix:{}']", socket.display());
+        let server = format!("[server]\n{listen}\nfailed_keys = '10/h'\n");
+        let user = format!("[[consumers]]\nname = 'user'\nunix_uid = {uid}\naccounts = ['acme']\n");
+        format!("{server}{user}{}", consumer("team", "accounts = ['globex']"))
+    };
+    let wire = Wire::with(merge(), &consumers(&socket, me)).await;
+    assert_eq!(local(&socket, keyless()).await.status, 200);
+    assert_eq!(
+        local(&socket, with(SYNC_STATUS, &[("x-account-token", "globex")])).await.problem(),
+        "account-not-allowed"
+    );
+    // A key wins over the connection, and a wrong one is not forgiven.
+    assert_eq!(local(&socket, keyed("team")).await.problem(), "account-not-allowed");
+    assert_eq!(local(&socket, keyed("guess")).await.problem(), "unknown-consumer");
+    assert_eq!(wire.send(keyless()).await.problem(), "unknown-consumer", "TCP tells no user");
+
+    let wire = Wire::with(merge(), &consumers(&other, me + 1)).await;
+    for expected in [401, 401, 429] {
+        assert_eq!(
+            local(&other, keyless()).await.status.as_u16(),
+            expected,
+            "another user, and failures of users count"
+        );
+    }
+    assert_eq!(wire.merge.calls(), 0);
+}
+
+#[tokio::test]
+async fn with_mutual_tls_a_certificate_names_its_consumer() {
+    let (operators, teams) = (Authority::new("operators"), Authority::new("teams"));
+    let files = Files::new(&operators.host());
+    let consumers = "[[consumers]]\nname = 'one'\nclient_cert = 'recruiting'\naccounts = ['acme']\n\
+                     [[consumers]]\nname = 'two'\nclient_cert = ['payroll.test', 'old-payroll']\naccounts = ['globex']\n";
+    let keyed_team = consumer("team", "accounts = ['*']");
+    let wire = Wire::with(merge(), &format!("{}{consumers}{keyed_team}", files.mutual(&teams))).await;
+    for (common, others, protocol, acme, globex) in [
+        ("recruiting", &[][..], "h2", 200, 403),
+        ("recruiting", &["recruiting.test"], "http/1.1", 200, 403),
+        ("", &["payroll.test"], "h2", 403, 200),
+        ("old-payroll", &["payroll.test"], "http/1.1", 403, 200),
+        ("recruiting", &["payroll.test"], "h2", 401, 401),
+        ("Recruiting", &[], "h2", 401, 401),
+    ] {
+        let identity = teams.vouch(&named(common, others));
+        let client = client(&operators, &[protocol], Some(&identity), ALL_VERSIONS);
+        for (account, expected) in [("acme", acme), ("globex", globex)] {
+            let stream = soon(connect(&client, wire.proxy)).await.expect("it is vouched for");
+            let mut request = with(SYNC_STATUS, &[("x-account-token", account), ("x-client-cert", "recruiting")]);
+            if protocol == "http/1.1" {
+                request.headers_mut().insert("host", "proxy.test".parse().expect("a header value"));
+            }
+            let (_, got) = soon(over(stream, request)).await.expect("an answer");
+            assert_eq!(got.status.as_u16(), expected, "{common} {others:?} for {account}");
+        }
+    }
+    let identity = teams.vouch(&named("recruiting", &[]));
+    let client = client(&operators, &["h2"], Some(&identity), ALL_VERSIONS);
+    for (key, expected) in [("team", 200), ("guess", 401)] {
+        let stream = soon(connect(&client, wire.proxy)).await.expect("it is vouched for");
+        let request = with(SYNC_STATUS, &[("x-account-token", "globex"), ("authorization", &format!("Bearer {key}"))]);
+        assert_eq!(soon(over(stream, request)).await.expect("an answer").1.status.as_u16(), expected, "{key}");
+    }
 }
