@@ -31,6 +31,7 @@ use crate::domain::body::ReplyBody;
 use crate::domain::key::{CanonicalQuery, PageKey, TokenHasher};
 use crate::domain::rules::{CacheRule, Route};
 use crate::door::admit::House;
+use crate::door::audit::Audit;
 use crate::door::identify::Consumers;
 use crate::door::resolve::Accounts;
 use crate::door::route::Routes;
@@ -126,6 +127,7 @@ impl App {
                 hasher.clone(),
             ),
             max_header_bytes: config.server.max_header_bytes,
+            audit: Arc::new(Audit::new(Instant::now())),
         };
         let ground = Ground {
             house: Arc::new(ArcSwap::from_pointee(house)),
@@ -208,6 +210,7 @@ impl App {
             ticks.tick().await;
             self.ground.store.maintain();
             self.ground.http.responses.maintain();
+            self.ground.house.load().audit.settle(Instant::now());
         }
     }
 }

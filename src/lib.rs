@@ -62,6 +62,8 @@ pub mod door {
 
     pub mod identify;
 
+    pub mod audit;
+
     pub mod consumer_key;
 
     pub mod strangers;

@@ -31,7 +31,7 @@ pub(super) fn consumers(file: &File, findings: &mut Findings<'_>) -> Vec<Consume
                 "`merge-sync-proxy key new NAME` makes a key and prints its hash; or set unix_uid or client_cert";
             findings.missing(place, "key_sha256", advice);
         }
-        known.check(table, file, findings);
+        known.check(place, table, file, findings);
         grants(place, table, file, findings);
         let max_in_flight_misses = findings.within(&table.max_in_flight_misses, 1..=100_000);
         let weight = NonZeroU32::new(findings.within(&table.weight, 1..=1_000)).unwrap_or(NonZeroU32::MIN);
@@ -40,6 +40,7 @@ pub(super) fn consumers(file: &File, findings: &mut Findings<'_>) -> Vec<Consume
             keys: table.key_sha256.as_deref().unwrap_or_default().iter().map(|key| (**key).clone()).collect(),
             unix_uids: table.unix_uid.iter().map(|uid| **uid).collect(),
             client_certs: table.client_cert.iter().map(|name| name.0.clone()).collect(),
+            disabled: *table.disabled,
             accounts: table.accounts.iter().map(|pattern| (**pattern).clone()).collect(),
             raw_tokens: *table.raw_tokens,
             default_account: table.default_account.as_deref().cloned(),
@@ -68,16 +69,19 @@ struct Known {
 
 impl Known {
     /// Checks that what the consumer is known by is its own, and can be seen.
-    fn check(&mut self, table: &schema::Consumer, file: &File, findings: &mut Findings<'_>) {
+    fn check(&mut self, place: &Place, table: &schema::Consumer, file: &File, findings: &mut Findings<'_>) {
         let keys = table.key_sha256.as_deref().unwrap_or_default();
         let (uids, names) = (&table.unix_uid, &table.client_cert);
         for key in keys {
             if !self.keys.insert(key.sha256) {
                 findings.fault(key.place(), "this key is given twice");
             }
-            if key.expires.is_some_and(|expires| expires <= SystemTime::now()) {
+            if !key.disabled && key.expires.is_some_and(|expires| expires <= SystemTime::now()) {
                 findings.warn(key.place(), "this key has expired");
             }
+        }
+        if !keys.is_empty() && ways(table) == keys.len() && keys.iter().all(|key| key.disabled) && !*table.disabled {
+            findings.warn(place, "all its keys are disabled, so it cannot ask; disabled = true says the same");
         }
         for uid in uids.iter().filter(|uid| !self.uids.insert(***uid)) {
             findings.fault(uid.place(), "this user is given twice");
@@ -211,6 +215,26 @@ mod tests {
                  without a *",
             ),
         ]);
+    }
+
+    #[test]
+    fn a_consumer_or_one_of_its_keys_can_be_disabled() {
+        let keys = format!("key_sha256 = ['{}', {{ sha256 = '{HASH}', disabled = true }}]", "0".repeat(64));
+        let one = format!("{ACME}[[consumers]]\nname = 'one'\naccounts = ['acme']\n");
+        let consumer = config(&format!("{one}{keys}")).consumers.remove(0);
+        assert_eq!((consumer.disabled, consumer.keys[0].disabled, consumer.keys[1].disabled), (false, false, true));
+        let consumer = config(&format!("{one}{keys}\ndisabled = true")).consumers.remove(0);
+        assert!(consumer.disabled);
+        let quoted = format!("{one}{keys}\ndisabled = 'true'");
+        let told = "proxy.toml:8:12  consumers[0].disabled  'true': must be true or false, without quotes";
+        assert_eq!(faults(&quoted), told);
+        let none = format!("{one}key_sha256 = {{ sha256 = '{HASH}', disabled = true }}");
+        assert_eq!(
+            warnings(&none),
+            [
+                "proxy.toml:4:1  consumers[0]: all its keys are disabled, so it cannot ask; disabled = true says the same"
+            ]
+        );
     }
 
     #[test]

@@ -116,9 +116,10 @@ fn consumer_row(consumer: &Consumer) -> Row {
     if consumer.raw_tokens {
         grants.push("raw tokens");
     }
+    let disabled = if consumer.disabled { ", disabled" } else { "" };
     row([
         &consumer.name,
-        &known.join(", "),
+        &format!("{}{disabled}", known.join(", ")),
         &format!("may ask for {}", if grants.is_empty() { "nothing".into() } else { grants.join(", ") }),
         &format!("quota {}", limit(consumer.quota)),
     ])

@@ -95,21 +95,27 @@ impl Setting for LogFormat {
 }
 
 impl Setting for KeyHash {
-    /// Reads 64 hex digits, or `{ sha256, expires }`.
+    /// Reads 64 hex digits, or `{ sha256, expires, disabled }`.
     fn read(value: &Value) -> Result<Self, String> {
-        const ALLOWED: &str = "must be the hash of a key, or { sha256 = \"…\", expires = \"2030-01-31T00:00:00Z\" }";
+        const ALLOWED: &str = "must be the hash of a key, or { sha256 = \"…\" } with expires = \"2030-01-31T00:00:00Z\" \
+                               or disabled = true";
         let Some(table) = value.as_table() else {
             return Ok(Self {
                 sha256: parse_sha256(text(value, ALLOWED.trim_start_matches("must be "))?)?,
                 expires: None,
+                disabled: false,
             });
         };
-        if table.keys().any(|key| key != "sha256" && key != "expires") {
+        if table.keys().any(|key| !["sha256", "expires", "disabled"].contains(&&**key)) {
             return Err(ALLOWED.into());
         }
         let sha256 = parse_sha256(table.get("sha256").and_then(Value::as_str).ok_or(ALLOWED)?)?;
         let expires = table.get("expires").map(parse_expiry).transpose()?;
-        Ok(Self { sha256, expires })
+        let disabled = match table.get("disabled").map(|value| value.as_bool().ok_or(())) {
+            None => false,
+            Some(disabled) => disabled.map_err(|()| "disabled must be true or false, without quotes")?,
+        };
+        Ok(Self { sha256, expires, disabled })
     }
 }
 
@@ -144,12 +150,15 @@ mod tests {
         for good in [
             format!("'{hex}'"),
             format!("{{ sha256 = '{hex}' }}"),
+            format!("{{ sha256 = '{hex}', disabled = false }}"),
+            format!("{{ sha256 = '{hex}', disabled = true }}"),
             format!("{{ sha256 = '{hex}', expires = '2030-01-31T00:00:00+01:00' }}"),
             format!("{{ sha256 = '{hex}', expires = 2030-01-31T00:00:00Z }}"),
         ] {
             let table: toml::Table = format!("value = {good}").parse().expect("TOML");
             let key = KeyHash::read(&table["value"]).expect(&good);
             assert_eq!((key.sha256, key.expires.is_some()), ([0x0f; 32], good.contains("expires")));
+            assert_eq!(key.disabled, good.contains("= true"));
         }
         let not_hex = "must be a SHA-256 in 64 lower-case hex digits, as `merge-sync-proxy key new NAME` prints";
         assert_eq!(error::<KeyHash>(&format!("'{}'", hex.to_uppercase())), not_hex);
@@ -160,6 +169,8 @@ mod tests {
             error::<KeyHash>(&format!("{{ sha256 = '{hex}', until = '' }}"))
                 .starts_with("must be the hash of a key, or {")
         );
+        let no_choice = "disabled must be true or false, without quotes";
+        assert_eq!(error::<KeyHash>(&format!("{{ sha256 = '{hex}', disabled = 'yes' }}")), no_choice);
         assert!(error::<KeyHash>("5").starts_with("must be the hash of a key, or {"));
     }
 

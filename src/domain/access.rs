@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use http::uri::{Authority, Scheme};
 use http::{HeaderName, HeaderValue};
+use subtle::ConstantTimeEq;
 
 use super::bucket::Rate;
 use super::rules::{BudgetRules, ClientOptions};
@@ -30,6 +31,11 @@ impl Credential {
     /// The value to put on a request to the upstream.
     pub fn expose(&self) -> &HeaderValue {
         &self.0
+    }
+
+    /// Whether both are the same secret.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
     }
 }
 
@@ -78,6 +84,13 @@ pub struct Upstream {
     pub budget: BudgetRules,
 }
 
+impl Upstream {
+    /// Whether `other` is the same server: what one says holds for the other.
+    pub fn is_same_origin(&self, other: &Self) -> bool {
+        (&self.scheme, &self.authority, &self.prefix) == (&other.scheme, &other.authority, &other.prefix)
+    }
+}
+
 /// A linked account of Merge.
 #[derive(Clone, Debug)]
 pub struct Account {
@@ -101,19 +114,26 @@ impl Account {
         self.name.as_deref().unwrap_or("raw")
     }
 
+    /// What tells it from others in audit lines: its name, or what stands for its token.
+    pub fn audit_label(&self) -> String {
+        self.name.as_deref().map_or_else(|| self.hash.to_string(), str::to_owned)
+    }
+
     /// The limit of calls for this account; `None` is unlimited.
     pub fn rate(&self) -> Option<Rate> {
         self.per_account.unwrap_or(self.upstream.budget.per_account)
     }
 }
 
-/// The SHA-256 of a consumer key, and until when it counts.
+/// The SHA-256 of a consumer key, and whether and until when it counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyHash {
     /// SHA-256 of the key's bytes.
     pub sha256: [u8; 32],
     /// After this the key is unknown.
     pub expires: Option<SystemTime>,
+    /// Whether the key is unknown already.
+    pub disabled: bool,
 }
 
 /// A name or a glob such as `acme-*`; `*` stands for any run of characters.
@@ -156,6 +176,8 @@ pub struct Consumer {
     pub unix_uids: Vec<u32>,
     /// With mutual TLS, a certificate with any of these names is its own.
     pub client_certs: Vec<Box<str>>,
+    /// Whether it is unknown, whichever key it shows.
+    pub disabled: bool,
     /// The accounts that it may ask for.
     pub accounts: Vec<Pattern>,
     /// Whether it may send a real account token instead of a name.
@@ -182,6 +204,7 @@ impl Consumer {
             keys: Vec::new(),
             unix_uids: Vec::new(),
             client_certs: Vec::new(),
+            disabled: false,
             accounts: vec![Pattern::new("*")],
             raw_tokens: true,
             default_account: None,

@@ -58,6 +58,14 @@ impl Bucket {
         Self { epoch: now, interval, tolerance: interval * u64::from(rate.burst() - 1), arrival: AtomicU64::new(0) }
     }
 
+    /// The bucket for another rate that is full when this one would have been, unless it fills sooner from empty.
+    pub fn with_rate(&self, rate: Rate, now: Instant) -> Self {
+        let changed = Self::new(rate, now);
+        let missing = nanoseconds(self.full_at(now).saturating_duration_since(now));
+        changed.arrival.store(missing.min(changed.tolerance + changed.interval), Ordering::Relaxed);
+        changed
+    }
+
     /// Takes one request's worth now, or says when the next one is free.
     pub fn reserve(&self, now: Instant) -> Result<(), Instant> {
         let now = self.since_epoch(now);
@@ -138,6 +146,20 @@ mod tests {
         assert!(bucket.next(now, 3) > at);
         assert_eq!(bucket.remaining(now), 0);
         bucket.reserve(at).expect("free when it said");
+    }
+
+    #[test]
+    fn another_rate_is_no_gift() {
+        let now = Instant::now();
+        let spent = Bucket::new(rate(100, 60), now);
+        while spent.reserve(now).is_ok() {}
+        for other in [rate(10, 60), rate(1_000, 60), rate(100, 60)] {
+            let changed = spent.with_rate(other, now);
+            assert!(changed.remaining(now) <= other.burst() / 50, "{other:?}");
+            assert!(changed.full_at(now) <= spent.full_at(now));
+        }
+        let full = Bucket::new(rate(100, 60), now);
+        assert_eq!(full.with_rate(rate(10, 60), now).remaining(now), 2);
     }
 
     #[test]

@@ -24,9 +24,9 @@ pub struct Caller {
     /// Who it is and what it may do.
     pub consumer: Consumer,
     /// What it may still ask; `None` is unlimited.
-    pub quota: Option<Quota>,
+    pub quota: Option<Arc<Quota>>,
     /// How many fetches it may still force; `None` is unlimited.
-    pub forced_refreshes: Option<Bucket>,
+    pub forced_refreshes: Option<Arc<Bucket>>,
     /// Its places among those who wait for the upstream.
     pub misses: Arc<Semaphore>,
     /// Whom its calls to the upstream are charged to.
@@ -43,12 +43,9 @@ pub struct Quota {
 }
 
 impl Quota {
-    fn new(rate: Rate, now: Instant) -> Self {
+    fn new(rate: Rate, bucket: Bucket) -> Self {
         let policy = format!("\"quota\";q={};w={}", rate.count, whole_seconds(rate.window));
-        Self {
-            bucket: Bucket::new(rate, now),
-            policy: HeaderValue::try_from(policy).expect("digits and punctuation are a header value"),
-        }
+        Self { bucket, policy: HeaderValue::try_from(policy).expect("digits and punctuation are a header value") }
     }
 
     /// The value of `RateLimit` (§4 of the same): what is left, and the seconds until everything is.
@@ -64,12 +61,31 @@ impl Caller {
     pub fn new(consumer: Consumer, now: Instant) -> Self {
         let places = usize::try_from(consumer.max_in_flight_misses).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self {
-            quota: consumer.quota.map(|rate| Quota::new(rate, now)),
-            forced_refreshes: consumer.forced_refreshes.map(|rate| Bucket::new(rate, now)),
+            quota: consumer.quota.map(|rate| Arc::new(Quota::new(rate, Bucket::new(rate, now)))),
+            forced_refreshes: consumer.forced_refreshes.map(|rate| Arc::new(Bucket::new(rate, now))),
             misses: Arc::new(Semaphore::new(places)),
             payer: Payer { name: consumer.name.clone(), weight: consumer.weight },
             consumer,
         }
+    }
+
+    /// The same consumer after its rules were changed: what it has spent stays spent.
+    pub fn renewed(&self, consumer: Consumer, now: Instant) -> Self {
+        let new = Self::new(consumer, now);
+        let (before, after) = (&self.consumer, &new.consumer);
+        let quota = match (after.quota, &self.quota) {
+            (rate, Some(known)) if rate == before.quota => Some(known.clone()),
+            (Some(rate), Some(known)) => Some(Arc::new(Quota::new(rate, known.bucket.with_rate(rate, now)))),
+            _ => new.quota,
+        };
+        let forced_refreshes = match (after.forced_refreshes, &self.forced_refreshes) {
+            (rate, Some(known)) if rate == before.forced_refreshes => Some(known.clone()),
+            (Some(rate), Some(known)) => Some(Arc::new(known.with_rate(rate, now))),
+            _ => new.forced_refreshes,
+        };
+        let same_places = before.max_in_flight_misses == after.max_in_flight_misses;
+        let misses = if same_places { self.misses.clone() } else { new.misses };
+        Self { quota, forced_refreshes, misses, payer: new.payer, consumer: new.consumer }
     }
 }
 

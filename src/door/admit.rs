@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
-use super::identify::Consumers;
+use super::audit::{Audit, Event};
+use super::identify::{Consumers, Stranger};
 use super::pass_on;
 use super::query;
 use super::quota;
@@ -47,6 +48,8 @@ pub struct House {
     pub accounts: Accounts,
     /// The largest header section, in bytes.
     pub max_header_bytes: usize,
+    /// Where it is told who was refused.
+    pub audit: Arc<Audit>,
 }
 
 /// The longest request target, in bytes.
@@ -73,17 +76,21 @@ impl House {
         self.check_size(&head)?;
         let stop = self.routes.find(&head.method, head.uri.path())?;
         let peer = head.extensions.get::<Arc<Peer>>().map(|peer| &**peer);
-        let caller = self.consumers.identify(&head.headers, peer, &self.strangers, now)?;
+        let identified = self.consumers.identify(&head.headers, peer, &self.strangers, now);
+        let caller = identified.map_err(|stranger| self.refuse(stranger, peer, now))?;
         let caller = known.caller.insert(caller.clone());
         if has_body && matches!(head.method, Method::GET | Method::HEAD) {
             return Err(Problem::InvalidRequest("Send no body with GET or HEAD.".into()));
         }
         let query = CanonicalQuery::new(head.uri.query().unwrap_or_default());
         query::check(&query)?;
-        let target = self.accounts.resolve(&head.headers, &caller.consumer, stop.upstream.as_ref())?;
+        let target = self.accounts.resolve(&head.headers, &caller.consumer, stop.upstream.as_ref());
+        let target = target.inspect_err(|problem| self.deny(problem, &head, caller, now))?;
         known.account = Some(target.account.clone());
         let resync = !head.method.is_safe() && stop.place.is_resync();
         if resync && !caller.consumer.resync {
+            let (consumer, account) = (caller.consumer.name.clone(), target.account.audit_label());
+            self.audit.tell(Event::ResyncDenied { consumer, account }, now);
             return Err(Problem::ResyncNotAllowed);
         }
         quota::take(caller, now)?;
@@ -102,6 +109,25 @@ impl House {
                 let call = Call { target, key, uri, payer, method, headers, body, deadline };
                 Ok(Admitted::Relay(Box::new(Relay { caller, call, asked: head.headers, wants, policy, resync })))
             }
+        }
+    }
+
+    /// Who has no key that counts is told nothing; the log is told why.
+    fn refuse(&self, stranger: Stranger<'_>, peer: Option<&Peer>, now: Instant) -> Problem {
+        match stranger {
+            Stranger::Unread(problem) => problem,
+            Stranger::Refused(reason, consumer, shown) => {
+                let key = shown.map(|key| self.accounts.stand_in(&String::from_utf8_lossy(key)));
+                self.audit.tell(Event::KeyRefused { reason, consumer: consumer.cloned(), key }, now);
+                self.strangers.refuse(peer.and_then(Peer::origin), now)
+            }
+        }
+    }
+
+    fn deny(&self, problem: &Problem, head: &Parts, caller: &Caller, now: Instant) {
+        if *problem == Problem::AccountNotAllowed {
+            let account = self.accounts.denied(&head.headers, &caller.consumer);
+            self.audit.tell(Event::AccountDenied { consumer: caller.consumer.name.clone(), account }, now);
         }
     }
 

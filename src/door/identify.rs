@@ -10,8 +10,9 @@ use http::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use super::audit::KeyRefusal;
 use super::strangers::Strangers;
-use crate::domain::access::Consumer;
+use crate::domain::access::{Consumer, KeyHash, Name};
 use crate::domain::exchange::Caller;
 use crate::domain::peer::Peer;
 use crate::domain::problem::Problem;
@@ -23,6 +24,7 @@ use crate::domain::problem::Problem;
 pub struct Consumers {
     /// Who everybody is while no consumers are configured.
     open: Option<Arc<Caller>>,
+    by_name: HashMap<Name, Arc<Caller>>,
     by_key: HashMap<[u8; 32], Entry>,
     by_uid: HashMap<u32, Arc<Caller>>,
     by_certificate: HashMap<Box<str>, Arc<Caller>>,
@@ -32,47 +34,59 @@ pub struct Consumers {
 #[derive(Debug)]
 struct Entry {
     caller: Arc<Caller>,
-    expires: Option<SystemTime>,
+    key: KeyHash,
     /// Whether the key has been shown.
     proven: AtomicBool,
 }
 
+/// Why nobody is known.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stranger<'a> {
+    /// No key counts; whose it was, and what was shown.
+    Refused(KeyRefusal, Option<&'a Name>, Option<&'a [u8]>),
+    /// None was looked up: it could be none, or too many have been wrong.
+    Unread(Problem),
+}
+
 impl Consumers {
-    /// The consumers as configured; none is the open mode. A consumer of `before` that has not changed keeps what it had left.
+    /// The consumers as configured; none is the open mode. A consumer that was there `before` keeps what it had left.
     pub fn new(consumers: &[Consumer], before: Option<&Self>, now: Instant) -> Self {
-        let (mut by_key, mut by_uid, mut by_certificate) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (mut by_name, mut by_key) = (HashMap::new(), HashMap::new());
+        let (mut by_uid, mut by_certificate) = (HashMap::new(), HashMap::new());
         for consumer in consumers {
-            let known = before.and_then(|before| before.unchanged(consumer));
-            let caller = known.unwrap_or_else(|| Arc::new(Caller::new(consumer.clone(), now)));
+            let caller = match before.and_then(|before| before.by_name.get(&consumer.name)) {
+                Some(same) if same.consumer == *consumer => same.clone(),
+                Some(known) => Arc::new(known.renewed(consumer.clone(), now)),
+                None => Arc::new(Caller::new(consumer.clone(), now)),
+            };
             for key in &consumer.keys {
-                let (caller, expires) = (caller.clone(), key.expires);
-                by_key.insert(key.sha256, Entry { caller, expires, proven: AtomicBool::new(false) });
+                let (caller, key) = (caller.clone(), key.clone());
+                by_key.insert(key.sha256, Entry { caller, key, proven: AtomicBool::new(false) });
             }
             by_uid.extend(consumer.unix_uids.iter().map(|uid| (*uid, caller.clone())));
             by_certificate.extend(consumer.client_certs.iter().map(|name| (name.clone(), caller.clone())));
+            by_name.insert(consumer.name.clone(), caller);
         }
-        let open = consumers.is_empty().then(|| Arc::new(Caller::new(Consumer::open(), now)));
-        Self { open, by_key, by_uid, by_certificate }
+        let open = consumers.is_empty().then(|| {
+            let known = before.and_then(|before| before.open.clone());
+            known.unwrap_or_else(|| Arc::new(Caller::new(Consumer::open(), now)))
+        });
+        Self { open, by_name, by_key, by_uid, by_certificate }
     }
 
-    fn unchanged(&self, consumer: &Consumer) -> Option<Arc<Caller>> {
-        let keyed = self.by_key.values().map(|entry| &entry.caller);
-        let mut all = keyed.chain(self.by_uid.values()).chain(self.by_certificate.values());
-        all.find(|caller| caller.consumer == *consumer).cloned()
-    }
-
-    /// Who sent these headers over a connection of `peer`. Whoever may not come in is counted among `strangers`.
-    pub fn identify(
-        &self,
-        headers: &HeaderMap,
+    /// Who sent these headers over a connection of `peer`. Of those who may not come in, not all are looked at: see [`Strangers`].
+    pub fn identify<'a>(
+        &'a self,
+        headers: &'a HeaderMap,
         peer: Option<&Peer>,
         strangers: &Strangers,
         now: Instant,
-    ) -> Result<&Arc<Caller>, Problem> {
+    ) -> Result<&'a Arc<Caller>, Stranger<'a>> {
         let mut lines = headers.get_all(AUTHORIZATION).iter();
         let line = lines.next();
         if lines.next().is_some() {
-            return Err(Problem::InvalidRequest("Send one 'Authorization' header, not several.".into()));
+            let several = Problem::InvalidRequest("Send one 'Authorization' header, not several.".into());
+            return Err(Stranger::Unread(several));
         }
         if let Some(open) = &self.open {
             return Ok(open);
@@ -81,14 +95,13 @@ impl Consumers {
         if line.is_none()
             && let Some(caller) = peer.and_then(|peer| self.connected(peer))
         {
-            return Ok(caller);
+            let refused = Stranger::Refused(KeyRefusal::Disabled, Some(&caller.consumer.name), None);
+            return if caller.consumer.disabled { Err(refused) } else { Ok(caller) };
         }
-        let origin = peer.and_then(Peer::origin);
-        let key = line.map(|line| bearer(line.as_bytes())).transpose()?.flatten();
-        strangers.check(origin, key, now)?;
-        let Some((key, entry)) = key.and_then(|key| Some((key, self.find(key)?))) else {
-            return Err(strangers.refuse(origin, now));
-        };
+        let key = line.map(|line| bearer(line.as_bytes())).transpose().map_err(Stranger::Unread)?.flatten();
+        strangers.check(peer.and_then(Peer::origin), key, now).map_err(Stranger::Unread)?;
+        let key = key.ok_or(Stranger::Refused(KeyRefusal::Missing, None, None))?;
+        let entry = self.find(key)?;
         if !entry.proven.load(Ordering::Relaxed) {
             strangers.prove(key);
             entry.proven.store(true, Ordering::Relaxed);
@@ -109,9 +122,17 @@ impl Consumers {
     }
 
     /// Whose key this is, if it still counts.
-    fn find(&self, key: &[u8]) -> Option<&Entry> {
-        let entry = self.by_key.get::<[u8; 32]>(&Sha256::digest(key).into())?;
-        (!entry.expires.is_some_and(|expires| expires <= SystemTime::now())).then_some(entry)
+    fn find<'a>(&'a self, shown: &'a [u8]) -> Result<&'a Entry, Stranger<'a>> {
+        let unknown = Stranger::Refused(KeyRefusal::Unknown, None, Some(shown));
+        let entry = self.by_key.get::<[u8; 32]>(&Sha256::digest(shown).into()).ok_or(unknown)?;
+        let refused = |reason| Err(Stranger::Refused(reason, Some(&entry.caller.consumer.name), Some(shown)));
+        if entry.key.disabled || entry.caller.consumer.disabled {
+            return refused(KeyRefusal::Disabled);
+        }
+        if entry.key.expires.is_some_and(|expires| expires <= SystemTime::now()) {
+            return refused(KeyRefusal::Expired);
+        }
+        Ok(entry)
     }
 }
 
@@ -133,21 +154,25 @@ fn bearer(line: &[u8]) -> Result<Option<&[u8]>, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::access::KeyHash;
+    use crate::domain::bucket::Rate;
     use http::HeaderValue;
-    use std::num::NonZeroU32;
     use std::time::Duration;
 
     fn team(key: &str, expires: Option<SystemTime>) -> Consumer {
         let sha256 = Sha256::digest(key).into();
-        Consumer { name: "team".into(), keys: vec![KeyHash { sha256, expires }], ..Consumer::open() }
+        let keys = vec![KeyHash { sha256, expires, disabled: false }];
+        Consumer { name: "team".into(), keys, ..Consumer::open() }
     }
 
     fn identify(consumers: &Consumers, lines: &[&str]) -> Result<String, Problem> {
         let lines = lines.iter().map(|line| (AUTHORIZATION, HeaderValue::from_str(line).expect("a header value")));
         let (strangers, now) = (Strangers::new(None, None, Instant::now()), Instant::now());
-        let identified = consumers.identify(&lines.collect(), None, &strangers, now);
-        identified.map(|caller| caller.consumer.name.to_string())
+        let headers = lines.collect();
+        let identified = consumers.identify(&headers, None, &strangers, now);
+        identified.map(|caller| caller.consumer.name.to_string()).map_err(|stranger| match stranger {
+            Stranger::Refused(..) => Problem::UnknownConsumer,
+            Stranger::Unread(problem) => problem,
+        })
     }
 
     #[test]
@@ -166,50 +191,27 @@ mod tests {
     }
 
     #[test]
-    fn without_a_key_the_connection_says_who_it_is() {
-        let now = Instant::now();
-        let known = |name: &str, uid, cert: &str| Consumer {
-            name: name.into(),
-            unix_uids: vec![uid],
-            client_certs: vec![cert.into()],
-            ..team(name, None)
-        };
-        let consumers = Consumers::new(&[known("one", 1, "one.test"), known("two", 2, "two.test")], None, now);
-        let strangers = Strangers::new(None, None, now);
-        let who = |peer: &Peer, headers: &HeaderMap| {
-            consumers.identify(headers, Some(peer), &strangers, now).map(|caller| caller.consumer.name.to_string())
-        };
-        let keyless = HeaderMap::new();
-        for (uid, name) in [(Some(1), Some("one")), (Some(2), Some("two")), (Some(3), None), (None, None)] {
-            assert_eq!(who(&Peer::Local { uid }, &keyless).ok().as_deref(), name);
-        }
-        let showing = |names: &[&str]| Peer::Network {
-            address: "192.0.2.1".parse().expect("an address"),
-            certificate: names.iter().map(|&name| name.into()).collect(),
-        };
-        for (names, name) in [
-            (&["one.test"][..], Some("one")),
-            (&["a person", "two.test"], Some("two")),
-            (&["one.test", "one.test"], Some("one")),
-            (&["one.test", "two.test"], None),
-            (&["ONE.test"], None),
-            (&[], None),
-        ] {
-            assert_eq!(who(&showing(names), &keyless).ok().as_deref(), name, "{names:?}");
-        }
-        let header = |key: &str| [(AUTHORIZATION, key.parse().expect("a header value"))].into_iter().collect();
-        assert_eq!(who(&Peer::Local { uid: Some(1) }, &header("Bearer two")), Ok("two".into()), "a key wins");
-        for wrong in ["Bearer wrong", "Basic b25l", ""] {
-            assert_eq!(who(&showing(&["one.test"]), &header(wrong)), Err(Problem::UnknownConsumer), "{wrong}");
-        }
-    }
-
-    #[test]
     fn an_expired_key_is_unknown() {
         let hour = Duration::from_secs(3600);
         for (expires, known) in [(SystemTime::now() + hour, true), (SystemTime::now() - hour, false)] {
             let consumers = Consumers::new(&[team("secret", Some(expires))], None, Instant::now());
             assert_eq!(identify(&consumers, &["Bearer secret"]).is_ok(), known);
+        }
+    }
+
+    #[test]
+    fn a_disabled_key_or_consumer_is_unknown_and_the_log_may_say_why() {
+        let mut keyless = team("secret", None);
+        keyless.keys[0].disabled = true;
+        let out = Consumer { disabled: true, ..team("secret", None) };
+        let headers = [(AUTHORIZATION, HeaderValue::from_static("Bearer secret"))].into_iter().collect();
+        for consumer in [keyless, out] {
+            let consumers = Consumers::new(&[consumer], None, Instant::now());
+            let name: Name = "team".into();
+            let expected = Stranger::Refused(KeyRefusal::Disabled, Some(&name), Some(b"secret"));
+            let (strangers, now) = (Strangers::new(None, None, Instant::now()), Instant::now());
+            assert_eq!(consumers.identify(&headers, None, &strangers, now).map(drop), Err(expected));
+            assert_eq!(identify(&consumers, &["Bearer secret"]), Err(Problem::UnknownConsumer));
         }
     }
 
@@ -225,11 +227,28 @@ mod tests {
     #[test]
     fn a_reload_leaves_an_unchanged_consumer_what_it_had_left() {
         let now = Instant::now();
-        let before = Consumers::new(&[team("secret", None)], None, now);
-        let same = Consumers::new(&[team("secret", None)], Some(&before), now);
-        let other = Consumers::new(&[Consumer { weight: NonZeroU32::MAX, ..team("secret", None) }], Some(&before), now);
-        let caller = |consumers: &Consumers| consumers.by_key.values().next().expect("one key").caller.clone();
+        let rate = |count| Rate::new(count, Duration::from_secs(60));
+        let limited = |key, count| Consumer { quota: rate(count), forced_refreshes: rate(count), ..team(key, None) };
+        let before = Consumers::new(&[limited("secret", 10)], None, now);
+        let same = Consumers::new(&[limited("secret", 10)], Some(&before), now);
+        let caller = |consumers: &Consumers| consumers.by_name["team"].clone();
         assert!(Arc::ptr_eq(&caller(&before), &caller(&same)));
-        assert!(!Arc::ptr_eq(&caller(&before), &caller(&other)));
+
+        let left = |consumers: &Consumers| {
+            let caller = caller(consumers);
+            let quota = caller.quota.as_ref().expect("limited").bucket.remaining(now);
+            (quota, caller.forced_refreshes.as_ref().expect("limited").remaining(now))
+        };
+        assert_eq!(left(&before), (2, 2));
+        let spender = caller(&before);
+        while spender.quota.as_ref().expect("limited").bucket.reserve(now).is_ok() {}
+        while spender.forced_refreshes.as_ref().expect("limited").reserve(now).is_ok() {}
+        let rotated = Consumers::new(&[limited("another", 10)], Some(&before), now);
+        assert_eq!(left(&rotated), (0, 0), "another key is no new quota");
+        let changed = Consumers::new(&[limited("secret", 11)], Some(&before), now);
+        assert_eq!(left(&changed), (0, 0), "nor is another number");
+        let removed = Consumers::new(&[], Some(&before), now);
+        let again = Consumers::new(&[limited("secret", 10)], Some(&removed), now);
+        assert_eq!(left(&again), (2, 2), "who was gone begins anew");
     }
 }

@@ -58,6 +58,18 @@ impl Accounts {
         self.by_name.get(name)
     }
 
+    /// What the log calls the account that was asked for and not given: a name that is configured, else what stands for the text,
+    /// which may be a token.
+    pub fn denied(&self, headers: &HeaderMap, consumer: &Consumer) -> String {
+        let asked = named(headers).ok().flatten().or(consumer.default_account.as_deref()).unwrap_or_default();
+        if self.by_name.contains_key(asked) { asked.to_owned() } else { self.stand_in(asked).to_string() }
+    }
+
+    /// What stands for a text that may be a secret.
+    pub fn stand_in(&self, text: &str) -> AccountHash {
+        self.hasher.hash(text)
+    }
+
     fn account(&self, text: &str, consumer: &Consumer) -> Result<Arc<Account>, Problem> {
         if let Some(account) = self.by_name.get(text) {
             return consumer.may_use(text).then(|| account.clone()).ok_or(Problem::AccountNotAllowed);

@@ -38,10 +38,15 @@ where
     fn call(&mut self, relay: Relay) -> Self::Future {
         let Self { inner, forget } = self.clone();
         Box::pin(async move {
-            let target = relay.resync.then(|| relay.call.target.clone());
+            let granted = relay.resync.then(|| (relay.call.target.clone(), relay.caller.clone()));
             let relayed = inner.oneshot(relay).await?;
-            if let Some(target) = target.filter(|_| relayed.status.is_success() || relayed.status.is_redirection()) {
-                forget(&target);
+            if let Some((target, caller)) = granted {
+                let (account, status) = (target.account.audit_label(), relayed.status.as_u16());
+                let upstream = &*target.upstream.name;
+                tracing::info!(target: "audit", consumer = &*caller.consumer.name, account, upstream, status, "resync");
+                if relayed.status.is_success() || relayed.status.is_redirection() {
+                    forget(&target);
+                }
             }
             Ok(relayed)
         })

@@ -4,8 +4,8 @@
 
 mod admin;
 
-mod breaker;
 mod authority;
+mod breaker;
 
 mod budget;
 
@@ -38,8 +38,8 @@ mod keys;
 
 mod layers;
 
-mod malformed;
 mod limits;
+mod malformed;
 
 mod merge;
 
