@@ -1,5 +1,11 @@
 //! What one configuration becomes: the state that all requests share, the sockets, the tasks, and their end.
 
+/// Another configuration while it runs.
+pub mod reload;
+
+/// When to look for one.
+pub mod watch;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
@@ -19,12 +25,16 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tower::Service;
 
+use self::reload::{Cause, Reloads};
 use crate::admin::explain::explain;
 use crate::admin::routes::{Admin, Operations};
 use crate::cache::flight::Flights;
 use crate::cache::store::Store;
 use crate::config::address::ListenAddress;
+use crate::config::changes::Changes;
 use crate::config::effective::Config;
+use crate::config::fault::Faults;
+use crate::config::secret::Secret;
 use crate::config::tls::Watch;
 use crate::domain::access::Name;
 use crate::domain::body::ReplyBody;
@@ -70,8 +80,11 @@ pub enum StartError {
 /// The running proxy. Cheap to clone; all clones are the same proxy.
 #[derive(Clone)]
 pub struct App {
-    ground: Ground,
-    config: Arc<Config>,
+    pub(crate) ground: Ground,
+    config: Arc<ArcSwap<Config>>,
+    /// What a reload may change of how connections are treated.
+    limits: Arc<ArcSwap<Limits>>,
+    pub(crate) reloads: Arc<Reloads>,
     draining: Arc<AtomicBool>,
 }
 
@@ -116,19 +129,7 @@ impl App {
     pub fn with_transports(config: Config, hasher: &TokenHasher, transports: HashMap<Name, Transport>) -> Self {
         let (pages, responses) = shares(&config.routes, config.cache.max_bytes);
         let store = Store::new(pages);
-        let house = House {
-            routes: Routes::new(&config.routes, config.cache.lifetimes, config.cache.max_page_bytes),
-            consumers: Consumers::new(&config.consumers, None, Instant::now()),
-            strangers: Strangers::new(config.server.failed_keys, None, Instant::now()),
-            accounts: Accounts::new(
-                &config.accounts,
-                &config.upstreams,
-                config.default_upstream.clone(),
-                hasher.clone(),
-            ),
-            max_header_bytes: config.server.max_header_bytes,
-            audit: Arc::new(Audit::new(Instant::now())),
-        };
+        let house = Self::house(&config, hasher, None, Instant::now());
         let ground = Ground {
             house: Arc::new(ArcSwap::from_pointee(house)),
             flights: Flights::new(store.clone()),
@@ -138,7 +139,36 @@ impl App {
             budgets: Budgets::default(),
             client: Client::new(transports),
         };
-        Self { ground, config: Arc::new(config), draining: Arc::default() }
+        Self {
+            ground,
+            limits: Arc::new(ArcSwap::from_pointee(limits(&config))),
+            reloads: Arc::new(Reloads::new(&config, hasher.clone())),
+            config: Arc::new(ArcSwap::from_pointee(config)),
+            draining: Arc::default(),
+        }
+    }
+
+    /// The door of `config`; what consumers have spent `before`, they have spent.
+    pub(crate) fn house(config: &Config, hasher: &TokenHasher, before: Option<&House>, now: Instant) -> House {
+        let upstreams = (&config.upstreams, config.default_upstream.clone());
+        House {
+            routes: Routes::new(&config.routes, config.cache.lifetimes, config.cache.max_page_bytes),
+            consumers: Consumers::new(&config.consumers, before.map(|before| &before.consumers), now),
+            strangers: Strangers::new(config.server.failed_keys, before.map(|before| &before.strangers), now),
+            accounts: Accounts::new(&config.accounts, upstreams.0, upstreams.1, hasher.clone()),
+            max_header_bytes: config.server.max_header_bytes,
+            audit: before.map_or_else(|| Arc::new(Audit::new(now)), |before| before.audit.clone()),
+        }
+    }
+
+    /// The configuration that is in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    pub(crate) fn set_config(&self, config: Config) {
+        self.limits.store(Arc::new(limits(&config)));
+        self.config.store(Arc::new(config));
     }
 
     /// What the stack stands on: the pages, the flights, the budgets.
@@ -160,32 +190,25 @@ impl App {
 
     /// Serves on `listeners` until `stop`, then drains: consumers first, so that operators can watch.
     pub async fn serve(&self, listeners: Listeners, stop: impl Future) -> Drained {
-        let server = &self.config.server;
-        let patience = Patience { header: server.header_timeout, body: server.body_timeout, idle: server.idle_timeout };
-        let limits = Limits {
-            max_connections: server.max_connections,
-            max_connections_per_peer: server.max_connections_per_peer,
-            patience,
-            drain: server.drain,
-        };
+        let patience = self.limits.load().patience;
         let operators = Limits {
             max_connections: MOST_OPERATORS,
             max_connections_per_peer: u32::MAX,
             patience,
             drain: Duration::from_secs(1),
         };
+        let operators = Arc::new(ArcSwap::from_pointee(operators));
         let (done, proxy_is_done) = oneshot::channel::<()>();
         let stop = async {
             stop.await;
             self.draining.store(true, Ordering::Relaxed);
         };
         let consumers = async {
-            let drained = accept::serve(listeners.proxy, self.service(), limits, stop).await;
+            let drained = accept::serve(listeners.proxy, self.service(), self.limits.clone(), stop).await;
             drop(done);
             drained
         };
-        let token = self.config.admin.token.clone();
-        let admin = accept::serve(vec![listeners.admin], Admin::new(self.clone(), token), operators, proxy_is_done);
+        let admin = accept::serve(vec![listeners.admin], Admin::new(self.clone()), operators, proxy_is_done);
         let upkeep = async {
             tokio::select! {
                 () = self.maintain() => unreachable!("maintenance has no end"),
@@ -197,8 +220,9 @@ impl App {
     }
 
     async fn renew(&self, tls: Option<Tls>) {
-        if let (Some(tls), Some(configured)) = (tls, &self.config.server.tls) {
-            renew(&tls, Watch::new(configured)).await;
+        let configured = self.config.load().server.tls.clone();
+        if let (Some(tls), Some(configured)) = (tls, configured) {
+            renew(&tls, Watch::new(&configured)).await;
         }
         std::future::pending().await
     }
@@ -246,8 +270,19 @@ async fn renew(tls: &Tls, mut watch: Watch) {
     }
 }
 
+fn limits(config: &Config) -> Limits {
+    let server = &config.server;
+    let patience = Patience { header: server.header_timeout, body: server.body_timeout, idle: server.idle_timeout };
+    Limits {
+        max_connections: server.max_connections,
+        max_connections_per_peer: server.max_connections_per_peer,
+        patience,
+        drain: server.drain,
+    }
+}
+
 /// How `max_bytes` are shared between pages and the responses of `http` routes: all to the one kind that there is, else half each.
-fn shares(routes: &[Route], max_bytes: u64) -> (u64, u64) {
+pub(crate) fn shares(routes: &[Route], max_bytes: u64) -> (u64, u64) {
     let any = |wanted: fn(CacheRule) -> bool| routes.iter().any(|route| wanted(route.cache));
     match (any(|rule| matches!(rule, CacheRule::SyncStatus | CacheRule::Fixed(_))), any(|rule| rule == CacheRule::Http))
     {
@@ -260,6 +295,14 @@ fn shares(routes: &[Route], max_bytes: u64) -> (u64, u64) {
 impl Operations for App {
     fn not_ready(&self) -> Vec<&'static str> {
         self.draining.load(Ordering::Relaxed).then_some("draining").into_iter().collect()
+    }
+
+    fn token(&self) -> Option<Secret> {
+        self.config.load().admin.token.clone()
+    }
+
+    fn reload(&self) -> Result<Changes, Faults> {
+        App::reload(self, Cause::Operator)
     }
 
     fn purge(&self, account: Option<&str>, hard: bool) -> Option<usize> {

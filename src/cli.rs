@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::{App, Listeners};
+use crate::app::{App, Listeners, watch};
 use crate::config::effective::Config;
 use crate::config::fault::Faults;
 use crate::config::report;
@@ -162,10 +162,12 @@ fn serve(path: &Path) -> ExitCode {
             Ok(app) => app,
             Err(error) => return fail(&error),
         };
-        let stop = match stop_signal() {
-            Ok(stop) => stop,
-            Err(error) => return fail(&error),
+        app.reads_file(path.to_owned());
+        let (stop, follow) = match (stop_signal(), watch::follow(app.clone(), path.to_owned())) {
+            (Ok(stop), Ok(follow)) => (stop, follow),
+            (Err(error), _) | (_, Err(error)) => return fail(&error),
         };
+        tokio::spawn(follow);
         tracing::info!(?addresses, ?bound, admin = ?listeners.admin.tcp_address(), "serving");
         match app.serve(listeners, stop).await {
             Drained { cut: 0 } => {

@@ -237,6 +237,8 @@ pub mod config {
 
     pub mod effective;
 
+    pub mod changes;
+
     pub mod report;
 
     #[cfg(test)]
@@ -250,6 +252,8 @@ pub mod config {
 /// The operators' side.
 pub mod admin {
     pub mod routes;
+
+    pub mod reloaded;
 
     pub mod explain;
 }

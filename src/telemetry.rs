@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io::IsTerminal;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::domain::body::ReplyBody;
 use crate::domain::exchange::{Forward, Outcome, Served, Why};
@@ -21,13 +23,50 @@ use crate::reply::render::{Reply, X_REQUEST_ID};
 /// Begins logging to standard error what `filter` lets through: lines for people if `pretty`, else one JSON object a line.
 /// A second call changes nothing.
 pub fn start(pretty: bool, filter: &str, access_log: bool) {
-    let mut filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    if !access_log {
-        filter = filter.add_directive("access=off".parse().expect("a target and a level are a directive"));
-    }
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(parse(filter, access_log)).with_writer(std::io::stderr);
     let lines = lines.with_ansi(std::io::stderr().is_terminal());
-    let _ = if pretty { lines.compact().try_init() } else { lines.json().flatten_event(true).try_init() };
+    // The two formats are two types, and so are their handles.
+    if pretty {
+        let lines = lines.compact().with_filter_reloading();
+        let handle = lines.reload_handle();
+        install(lines, move |filter| handle.reload(filter).is_ok());
+    } else {
+        let lines = lines.json().flatten_event(true).with_filter_reloading();
+        let handle = lines.reload_handle();
+        install(lines, move |filter| handle.reload(filter).is_ok());
+    }
+}
+
+type Refilter = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
+
+/// Changes the filter of the process's log, once there is one.
+static REFILTER: OnceLock<Refilter> = OnceLock::new();
+
+fn install(lines: impl SubscriberInitExt, refilter: impl Fn(EnvFilter) -> bool + Send + Sync + 'static) {
+    if lines.try_init().is_ok() {
+        let _ = REFILTER.set(Box::new(refilter));
+    }
+}
+
+/// Lets another filter decide from now on which lines are logged.
+pub fn refilter(filter: &str, access_log: bool) {
+    let changed = REFILTER.get().is_none_or(|refilter| refilter(parse(filter, access_log)));
+    if !changed {
+        tracing::error!("the log filter could not be changed");
+    }
+}
+
+/// The filter; audit lines pass it unless it speaks of them itself.
+fn parse(text: &str, access_log: bool) -> EnvFilter {
+    let directive = |text: &str| text.parse().expect("a target and a level are a directive");
+    let mut filter = EnvFilter::try_new(text).unwrap_or_else(|_| EnvFilter::new("info"));
+    if !access_log {
+        filter = filter.add_directive(directive("access=off"));
+    }
+    if !text.split(',').any(|part| part.trim().starts_with("audit")) {
+        filter = filter.add_directive(directive("audit=info"));
+    }
+    filter
 }
 
 /// The outermost layer: gives each request its id, and logs it when it has been answered.

@@ -1,10 +1,11 @@
 //! The operators' side: is it alive, is it ready, what is in the cache and out with it.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::ready;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -13,13 +14,21 @@ use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 use tower::Service;
 
-use crate::config::Secret;
+use super::reloaded;
+use crate::config::changes::Changes;
+use crate::config::{Faults, Secret};
 use crate::domain::problem::Objection;
 
 /// What operators can see and do.
 pub trait Operations: Clone + Send + Sync + 'static {
     /// Why no consumer should be sent here now; empty when all is well.
     fn not_ready(&self) -> Vec<&'static str>;
+
+    /// What an operator must show as `Authorization: Bearer TOKEN`, except for health.
+    fn token(&self) -> Option<Secret>;
+
+    /// Reads the configuration again; waits for files.
+    fn reload(&self) -> Result<Changes, Faults>;
 
     /// Purges the pages of one account, or all if none is named; says how many there were, or `None` if nobody has that name.
     fn purge(&self, account: Option<&str>, hard: bool) -> Option<usize>;
@@ -32,8 +41,6 @@ pub trait Operations: Clone + Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Admin<O> {
     operations: O,
-    /// What an operator must show as `Authorization: Bearer TOKEN`, except for health.
-    token: Option<Secret>,
 }
 
 /// What is asked, once its path and method have been understood.
@@ -41,16 +48,19 @@ enum Question<'a> {
     Live,
     Ready,
     Purge { account: Option<String> },
+    Reload,
     Explain { query: &'a str },
 }
 
+const RELOAD: &str = "/api/reload";
+
 const PAGES: &str = "there are GET /livez, GET /readyz, GET /api/explain?account=NAME&category=NAME&query=QUERY, \
-                     DELETE /api/cache and DELETE /api/cache/accounts/NAME";
+                     POST /api/reload, DELETE /api/cache and DELETE /api/cache/accounts/NAME";
 
 impl<O: Operations> Admin<O> {
-    /// Answers for `operations`, to those who have `token` if there is one.
-    pub fn new(operations: O, token: Option<Secret>) -> Self {
-        Self { operations, token }
+    /// Answers for `operations`, to those who have its token if there is one.
+    pub fn new(operations: O) -> Self {
+        Self { operations }
     }
 
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
@@ -85,6 +95,7 @@ impl<O: Operations> Admin<O> {
                 }
             }
             Question::Explain { query } => self.explain(query),
+            Question::Reload => reloaded::reply(&self.operations.reload()),
         }
     }
 
@@ -101,7 +112,7 @@ impl<O: Operations> Admin<O> {
     }
 
     fn may_operate(&self, headers: &HeaderMap) -> bool {
-        let Some(token) = &self.token else { return true };
+        let Some(token) = self.operations.token() else { return true };
         let shown = headers.get(AUTHORIZATION).and_then(|line| line.as_bytes().strip_prefix(b"Bearer "));
         shown.is_some_and(|shown| shown.ct_eq(token.expose().as_bytes()).into())
     }
@@ -114,6 +125,7 @@ fn ask<'a>(method: &Method, path: &str, query: &'a str) -> Result<Question<'a>, 
         "/livez" => (READ, Question::Live),
         "/readyz" => (READ, Question::Ready),
         "/api/explain" => (READ, Question::Explain { query }),
+        RELOAD => (&[Method::POST][..], Question::Reload),
         "/api/cache" => (&[Method::DELETE][..], Question::Purge { account: None }),
         _ => match path.strip_prefix("/api/cache/accounts/").filter(|name| !name.is_empty() && !name.contains('/')) {
             Some(name) => {
@@ -126,7 +138,11 @@ fn ask<'a>(method: &Method, path: &str, query: &'a str) -> Result<Question<'a>, 
     if methods.contains(method) {
         return Ok(question);
     }
-    let allow = if methods == READ { "GET, HEAD" } else { "DELETE" };
+    let allow = match methods {
+        [Method::POST] => "POST",
+        [Method::DELETE] => "DELETE",
+        _ => "GET, HEAD",
+    };
     let mut refused = reply(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": format!("use {allow}")}));
     refused.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     Err(Box::new(refused))
@@ -137,7 +153,7 @@ fn parameter(query: &str, name: &str) -> Option<String> {
     form_urlencoded::parse(query.as_bytes()).find(|(known, _)| known == name).map(|(_, value)| value.into_owned())
 }
 
-fn reply(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
+pub(super) fn reply(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -145,16 +161,27 @@ fn reply(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
     response
 }
 
-impl<O: Operations, B> Service<Request<B>> for Admin<O> {
+impl<O: Operations, B: Send + 'static> Service<Request<B>> for Admin<O> {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        ready(Ok(self.answer(&request)))
+        if request.uri().path() != RELOAD {
+            return Box::pin(ready(Ok(self.answer(&request))));
+        }
+        let admin = self.clone();
+        let request = request.map(drop);
+        Box::pin(async move {
+            // It reads files; whoever serves must not wait for them.
+            let answer = tokio::task::spawn_blocking(move || admin.answer(&request)).await;
+            Ok(answer.unwrap_or_else(|_panic| {
+                reply(StatusCode::INTERNAL_SERVER_ERROR, &json!({"error": "this failed; the log says more"}))
+            }))
+        })
     }
 }

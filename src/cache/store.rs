@@ -16,7 +16,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, Service, ServiceExt};
 
 use super::freshness;
-use crate::domain::access::AccountHash;
+use crate::domain::access::{AccountHash, Name};
 use crate::domain::exchange::{Fetch, Landing};
 use crate::domain::history::History;
 use crate::domain::key::PageKey;
@@ -36,11 +36,13 @@ const ENTRY_OVERHEAD: usize = 200;
 /// For how long a purge is remembered. Only a fetch that began before it needs it, and no fetch lasts this long.
 const PURGE_MEMORY: Duration = Duration::from_secs(600);
 
-/// When which account was purged last: a fetch that began before that must not bring a fresh page.
+/// When which account was purged last: a fetch that began before that must not bring a fresh page. And since when which upstream
+/// is another, or asked with another key: what an earlier fetch brings is not kept at all.
 #[derive(Default)]
 struct Purges {
     everything: Option<Instant>,
     accounts: HashMap<AccountHash, Instant>,
+    upstreams: HashMap<Name, Instant>,
 }
 
 impl Store {
@@ -60,8 +62,11 @@ impl Store {
         self.pages.get(key)
     }
 
-    /// Stores `page` unless a page is there whose fetch began later; says whether it did.
+    /// Stores `page` unless a page is there whose fetch began later, or its upstream has changed since; says whether it did.
     pub fn keep(&self, key: &PageKey, page: &Arc<Page>) -> bool {
+        if self.is_forgotten(key, page.began) {
+            return false;
+        }
         let kept = self.pages.entry_by_ref(key).and_compute_with(|stored| match stored {
             Some(stored) if stored.value().began > page.began => Op::Nop,
             _ => Op::Put(page.clone()),
@@ -71,12 +76,34 @@ impl Store {
         if self.was_purged_since(key, page.began) {
             page.purge(page.began);
         }
+        if self.is_forgotten(key, page.began) {
+            self.pages.invalidate(key);
+            return false;
+        }
         matches!(kept, CompResult::Inserted(_) | CompResult::ReplacedWith(_))
     }
 
     /// Whether `key` was purged at or after `began`.
     pub fn was_purged_since(&self, key: &PageKey, began: Instant) -> bool {
         self.purges.lock().cover(key, began)
+    }
+
+    fn is_forgotten(&self, key: &PageKey, began: Instant) -> bool {
+        self.purges.lock().upstreams.get(&key.upstream).is_some_and(|at| began <= *at)
+    }
+
+    /// Drops all pages of `upstream`, which is another server now, or only its refusals if it is asked with another key. Fetches
+    /// under way bring nothing that is kept. Says how many pages it dropped.
+    pub fn forget_upstream(&self, upstream: &Name, only_refusals: bool, now: Instant) -> usize {
+        self.purges.lock().upstreams.insert(upstream.clone(), now);
+        let mut count = 0;
+        for (key, page) in &self.pages {
+            if key.upstream == *upstream && (!only_refusals || page.kind == Kind::Negative) {
+                count += 1;
+                self.pages.invalidate(key.as_ref());
+            }
+        }
+        count
     }
 
     /// Encodes a stored page on a thread that does not serve, and then stores it again, since it weighs more now.
@@ -150,7 +177,9 @@ fn delay(before: usize, jitter: f32) -> Duration {
 impl Purges {
     fn cover(&self, key: &PageKey, began: Instant) -> bool {
         let after = |at: &Instant| began <= *at;
-        self.everything.as_ref().is_some_and(after) || self.accounts.get(&key.account).is_some_and(after)
+        self.everything.as_ref().is_some_and(after)
+            || self.accounts.get(&key.account).is_some_and(after)
+            || self.upstreams.get(&key.upstream).is_some_and(after)
     }
 }
 
@@ -294,6 +323,24 @@ mod tests {
         };
         assert!(stale(0).abs_diff(PURGED_AT_ONCE) <= 1, "{}", stale(0));
         assert_eq!([stale(1), stale(2), stale(3)], [2, 3, 4].map(|times| times * PURGED_AT_ONCE));
+    }
+
+    #[test]
+    fn another_key_ends_refusals_and_another_server_ends_everything() {
+        let store = Store::new(1 << 20);
+        let began = Instant::now();
+        let mut refusal = page("{}", began, [60, 0, 0]);
+        refusal.kind = Kind::Negative;
+        let refusal = Arc::new(refusal);
+        store.keep(&key(1, ""), &Arc::new(page("{}", began, [60, 0, 0])));
+        store.keep(&key(2, ""), &refusal);
+        assert_eq!(store.forget_upstream(&"eu".into(), false, began), 0);
+        assert_eq!(store.forget_upstream(&"us".into(), true, began), 1);
+        assert!(store.get(&key(1, "")).is_some() && store.get(&key(2, "")).is_none());
+        assert!(!store.keep(&key(2, ""), &refusal), "it was asked for with the other key");
+        assert!(store.was_purged_since(&key(2, ""), began), "whoever asks now does not wait for that answer");
+        assert_eq!(store.forget_upstream(&"us".into(), false, began), 1);
+        assert!(store.get(&key(1, "")).is_none());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Mistakes in the file: all of them at once, each with its line, its column, its key and what is allowed.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// One mistake in the file.
@@ -54,18 +54,26 @@ impl fmt::Display for Warning {
 
 /// Every mistake in the file, in its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults(pub(super) Vec<Fault>);
+pub struct Faults {
+    pub(super) faults: Vec<Fault>,
+    pub(super) files: Vec<PathBuf>,
+}
 
 impl Faults {
     /// The mistakes one by one.
     pub fn iter(&self) -> std::slice::Iter<'_, Fault> {
-        self.0.iter()
+        self.faults.iter()
+    }
+
+    /// The other files that were looked at: to change one of them may mend what is wrong.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 }
 
 impl From<Fault> for Faults {
     fn from(fault: Fault) -> Self {
-        Self(vec![fault])
+        Self { faults: vec![fault], files: Vec::new() }
     }
 }
 

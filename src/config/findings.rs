@@ -116,7 +116,7 @@ impl<'a> Findings<'a> {
     /// All faults, in the order of the file.
     pub(super) fn into_faults(mut self) -> Faults {
         self.faults.sort_by_key(|(place, _)| place.start);
-        Faults(self.faults.into_iter().map(|(_, fault)| fault).collect())
+        Faults { faults: self.faults.into_iter().map(|(_, fault)| fault).collect(), files: self.files }
     }
 
     /// All warnings in the order of the file, and the other files that were read.

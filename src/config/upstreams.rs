@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
 use toml::Spanned;
 
 use super::findings::Findings;
@@ -54,8 +55,10 @@ fn upstream(name: &Spanned<String>, table: &schema::Upstream, findings: &mut Fin
     if let Some(proxy) = table.proxy.as_ref().filter(|proxy| proxy.authorization.is_some()) {
         findings.warn(proxy.place(), "a password stands in the file; HTTPS_PROXY in the environment can hold it");
     }
+    let (ca_file, ca_digest) = table.ca_file.as_ref().and_then(|path| ca_file(path, findings)).unzip();
     let client = ClientOptions {
-        ca_file: table.ca_file.as_ref().and_then(|path| ca_file(path, findings)),
+        ca_file,
+        ca_digest,
         proxy: table.proxy.as_deref().cloned(),
         connect_timeout: findings.positive(&table.connect_timeout),
         tls_timeout: findings.positive(&table.tls_timeout),
@@ -86,15 +89,15 @@ fn upstream(name: &Spanned<String>, table: &schema::Upstream, findings: &mut Fin
     Some(Upstream { name, scheme: url.scheme, authority: url.authority, prefix: url.prefix, api_key, client, budget })
 }
 
-/// The path of a file with certificates, from the folder of the configuration file.
-fn ca_file(path: &Item<PathBuf>, findings: &mut Findings<'_>) -> Option<PathBuf> {
+/// The path of a file with certificates, from the folder of the configuration file, and what stands for its content.
+fn ca_file(path: &Item<PathBuf>, findings: &mut Findings<'_>) -> Option<(PathBuf, [u8; 32])> {
     let full = findings.file(path);
     match fs::read(&full) {
         Err(error) => findings.fault(path.place(), format!("cannot be read: {error}")),
         Ok(text) if !text.windows(27).any(|line| line == b"-----BEGIN CERTIFICATE-----") => {
             findings.fault(path.place(), "holds no certificate in PEM form");
         }
-        Ok(_) => return Some(full),
+        Ok(text) => return Some((full, Sha256::digest(text).into())),
     }
     None
 }

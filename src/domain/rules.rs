@@ -101,6 +101,8 @@ pub enum Http2 {
 pub struct ClientOptions {
     /// Certificates to trust beside the platform's, as a PEM file.
     pub ca_file: Option<PathBuf>,
+    /// The SHA-256 of that file, by which one that was replaced is told.
+    pub ca_digest: Option<[u8; 32]>,
     /// A forward proxy to reach it through; otherwise the environment's.
     pub proxy: Option<ForwardProxy>,
     /// How long one attempt to connect may take: name, addresses, forward proxy.
@@ -125,6 +127,7 @@ impl Default for ClientOptions {
     fn default() -> Self {
         Self {
             ca_file: None,
+            ca_digest: None,
             proxy: None,
             // Two lost packets: they are sent again after 1 s and after 2 s more (RFC 6298 §2).
             connect_timeout: Duration::from_secs(3),
@@ -142,6 +145,18 @@ impl Default for ClientOptions {
     }
 }
 
+impl ClientOptions {
+    /// Whether connections are made as with `other`; how long calls last and how often they are tried does not matter.
+    pub fn connects_like(&self, other: &Self) -> bool {
+        let certificates = (&self.ca_file, self.ca_digest) == (&other.ca_file, other.ca_digest);
+        let proxy = match (&self.proxy, &other.proxy) {
+            (Some(one), Some(other)) => one.is_same(other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        certificates && proxy && (self.connect_timeout, self.http2) == (other.connect_timeout, other.http2)
+    }
+}
+
 /// A forward proxy that is asked with CONNECT.
 #[derive(Clone, Debug)]
 pub struct ForwardProxy {
@@ -149,6 +164,17 @@ pub struct ForwardProxy {
     pub url: http::Uri,
     /// `Proxy-Authorization`, if its URL had user and password.
     pub authorization: Option<Credential>,
+}
+
+impl ForwardProxy {
+    /// Whether both are the same, asked with the same credentials.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let authorization = match (&self.authorization, &other.authorization) {
+            (Some(one), Some(other)) => one.is_same(other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        self.url == other.url && authorization
+    }
 }
 
 /// Which request headers of the caller go upstream besides those that the proxy sets itself.

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::header::CONNECTION;
@@ -107,8 +108,13 @@ enum Phase {
     Cut,
 }
 
-/// Serves `service` on `listeners` until `stop`, then drains.
-pub async fn serve<S, B>(listeners: Vec<Listener>, service: S, limits: Limits, stop: impl Future) -> Drained
+/// Serves `service` on `listeners` until `stop`, then drains. All of `limits` but the number of connections may change meanwhile.
+pub async fn serve<S, B>(
+    listeners: Vec<Listener>,
+    service: S,
+    limits: Arc<ArcSwap<Limits>>,
+    stop: impl Future,
+) -> Drained
 where
     S: Service<Request<Awaited<Incoming>>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
@@ -116,11 +122,15 @@ where
         + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let places = Places::new(limits.max_connections, limits.max_connections_per_peer);
+    let (most, most_per_peer) = {
+        let limits = limits.load();
+        (limits.max_connections, limits.max_connections_per_peer)
+    };
+    let places = Places::new(most, most_per_peer);
     let (phase, watched) = watch::channel(Phase::Serve);
     {
         let accepting = listeners.into_iter().map(|listener| {
-            let guide = Guide { service: service.clone(), patience: limits.patience, phase: watched.clone() };
+            let guide = Guide { service: service.clone(), limits: limits.clone(), phase: watched.clone() };
             accept(listener, guide, places.clone())
         });
         // When this ends the listeners are dropped with it: from here on nobody comes in.
@@ -130,7 +140,8 @@ where
         }
     }
     phase.send_replace(Phase::Drain);
-    let finished = timeout(limits.drain, places.all_free()).await.is_ok();
+    let drain = limits.load().drain;
+    let finished = timeout(drain, places.all_free()).await.is_ok();
     let cut = if finished { 0 } else { places.taken() };
     phase.send_replace(Phase::Cut);
     Drained { cut }
@@ -140,7 +151,7 @@ where
 #[derive(Clone)]
 struct Guide<S> {
     service: S,
-    patience: Patience,
+    limits: Arc<ArcSwap<Limits>>,
     phase: watch::Receiver<Phase>,
 }
 
@@ -247,7 +258,7 @@ where
         let strict = Arc::new(Strict::default());
         let stream = strict.follow(stream);
         let (answering, pulse_of_bodies) = (pulse.clone(), pulse.clone());
-        let patience = self.patience;
+        let patience = self.limits.load().patience;
         let peer = Arc::new(peer);
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());

@@ -11,7 +11,7 @@ use moka::sync::Cache;
 use tokio::time::Instant;
 
 use super::stored::Stored;
-use crate::domain::access::AccountHash;
+use crate::domain::access::{AccountHash, Name};
 use crate::domain::key::PageKey;
 
 /// All stored responses. Cheap to clone; all clones share them.
@@ -30,6 +30,7 @@ type Variants = Arc<[Arc<Stored>]>;
 enum Scope {
     Everything,
     Account(AccountHash),
+    Upstream(Name),
     Key(PageKey),
 }
 
@@ -95,7 +96,8 @@ impl Responses {
     }
 
     fn is_invalidated(&self, key: &PageKey, began: Instant) -> bool {
-        let scopes = [Scope::Everything, Scope::Account(key.account), Scope::Key(key.clone())];
+        let account = Scope::Account(key.account);
+        let scopes = [Scope::Everything, account, Scope::Upstream(key.upstream.clone()), Scope::Key(key.clone())];
         scopes.iter().any(|scope| self.invalidated.get(scope).is_some_and(|at| began <= at))
     }
 
@@ -122,6 +124,23 @@ impl Responses {
                 self.invalidate(&other, now);
             }
         }
+    }
+
+    /// Drops all that `upstream` has said, which is another server now, or only its refusals if it is asked with another key.
+    /// Says how many keys it dropped.
+    pub fn forget_upstream(&self, upstream: &Name, only_refusals: bool, now: Instant) -> usize {
+        self.invalidated.insert(Scope::Upstream(upstream.clone()), now);
+        let refused = |variants: &Variants| {
+            variants.iter().any(|stored| matches!(stored.status.as_u16(), 401 | 403 | 404 | 407 | 410))
+        };
+        let mut count = 0;
+        for (key, variants) in &self.entries {
+            if key.upstream == *upstream && (!only_refusals || refused(&variants)) {
+                count += 1;
+                self.entries.invalidate(key.as_ref());
+            }
+        }
+        count
     }
 
     /// Makes what is stored for one account stale, whichever upstream it is from, or drops it if `hard`; says how many responses

@@ -44,6 +44,11 @@ impl Client {
         Self { transports: Arc::new(ArcSwap::from_pointee(transports)) }
     }
 
+    /// The ways to all upstreams.
+    pub fn transports(&self) -> Arc<HashMap<Name, Transport>> {
+        self.transports.load_full()
+    }
+
     /// Replaces the transports; calls under way end on the old ones.
     pub fn replace(&self, transports: HashMap<Name, Transport>) {
         self.transports.store(Arc::new(transports));

@@ -56,6 +56,8 @@ mod raw;
 
 mod refusals;
 
+mod reload;
+
 mod reply;
 
 mod sdk;

@@ -85,7 +85,13 @@ impl Running {
 
     /// `serve` with the file in `folder`; returns once it serves, with the addresses of the proxy and the admin listener.
     pub fn serve(folder: &Folder, env: &[(&str, &str)]) -> (Self, SocketAddr, SocketAddr) {
-        let running = Self::start(&["--config", folder.file().to_str().expect("UTF-8")], env);
+        Self::serve_with(folder, env, &[])
+    }
+
+    /// The same, with more arguments.
+    pub fn serve_with(folder: &Folder, env: &[(&str, &str)], more: &[&str]) -> (Self, SocketAddr, SocketAddr) {
+        let file = folder.file();
+        let running = Self::start(&[&["--config", file.to_str().expect("UTF-8")], more].concat(), env);
         let line = running.line_with("\"serving\"");
         let line: serde_json::Value = serde_json::from_str(&line).expect("a JSON line");
         let address = |field: &str| {
@@ -111,7 +117,12 @@ impl Running {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        self.signal("-TERM");
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
         assert!(sent.expect("there is a kill").success());
     }
 

@@ -48,13 +48,19 @@ pub(crate) fn config(base_url: &str, more: &str, hasher: &TokenHasher) -> Config
 }
 
 fn configure(base_url: &str, admin: &str, more: &str, hasher: &TokenHasher) -> Config {
+    let text = text(base_url, admin, more);
+    Config::parse(&text, Path::new("test.toml"), &|_| None, hasher).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+/// The text of a configuration, with `admin` in its section.
+pub(crate) fn text(base_url: &str, admin: &str, more: &str) -> String {
     let server = if more.contains("[server]") { "" } else { "[server]\nlisten = ['127.0.0.1:0']\n" };
     let budget = if more.contains("[upstreams.us.budget]") {
         ""
     } else {
         "[upstreams.us.budget]\nper_account = 'unlimited'\nerrors = 'unlimited'\nconcurrency = 'unlimited'\n"
     };
-    let text = format!(
+    format!(
         "
         {server}
         [admin]
@@ -72,8 +78,7 @@ fn configure(base_url: &str, admin: &str, more: &str, hasher: &TokenHasher) -> C
         token = '{GLOBEX_TOKEN}'
         {more}
         "
-    );
-    Config::parse(&text, Path::new("test.toml"), &|_| None, hasher).unwrap_or_else(|faults| panic!("{faults}"))
+    )
 }
 
 /// What came back.

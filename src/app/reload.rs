@@ -1,0 +1,266 @@
+//! A new configuration while the proxy runs: read whole, checked whole, and then taken over at once, or not at all.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{App, shares};
+use crate::config::address::ListenAddress;
+use crate::config::changes::{self, Changes};
+use crate::config::effective::Config;
+use crate::config::fault::{Fault, Faults};
+use crate::domain::access::{Name, Upstream};
+use crate::domain::key::TokenHasher;
+use crate::telemetry;
+use crate::upstream::client::Transport;
+use crate::upstream::transport;
+
+/// Why the configuration is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// SIGHUP.
+    Signal,
+    /// The file, or one that it refers to, has changed.
+    File,
+    /// `POST /api/reload`.
+    Operator,
+}
+
+impl Cause {
+    /// What logs call it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Signal => "signal",
+            Self::File => "file",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// How one reload ended.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    /// When.
+    pub at: SystemTime,
+    /// Why it was tried.
+    pub cause: Cause,
+    /// What it changed, or what is wrong with the file, and then nothing was changed.
+    pub result: Result<Changes, Faults>,
+}
+
+/// How often the configuration was taken over, and how often it was refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Taken over.
+    pub applied: u64,
+    /// Refused.
+    pub refused: u64,
+}
+
+/// Reads the configuration.
+pub type Source = Box<dyn Fn(&TokenHasher) -> Result<Config, Faults> + Send + Sync>;
+
+/// Where the configuration is from, and how its reloads went.
+pub(crate) struct Reloads {
+    pub(crate) hasher: TokenHasher,
+    /// How the bytes of the cache were shared at the start.
+    shares: (u64, u64),
+    source: OnceLock<Source>,
+    /// Held by the one that runs.
+    running: Mutex<()>,
+    last: ArcSwapOption<Reload>,
+    applied: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Reloads {
+    pub(crate) fn new(config: &Config, hasher: TokenHasher) -> Self {
+        Self {
+            hasher,
+            shares: shares(&config.routes, config.cache.max_bytes),
+            source: OnceLock::new(),
+            running: Mutex::new(()),
+            last: ArcSwapOption::empty(),
+            applied: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
+}
+
+impl App {
+    /// Lets the configuration be read again from `source`; the first that is given counts.
+    pub fn reads(&self, source: Source) {
+        let _ = self.reloads.source.set(source);
+    }
+
+    /// The same, from the file at `path`.
+    pub fn reads_file(&self, path: PathBuf) {
+        self.reads(Box::new(move |hasher| Config::load(&path, hasher)));
+    }
+
+    /// The last reload that changed something or was refused; `None` before the first.
+    pub fn last_reload(&self) -> Option<Arc<Reload>> {
+        self.reloads.last.load_full()
+    }
+
+    /// How all reloads ended.
+    pub fn reloads(&self) -> Tally {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Tally { applied: count(&self.reloads.applied), refused: count(&self.reloads.refused) }
+    }
+
+    /// Reads the configuration again and takes it over if it is sound. Waits for files, so it is nothing for a thread that serves.
+    pub fn reload(&self, cause: Cause) -> Result<Changes, Faults> {
+        let _one_at_a_time = self.reloads.running.lock();
+        let result = match self.reloads.source.get() {
+            Some(read) => read(&self.reloads.hasher).and_then(|config| self.take_over(config)),
+            None => Err(Fault::of_file(Path::new("(none)"), "the proxy was not started from a file").into()),
+        };
+        // A file that was touched, or written again as it was, is no news.
+        let is_news = result.as_ref().map_or(true, |changes| *changes != Changes::default());
+        if !is_news && cause == Cause::File {
+            return result;
+        }
+        report(cause, &result);
+        let counter = if result.is_ok() { &self.reloads.applied } else { &self.reloads.refused };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.reloads.last.store(Some(Arc::new(Reload { at: SystemTime::now(), cause, result: result.clone() })));
+        result
+    }
+
+    /// Takes `config` over: from the next request on it is in force. What requests share stays: pages, flights, budgets, quotas.
+    fn take_over(&self, mut config: Config) -> Result<Changes, Faults> {
+        let old = self.config();
+        let (needs_restart, changed): (Vec<_>, Vec<_>) =
+            changes::between(&old, &config).into_iter().partition(|key| is_fixed(key));
+        let mut told = Changes { changed, needs_restart, warnings: Vec::new() };
+        if self.reloads.shares != shares(&config.routes, old.cache.max_bytes) {
+            told.needs_restart.push("routes: how cache.max_bytes is shared between kinds of routes".into());
+        }
+        if told == Changes::default() {
+            return Ok(told);
+        }
+        told.warnings.clone_from(&config.warnings);
+        // What stays as it is goes on being so in all that is told, and the next reload names it again.
+        keep_fixed(&mut config, &old);
+        refuse_exposure(&config)?;
+        let transports = self.transports(&old, &config)?;
+        if (&config.telemetry.filter, config.telemetry.access_log) != (&old.telemetry.filter, old.telemetry.access_log)
+        {
+            telemetry::refilter(&config.telemetry.filter, config.telemetry.access_log);
+        }
+        // In this order, so that whoever is admitted to an upstream finds the way to it.
+        self.ground.client.replace(transports);
+        let now = Instant::now();
+        let before = self.ground.house.load_full();
+        self.ground.house.store(Arc::new(Self::house(&config, &self.reloads.hasher, Some(&before), now)));
+        self.set_config(config);
+        self.forget(&old);
+        Ok(told)
+    }
+
+    /// The ways to the upstreams of `new`. One that is as before keeps its connections; one that is gone stays for the requests
+    /// that were admitted to it.
+    fn transports(&self, old: &Config, new: &Config) -> Result<HashMap<Name, Transport>, Faults> {
+        let known = self.ground.client.transports();
+        let mut transports = HashMap::new();
+        for upstream in &old.upstreams {
+            transports.extend(known.get(&upstream.name).map(|way| (upstream.name.clone(), way.clone())));
+        }
+        for upstream in &new.upstreams {
+            let same = named(old, &upstream.name)
+                .is_some_and(|before| before.client.connects_like(&upstream.client) && before.is_same_origin(upstream));
+            if same && transports.contains_key(&upstream.name) {
+                continue;
+            }
+            let way = transport::connect(upstream).map_err(|reason| {
+                let file = upstream.client.ca_file.as_deref().unwrap_or(Path::new("(system)"));
+                Fault::of_file(file, format!("upstream {}: {reason}", upstream.name))
+            })?;
+            transports.insert(upstream.name.clone(), way);
+        }
+        Ok(transports)
+    }
+
+    /// Forgets what does not hold any more: all that another server has said, and refusals that were meant for another key.
+    fn forget(&self, old: &Config) {
+        let (new, now) = (self.config(), Instant::now());
+        for before in &old.upstreams {
+            let only_refusals = match named(&new, &before.name) {
+                Some(after) if !after.is_same_origin(before) => false,
+                Some(after) if !after.api_key.is_same(&before.api_key) => true,
+                Some(_) => continue,
+                None => false,
+            };
+            self.ground.store.forget_upstream(&before.name, only_refusals, now);
+            self.ground.http.responses.forget_upstream(&before.name, only_refusals, now);
+        }
+    }
+}
+
+fn named<'a>(config: &'a Config, name: &Name) -> Option<&'a Arc<Upstream>> {
+    config.upstreams.iter().find(|upstream| upstream.name == *name)
+}
+
+/// What cannot change while the proxy runs: sockets are bound and threads started once, and the store has one size.
+const FIXED: [&str; 6] =
+    ["admin.listen", "cache.max_bytes", "server.listen", "server.max_connections", "server.workers", "telemetry.log"];
+
+fn is_fixed(key: &str) -> bool {
+    FIXED.contains(&key)
+}
+
+fn keep_fixed(config: &mut Config, old: &Config) {
+    config.admin.listen.clone_from(&old.admin.listen);
+    config.cache.max_bytes = old.cache.max_bytes;
+    config.server.listen.clone_from(&old.server.listen);
+    config.server.max_connections = old.server.max_connections;
+    config.server.workers = old.server.workers;
+    config.telemetry.log = old.telemetry.log;
+}
+
+/// The file may be sound with its own addresses, and still open to a network the sockets that stay.
+fn refuse_exposure(config: &Config) -> Result<(), Fault> {
+    let fault = |key: &str, address: &ListenAddress, lacks: &str| {
+        let message = format!("others can reach {address}, which stays until the restart, so {lacks} must stay too");
+        Fault { key: key.into(), ..Fault::of_file(Path::new("(running)"), message) }
+    };
+    if config.consumers.is_empty()
+        && let Some(exposed) = config.server.listen.iter().find(|address| !address.is_local())
+    {
+        return Err(fault("consumers", exposed, "a consumer"));
+    }
+    if config.admin.token.is_none() && !config.admin.listen.is_local() {
+        return Err(fault("admin.token", &config.admin.listen, "a token"));
+    }
+    Ok(())
+}
+
+fn report(cause: Cause, result: &Result<Changes, Faults>) {
+    let cause = cause.word();
+    match result {
+        Ok(told) => {
+            for key in &told.needs_restart {
+                tracing::warn!(key, "needs a restart; until then it stays as it was");
+            }
+            for warning in &told.warnings {
+                tracing::warn!(%warning, "configuration");
+            }
+            let changed = told.changed.join(", ");
+            tracing::info!(target: "audit", cause, changed, "configuration reloaded");
+        }
+        Err(faults) => {
+            for fault in faults {
+                tracing::error!(%fault, "the configuration is not valid");
+            }
+            let faults = faults.iter().count();
+            tracing::warn!(target: "audit", cause, faults, "reload refused: everything stays as it was");
+        }
+    }
+}
