@@ -9,7 +9,6 @@ pub mod watch;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,8 +18,8 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::Body;
 use serde_json::Value;
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
+use tokio::sync::watch::Sender;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tower::Service;
@@ -47,6 +46,7 @@ use crate::door::resolve::Accounts;
 use crate::door::route::Routes;
 use crate::door::strangers::Strangers;
 use crate::listen::accept::{self, Drained, Limits, Listener};
+use crate::listen::bind::{self, Presence};
 use crate::listen::pulse::Patience;
 use crate::listen::tls::Tls;
 use crate::relay::service::Http;
@@ -60,7 +60,7 @@ use crate::upstream::transport::{self, TransportError};
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {reason}")]
+    #[error("cannot listen on {address}: {reason}{}", advice(reason))]
     Listen {
         /// The address as configured.
         address: String,
@@ -77,6 +77,14 @@ pub enum StartError {
     },
 }
 
+/// What to do about an address that cannot be had.
+fn advice(reason: &io::Error) -> &'static str {
+    match reason.kind() {
+        io::ErrorKind::AddrInUse => "; to take over from a proxy that runs there, start with --replace",
+        _ => "",
+    }
+}
+
 /// The running proxy. Cheap to clone; all clones are the same proxy.
 #[derive(Clone)]
 pub struct App {
@@ -86,6 +94,8 @@ pub struct App {
     limits: Arc<ArcSwap<Limits>>,
     pub(crate) reloads: Arc<Reloads>,
     draining: Arc<AtomicBool>,
+    /// Whether a drain is to end at once.
+    cut: Arc<Sender<bool>>,
 }
 
 /// Bound sockets, ready to be served.
@@ -145,7 +155,19 @@ impl App {
             reloads: Arc::new(Reloads::new(&config, hasher.clone())),
             config: Arc::new(ArcSwap::from_pointee(config)),
             draining: Arc::default(),
+            cut: Arc::new(Sender::new(false)),
         }
+    }
+
+    /// Ends a drain at once: what still runs is cut.
+    pub fn cut_short(&self) {
+        self.cut.send_replace(true);
+    }
+
+    async fn cut(&self) {
+        let mut cut = self.cut.subscribe();
+        // The sender is this app's own.
+        let _ = cut.wait_for(|cut| *cut).await;
     }
 
     /// The door of `config`; what consumers have spent `before`, they have spent.
@@ -204,11 +226,12 @@ impl App {
             self.draining.store(true, Ordering::Relaxed);
         };
         let consumers = async {
-            let drained = accept::serve(listeners.proxy, self.service(), self.limits.clone(), stop).await;
+            let drained = accept::serve(listeners.proxy, self.service(), self.limits.clone(), stop, self.cut()).await;
             drop(done);
             drained
         };
-        let admin = accept::serve(vec![listeners.admin], Admin::new(self.clone()), operators, proxy_is_done);
+        let admin =
+            accept::serve(vec![listeners.admin], Admin::new(self.clone()), operators, proxy_is_done, self.cut());
         let upkeep = async {
             tokio::select! {
                 () = self.maintain() => unreachable!("maintenance has no end"),
@@ -334,42 +357,36 @@ impl Operations for App {
 }
 
 impl Listeners {
-    /// Binds all that `config` names.
+    /// Binds all that `config` names; nobody else may listen there.
     ///
     /// # Errors
     /// The first address that cannot be had.
     pub async fn bind(config: &Config) -> Result<Self, StartError> {
+        Self::bind_with(config, Presence::Alone).await
+    }
+
+    /// Binds all that `config` names.
+    ///
+    /// # Errors
+    /// The first address that cannot be had.
+    pub async fn bind_with(config: &Config, presence: Presence) -> Result<Self, StartError> {
         let tls = config.server.tls.as_ref().map(|tls| Tls::new(tls.loaded.server.clone(), tls.handshake_timeout));
         let mut proxy = Vec::new();
         for address in &config.server.listen {
-            let listener = bind(address).await?;
+            let listener = bind(address, presence).await?;
             proxy.push(match &tls {
                 Some(tls) => listener.secured(tls),
                 None => listener,
             });
         }
-        Ok(Self { proxy, admin: bind(&config.admin.listen).await?, tls })
+        Ok(Self { proxy, admin: bind(&config.admin.listen, presence).await?, tls })
     }
 }
 
-async fn bind(address: &ListenAddress) -> Result<Listener, StartError> {
+async fn bind(address: &ListenAddress, presence: Presence) -> Result<Listener, StartError> {
     let bound = match address {
-        ListenAddress::Tcp { host, port } => TcpListener::bind((&**host, *port)).await.map(Listener::Tcp),
-        ListenAddress::Unix(path) => bind_unix(path).map(Listener::Unix),
+        ListenAddress::Tcp { host, port } => bind::tcp(host, *port, presence).await.map(Listener::Tcp),
+        ListenAddress::Unix(path) => bind::unix(path, presence).map(Listener::Unix),
     };
     bound.map_err(|reason| StartError::Listen { address: address.to_string(), reason })
-}
-
-/// Binds a Unix socket; a file that an earlier run has left and nobody listens on any more is removed first.
-fn bind_unix(path: &PathBuf) -> io::Result<UnixListener> {
-    match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                return Err(error);
-            }
-            std::fs::remove_file(path)?;
-            UnixListener::bind(path)
-        }
-        bound => bound,
-    }
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::{App, Listeners, watch};
 use crate::config::effective::Config;
@@ -18,6 +18,7 @@ use crate::demo::run;
 use crate::domain::key::TokenHasher;
 use crate::door::consumer_key;
 use crate::listen::accept::{Drained, Listener};
+use crate::listen::bind::Presence;
 use crate::telemetry;
 
 /// Something failed while running.
@@ -31,6 +32,7 @@ Examples:
   merge-sync-proxy demo                      see it work, without account or network
   merge-sync-proxy check --config proxy.toml say what a start would do, or what is wrong
   merge-sync-proxy --config proxy.toml       run the proxy
+  merge-sync-proxy --replace                 run it beside the one that it replaces, which is then stopped
   merge-sync-proxy key new recruiting-sync   make a key for a team";
 
 /// A local caching reverse proxy for the sync-status calls of Merge's unified API.
@@ -41,6 +43,9 @@ struct Arguments {
     command: Option<Command>,
     #[command(flatten)]
     file: File,
+    /// Listen beside a proxy that still runs at the same addresses, to replace it; without this that is an error
+    #[arg(long, env = "MERGE_SYNC_PROXY_REPLACE", global = true)]
+    replace: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -96,7 +101,7 @@ pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let config = &arguments.file.config;
     match arguments.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve(config),
+        Command::Serve => serve(config, if arguments.replace { Presence::Beside } else { Presence::Alone }),
         Command::Check => check(config),
         Command::Demo { requests, listen, admin } => {
             // A tour is over before anybody could use its addresses, so it takes any that are free.
@@ -137,7 +142,7 @@ fn check(path: &Path) -> ExitCode {
     }
 }
 
-fn serve(path: &Path) -> ExitCode {
+fn serve(path: &Path, presence: Presence) -> ExitCode {
     let (config, hasher) = match load(path) {
         Ok(loaded) => loaded,
         Err(faults) => return refuse(&faults),
@@ -152,7 +157,7 @@ fn serve(path: &Path) -> ExitCode {
         Err(error) => return fail(&error),
     };
     runtime.block_on(async {
-        let listeners = match Listeners::bind(&config).await {
+        let listeners = match Listeners::bind_with(&config, presence).await {
             Ok(listeners) => listeners,
             Err(error) => return fail(&error),
         };
@@ -163,11 +168,20 @@ fn serve(path: &Path) -> ExitCode {
             Err(error) => return fail(&error),
         };
         app.reads_file(path.to_owned());
-        let (stop, follow) = match (stop_signal(), watch::follow(app.clone(), path.to_owned())) {
-            (Ok(stop), Ok(follow)) => (stop, follow),
+        let (mut signals, follow) = match (Signals::new(), watch::follow(app.clone(), path.to_owned())) {
+            (Ok(signals), Ok(follow)) => (signals, follow),
             (Err(error), _) | (_, Err(error)) => return fail(&error),
         };
         tokio::spawn(follow);
+        let stop = async {
+            signals.next().await;
+            let app = app.clone();
+            tokio::spawn(async move {
+                signals.next().await;
+                tracing::warn!("told to stop again: what still runs is cut");
+                app.cut_short();
+            });
+        };
         tracing::info!(?addresses, ?bound, admin = ?listeners.admin.tcp_address(), "serving");
         match app.serve(listeners, stop).await {
             Drained { cut: 0 } => {
@@ -227,11 +241,26 @@ fn runtime(workers: usize) -> io::Result<Runtime> {
 
 /// Completes on Ctrl-C or SIGTERM.
 fn stop_signal() -> io::Result<impl Future> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    Ok(async move {
+    let mut signals = Signals::new()?;
+    Ok(async move { signals.next().await })
+}
+
+/// What tells a process to stop.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Completes on Ctrl-C or SIGTERM.
+    async fn next(&mut self) {
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
-    })
+    }
 }

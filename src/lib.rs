@@ -27,6 +27,8 @@ pub mod stack;
 
 /// Sockets to `Request`.
 pub mod listen {
+    pub mod bind;
+
     pub mod accept;
 
     pub mod places;

@@ -209,8 +209,16 @@ fn named<'a>(config: &'a Config, name: &Name) -> Option<&'a Arc<Upstream>> {
 }
 
 /// What cannot change while the proxy runs: sockets are bound and threads started once, and the store has one size.
-const FIXED: [&str; 6] =
-    ["admin.listen", "cache.max_bytes", "server.listen", "server.max_connections", "server.workers", "telemetry.log"];
+const FIXED: [&str; 8] = [
+    "admin.listen",
+    "cache.max_bytes",
+    "server.listen",
+    "server.max_connections",
+    "server.max_connections_per_peer",
+    "server.tls",
+    "server.workers",
+    "telemetry.log",
+];
 
 fn is_fixed(key: &str) -> bool {
     FIXED.contains(&key)
@@ -221,6 +229,8 @@ fn keep_fixed(config: &mut Config, old: &Config) {
     config.cache.max_bytes = old.cache.max_bytes;
     config.server.listen.clone_from(&old.server.listen);
     config.server.max_connections = old.server.max_connections;
+    config.server.max_connections_per_peer = old.server.max_connections_per_peer;
+    config.server.tls.clone_from(&old.server.tls);
     config.server.workers = old.server.workers;
     config.telemetry.log = old.telemetry.log;
 }

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -25,6 +25,7 @@ use tokio::time::{sleep, timeout};
 use tower::{BoxError, Service, ServiceExt};
 
 use super::awaited::Awaited;
+use super::bind::turn_away;
 use super::places::{Place, Places};
 use super::pulse::{Felt, Lost, Patience, Pulse};
 use super::strict::Strict;
@@ -58,6 +59,12 @@ impl Listener {
         match self {
             Self::Tcp(listener) => Self::Tls(listener, tls.clone()),
             other => other,
+        }
+    }
+
+    fn turn_away(&self) {
+        if let Self::Tcp(listener) | Self::Tls(listener, _) = self {
+            turn_away(listener);
         }
     }
 }
@@ -98,22 +105,33 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// How long to wait before accepting again when the process is out of file descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a listener stays open after it has begun to turn away who is new: the connections that have begun are accepted.
+const LAST_IN: Duration = Duration::from_millis(100);
+
+/// How long an idle connection of HTTP/1 is kept for one more request when the proxy stops, at most. Whoever polls without pause has
+/// that request on its way already, and reads in the answer that it was the last; it must not find the connection closed instead.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
+
 /// What connections are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serve,
+    /// The next answer on each is its last; where that can be said without an answer, it is said now.
+    Leave,
     /// Idle ones end, busy ones finish.
     Drain,
     /// All end now.
     Cut,
 }
 
-/// Serves `service` on `listeners` until `stop`, then drains. All of `limits` but the number of connections may change meanwhile.
+/// Serves `service` on `listeners` until `stop`, then drains, but no longer than until `cut`. All of `limits` but the numbers of
+/// connections may change meanwhile.
 pub async fn serve<S, B>(
     listeners: Vec<Listener>,
     service: S,
     limits: Arc<ArcSwap<Limits>>,
     stop: impl Future,
+    cut: impl Future,
 ) -> Drained
 where
     S: Service<Request<Awaited<Incoming>>, Response = Response<B>, Error = Infallible, Future: Send>
@@ -129,19 +147,32 @@ where
     let places = Places::new(most, most_per_peer);
     let (phase, watched) = watch::channel(Phase::Serve);
     {
-        let accepting = listeners.into_iter().map(|listener| {
+        let accepting = join_all(listeners.iter().map(|listener| {
             let guide = Guide { service: service.clone(), limits: limits.clone(), phase: watched.clone() };
             accept(listener, guide, places.clone())
-        });
-        // When this ends the listeners are dropped with it: from here on nobody comes in.
+        }));
+        let mut accepting = pin!(accepting);
         tokio::select! {
-            _ = join_all(accepting) => {}
+            _ = accepting.as_mut() => {}
             _ = stop => {}
         }
+        listeners.iter().for_each(Listener::turn_away);
+        let _ = timeout(LAST_IN, accepting).await;
     }
-    phase.send_replace(Phase::Drain);
+    // From here on nobody comes in, so that who is told to leave finds another listener or none.
+    drop(listeners);
+    phase.send_replace(Phase::Leave);
     let drain = limits.load().drain;
-    let finished = timeout(drain, places.all_free()).await.is_ok();
+    let gone = async {
+        if timeout(LAST_REQUEST.min(drain / 2), places.all_free()).await.is_err() {
+            phase.send_replace(Phase::Drain);
+            places.all_free().await;
+        }
+    };
+    let finished = tokio::select! {
+        gone = timeout(drain, gone) => gone.is_ok(),
+        _ = cut => false,
+    };
     let cut = if finished { 0 } else { places.taken() };
     phase.send_replace(Phase::Cut);
     Drained { cut }
@@ -155,7 +186,7 @@ struct Guide<S> {
     phase: watch::Receiver<Phase>,
 }
 
-async fn accept<S, B>(listener: Listener, guide: Guide<S>, places: Arc<Places>)
+async fn accept<S, B>(listener: &Listener, guide: Guide<S>, places: Arc<Places>)
 where
     S: Service<Request<Awaited<Incoming>>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
@@ -165,7 +196,7 @@ where
 {
     loop {
         let free = places.free().await;
-        let accepted = match &listener {
+        let accepted = match listener {
             Listener::Tcp(listener) => listener.accept().await.map(|(stream, address)| {
                 let peer = network(address);
                 if let Some(place) = places.take(free, peer.origin()) {
@@ -262,18 +293,20 @@ where
         let peer = Arc::new(peer);
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
-            let busy = answering.busy(request.version());
+            let version = request.version();
+            let busy = answering.busy(version);
             let is_last = strict.examine(&mut request);
             let waited_for = pulse_of_bodies.clone();
             let request = request.map(|body| Awaited::new(body, patience.body, waited_for));
             let answer = service.clone().oneshot(request);
+            let pulse = answering.clone();
             async move {
-                // A request is being answered until the last byte of its answer.
-                let mut response = answer.await.map(|response| response.map(|body| Holding::new(body, busy)));
-                if is_last && let Ok(response) = &mut response {
+                let Ok(mut response) = answer.await;
+                if is_last || (pulse.is_leaving() && version < Version::HTTP_2) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                response
+                // A request is being answered until the last byte of its answer.
+                Ok::<_, Infallible>(response.map(|body| Holding::new(body, busy)))
             }
         });
         let io = Felt::new(TokioIo::new(stream), pulse.clone());
@@ -300,6 +333,13 @@ where
                     lost.set(pulse.lost(Patience { idle: FAREWELL, ..patience }));
                 }
                 changed = self.phase.changed() => match (changed, *self.phase.borrow_and_update()) {
+                    (Ok(()), Phase::Leave) => {
+                        pulse.leave();
+                        // HTTP/2 can say goodbye without an answer, and still answers what is on its way.
+                        if pulse.is_framed() {
+                            connection.as_mut().graceful_shutdown();
+                        }
+                    }
                     // One that has chosen HTTP/2 in its handshake and says nothing more would be waited for.
                     (Ok(()), Phase::Drain) if pulse.is_silent() => return,
                     (Ok(()), Phase::Drain) => connection.as_mut().graceful_shutdown(),

@@ -47,6 +47,8 @@ pub struct Pulse {
     silent: AtomicBool,
     /// Whether it speaks HTTP/2, where bytes may come that belong to no request: acknowledgements, pings, window updates.
     framed: AtomicBool,
+    /// Whether the next answer is to be the last.
+    leaving: AtomicBool,
     /// When the head began, or else when the last answer ended: milliseconds since `began`.
     since: AtomicU64,
     /// Since when the peer has not taken what there is to be sent: milliseconds since `began`; 0 = it takes it.
@@ -64,6 +66,7 @@ impl Pulse {
             reading: AtomicBool::new(true),
             silent: AtomicBool::new(true),
             framed: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             since: AtomicU64::new(0),
             stuck: AtomicU64::new(0),
             overdue: Notify::new(),
@@ -78,6 +81,21 @@ impl Pulse {
         }
         self.busy.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
+    }
+
+    /// The next answer is the last.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an answer is the last.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is known to speak HTTP/2.
+    pub fn is_framed(&self) -> bool {
+        self.framed.load(Ordering::Relaxed)
     }
 
     fn now(&self) -> u64 {

@@ -21,6 +21,9 @@ async fn wire(server: &str) -> Wire {
 /// A drain so long that only what ends by itself ends within a test.
 const LONG_DRAIN: &str = "drain = '10min'";
 
+/// A request for acme's page.
+const ASK: &str = "GET /api/ats/v1/sync-status HTTP/1.1\r\nHost: proxy\r\nX-Account-Token: acme\r\n\r\n";
+
 /// A bare HTTP/1.1 connection.
 struct Bare(TcpStream);
 
@@ -34,7 +37,7 @@ impl Bare {
     }
 
     async fn ask(&mut self) {
-        self.say(&format!("GET {SYNC_STATUS} HTTP/1.1\r\nHost: proxy\r\nX-Account-Token: acme\r\n\r\n")).await;
+        self.say(ASK).await;
     }
 
     /// One whole answer with a `Content-Length`, lower-cased head first.
@@ -72,6 +75,53 @@ async fn idle_connections_close_at_once_when_the_proxy_stops() {
     assert_eq!(wire.get(SYNC_STATUS).await.status, 200);
     assert_eq!(soon(wire.drained()).await, Drained { cut: 0 });
     assert_eq!((used.rest().await, fresh.rest().await), (String::new(), String::new()));
+}
+
+#[tokio::test]
+async fn who_asks_once_more_on_a_kept_connection_is_answered_and_told_that_it_was_the_last() {
+    let mut wire = wire(LONG_DRAIN).await;
+    let mut kept = [Bare::new(&wire).await, Bare::new(&wire).await, Bare::new(&wire).await];
+    for connection in &mut kept[..2] {
+        connection.ask().await;
+        assert!(!soon(connection.answer()).await.contains("connection: close"));
+    }
+    assert_eq!(wire.get(SYNC_STATUS).await.status, 200);
+    wire.stop();
+    // From here on nobody comes in, and everybody has been told.
+    while TcpStream::connect(wire.proxy).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    for connection in &mut kept {
+        // Where this machine is so busy that the last moment is over, HTTP lets the client send its request again elsewhere.
+        let _ = connection.0.write_all(ASK.as_bytes()).await;
+        let rest = connection.rest().await;
+        assert!(rest.is_empty() || rest.contains("\r\nconnection: close\r\n") && rest.ends_with("]}"), "{rest}");
+    }
+    assert_eq!(soon(wire.drained()).await, Drained { cut: 0 });
+}
+
+#[tokio::test]
+async fn http2_is_told_goodbye_in_a_frame_that_blames_nobody() {
+    let mut wire = wire(LONG_DRAIN).await;
+    let mut bare = Bare::new(&wire).await;
+    // The preface and empty SETTINGS (RFC 9113 §3.4), and then nothing.
+    bare.say("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    let mut settings = [0; 9];
+    soon(bare.0.read_exact(&mut settings)).await.expect("its settings");
+    wire.stop();
+    let mut read = settings.to_vec();
+    let _ = soon(bare.0.read_to_end(&mut read)).await;
+    let mut rest = &read[..];
+    let mut codes = Vec::new();
+    while let [a, b, c, kind, ..] = *rest {
+        let (frame, next) = rest.split_at(9 + usize::from(a) * 65_536 + usize::from(b) * 256 + usize::from(c));
+        if kind == 7 {
+            codes.push(frame[13..17].to_vec());
+        }
+        rest = next;
+    }
+    assert!(!codes.is_empty() && codes.iter().all(|code| *code == [0; 4]), "{codes:?}");
+    assert_eq!(soon(wire.drained()).await, Drained { cut: 0 });
 }
 
 #[tokio::test]

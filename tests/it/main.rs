@@ -60,6 +60,7 @@ mod reload;
 
 mod reply;
 
+mod restart;
 mod sdk;
 
 mod secrets;

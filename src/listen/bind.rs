@@ -1,0 +1,167 @@
+//! Sockets to listen on, shared with a process that is being replaced, and closed without losing whoever is at the door.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, UnixListener, lookup_host};
+
+/// Whether another process may listen at the same address.
+///
+/// Every socket lets a later one share its port (`SO_REUSEPORT`), or no process could ever be replaced without a gap. But a start
+/// that was not asked to share looks first whether somebody is there: two proxies on one port by mistake would each get half of
+/// the requests, which is hard to notice and harder to understand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Nobody else may.
+    Alone,
+    /// Another may: it is about to drain.
+    Beside,
+}
+
+/// How many connections the kernel holds until they are accepted, if the system allows that many.
+const BACKLOG: i32 = 1024;
+
+/// Listens at the first address of `host` that can be had.
+pub async fn tcp(host: &str, port: u16, presence: Presence) -> io::Result<TcpListener> {
+    let mut reason = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+    for address in lookup_host((host, port)).await? {
+        match tcp_at(address, presence) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => reason = error,
+        }
+    }
+    Err(reason)
+}
+
+fn tcp_at(address: SocketAddr, presence: Presence) -> io::Result<TcpListener> {
+    if presence == Presence::Alone && address.port() != 0 {
+        // A socket that shares with nobody cannot be bound where another listens, even if that one would share.
+        drop(socket(address, false)?);
+    }
+    let socket = socket(address, true)?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    // Connections of an earlier run that are still closing do not matter.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Listens on a Unix socket. What stands at `path` is replaced in one step if nobody listens there any more, or if whoever does is
+/// being replaced. It is never removed: the file may be another process's by then.
+pub fn unix(path: &Path, presence: Presence) -> io::Result<UnixListener> {
+    if presence == Presence::Alone && UnixStream::connect(path).is_ok() {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let new = beside(path);
+            let _ = std::fs::remove_file(&new);
+            let listener = UnixListener::bind(&new)?;
+            std::fs::rename(&new, path).inspect_err(|_| drop(std::fs::remove_file(&new)))?;
+            Ok(listener)
+        }
+        bound => bound,
+    }
+}
+
+/// A path in the same folder, no longer than most.
+fn beside(path: &Path) -> PathBuf {
+    path.with_file_name(format!(".{:x}", std::process::id()))
+}
+
+/// Lets no new connection begin at `listener`, while those that have begun can still be accepted.
+///
+/// The kernel hands each new connection to one of the sockets that share a port, and closing that socket resets those that have not
+/// been accepted. So before a socket closes, it drops the first packet (SYN, no ACK) of each new connection: the peer sends it again
+/// a second later, and then it meets the socket that is left. Where there is no such filter, only the last moment stays open.
+pub fn turn_away(listener: &TcpListener) {
+    #[cfg(target_os = "linux")]
+    {
+        use socket2::{SockFilter, SockRef};
+        // Classic BPF on the TCP header: load the byte of flags, take SYN and ACK, and drop what has SYN alone.
+        let filter = [
+            SockFilter::new(0x30, 0, 0, 13),
+            SockFilter::new(0x54, 0, 0, 0x12),
+            SockFilter::new(0x15, 0, 1, 0x02),
+            SockFilter::new(0x06, 0, 0, 0),
+            SockFilter::new(0x06, 0, 0, u32::MAX),
+        ];
+        if let Err(error) = SockRef::from(listener).attach_filter(&filter) {
+            tracing::debug!(%error, "new connections cannot be held off while the listener closes");
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = listener;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::net::TcpStream;
+    use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn a_port_is_shared_only_on_purpose() {
+        let first = tcp("127.0.0.1", 0, Presence::Alone).await.expect("a free port");
+        let port = first.local_addr().expect("bound").port();
+        let mistake = tcp("127.0.0.1", port, Presence::Alone).await.expect_err("somebody is there");
+        assert_eq!(mistake.kind(), io::ErrorKind::AddrInUse);
+        let second = tcp("127.0.0.1", port, Presence::Beside).await.expect("shared");
+        drop(first);
+        let mistake = tcp("127.0.0.1", port, Presence::Alone).await.expect_err("the other is still there");
+        assert_eq!(mistake.kind(), io::ErrorKind::AddrInUse);
+        drop(second);
+        tcp("127.0.0.1", port, Presence::Alone).await.expect("nobody is there");
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_is_replaced_in_one_step_and_only_on_purpose() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let first = unix(&path, Presence::Alone).expect("a free path");
+        assert_eq!(unix(&path, Presence::Alone).expect_err("in use").kind(), io::ErrorKind::AddrInUse);
+        first.accept().await.expect("who looks whether somebody listens");
+        let second = unix(&path, Presence::Beside).expect("shared");
+        let _client = tokio::net::UnixStream::connect(&path).await.expect("somebody listens");
+        second.accept().await.expect("the second does");
+        assert!(timeout(Duration::from_millis(50), first.accept()).await.is_err(), "the first does not any more");
+        drop((first, second));
+        unix(&path, Presence::Alone).expect("what was left behind is in nobody's way");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1, "nothing else is left");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn who_is_at_the_door_comes_in_and_who_comes_later_goes_to_the_other() {
+        let old = tcp("127.0.0.1", 0, Presence::Alone).await.expect("a free port");
+        let address = old.local_addr().expect("bound");
+        let mut early = Vec::new();
+        for _ in 0..8 {
+            early.push(TcpStream::connect(address).await.expect("it listens"));
+        }
+        let new = tcp("127.0.0.1", address.port(), Presence::Beside).await.expect("shared");
+        turn_away(&old);
+        let late: Vec<_> = (0..16).map(|_| tokio::spawn(TcpStream::connect(address))).collect();
+        for _ in 0..early.len() {
+            old.accept().await.expect("it was at the door");
+        }
+        assert!(timeout(Duration::from_millis(100), old.accept()).await.is_err(), "nobody comes in any more");
+        drop(old);
+        for late in late {
+            let connected = timeout(Duration::from_secs(20), late).await.expect("the packet is sent again");
+            connected.expect("no panic").expect("the other listens");
+            new.accept().await.expect("it came here");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Reloads and restarts under load: nobody notices.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use crate::process::{Folder, Running};
+use crate::support::{ACME_TOKEN, API_KEY, SYNC_STATUS, merge};
+
+const CLIENTS: usize = 200;
+const RELOADS: usize = 20;
+const RESTARTS: usize = 5;
+
+/// What all clients have met.
+#[derive(Default)]
+struct Met {
+    stop: AtomicBool,
+    answers: AtomicU64,
+    /// Connections that were begun beside the first of each client.
+    again: AtomicU64,
+    /// Requests on a used connection that was closed before a byte of the answer: what HTTP lets any client send again.
+    resent: AtomicU64,
+    failures: parking_lot::Mutex<Vec<String>>,
+}
+
+/// How one request ended.
+enum End {
+    Answered {
+        last: bool,
+    },
+    /// Closed before a byte of the answer.
+    Closed,
+    Broken(String),
+}
+
+/// One client with one connection that it keeps for as long as it may.
+async fn client(proxy: SocketAddr, met: Arc<Met>) {
+    let mut connection: Option<TcpStream> = None;
+    while !met.stop.load(Ordering::Relaxed) {
+        let used = connection.is_some();
+        let mut stream = match connection.take() {
+            Some(stream) => stream,
+            None => match TcpStream::connect(proxy).await {
+                Ok(stream) => stream,
+                Err(error) => return met.failures.lock().push(format!("connect: {error}")),
+            },
+        };
+        match request(&mut stream).await {
+            End::Answered { last } => {
+                met.answers.fetch_add(1, Ordering::Relaxed);
+                if last {
+                    met.again.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    connection = Some(stream);
+                }
+            }
+            End::Closed if used => {
+                met.resent.fetch_add(1, Ordering::Relaxed);
+            }
+            End::Closed => met.failures.lock().push("a fresh connection was closed without an answer".into()),
+            End::Broken(why) => met.failures.lock().push(why),
+        }
+        // A client that works between its requests, each at another pace.
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..60))).await;
+    }
+}
+
+async fn request(stream: &mut TcpStream) -> End {
+    let request = format!("GET {SYNC_STATUS} HTTP/1.1\r\nHost: proxy\r\nX-Account-Token: acme\r\n\r\n");
+    if stream.write_all(request.as_bytes()).await.is_err() {
+        return End::Closed;
+    }
+    let mut read = Vec::new();
+    loop {
+        match stream.read_buf(&mut read).await {
+            Ok(0) | Err(_) if read.is_empty() => return End::Closed,
+            Ok(0) => return End::Broken(format!("cut short: {}", String::from_utf8_lossy(&read))),
+            Err(error) => return End::Broken(format!("{error} within an answer")),
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&read);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let head = head.to_lowercase();
+        if !head.starts_with("http/1.1 200 ") {
+            return End::Broken(format!("{head}\n{body}"));
+        }
+        let length = head.split_once("content-length: ").and_then(|(_, rest)| rest.lines().next()?.parse().ok());
+        if length.is_some_and(|length: usize| body.len() >= length) {
+            return End::Answered { last: head.contains("connection: close") };
+        }
+    }
+}
+
+/// Waits until every client has had some more answers, so that each step meets all of them at work.
+async fn everyone_asks(met: &Met) {
+    let until = met.answers.load(Ordering::Relaxed) + CLIENTS as u64;
+    let waited = async {
+        while met.answers.load(Ordering::Relaxed) < until && met.failures.lock().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waited).await.expect("the clients are answered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_lost_over_reloads_and_overlapping_restarts() {
+    let merge = merge().build();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let upstream = listener.local_addr().expect("it is bound");
+    let simulation = tokio::spawn(merge.clone().serve(listener, std::future::pending::<()>()));
+    // A port that the system has just called free, for processes that come one after the other.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+    let config = |round: usize| {
+        format!(
+            "[server]\nlisten = ['{free}']\n[admin]\nlisten = '127.0.0.1:0'\n\
+             [upstreams.us]\nbase_url = 'http://{upstream}'\napi_key = '{API_KEY}'\n\
+             [[accounts]]\nname = 'acme'\ntoken = '{ACME_TOKEN}'\n\
+             [telemetry]\nlog = 'json'\naccess_log = false\n[cache.ttl]\nnegative = '{}s'\n",
+            round + 1
+        )
+    };
+    let folder = Folder::new(&config(0));
+    let (mut running, proxy, _) = Running::serve(&folder, &[]);
+    let met = Arc::new(Met::default());
+    let clients: Vec<JoinHandle<()>> = (0..CLIENTS).map(|_| tokio::spawn(client(proxy, met.clone()))).collect();
+    everyone_asks(&met).await;
+
+    for round in 1..=RELOADS {
+        std::fs::write(folder.file(), config(round)).expect("written");
+        running.signal("-HUP");
+        tokio::task::block_in_place(|| running.line_with("\"configuration reloaded\""));
+        everyone_asks(&met).await;
+    }
+    for _ in 0..RESTARTS {
+        let (next, ..) = tokio::task::block_in_place(|| Running::serve_with(&folder, &[], &["--replace"]));
+        let old = std::mem::replace(&mut running, next);
+        old.terminate();
+        everyone_asks(&met).await;
+        let (status, said) = tokio::task::block_in_place(|| old.end());
+        assert_eq!(status.code(), Some(0), "{said}");
+        everyone_asks(&met).await;
+    }
+    met.stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.expect("no panic");
+    }
+    running.terminate();
+    simulation.abort();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let failures = met.failures.lock();
+    println!(
+        "{CLIENTS} clients, {RELOADS} reloads, {RESTARTS} restarts: {} answers, {} failures, {} connections told that an answer \
+         was their last, {} requests sent again because a used connection was closed before a byte",
+        count(&met.answers),
+        failures.len(),
+        count(&met.again),
+        count(&met.resent)
+    );
+    assert!(failures.is_empty(), "{:?}", &failures[..failures.len().min(5)]);
+    assert!(count(&met.again) >= CLIENTS as u64, "the restarts met connections at work");
+}
+
+#[test]
+fn a_second_start_by_mistake_is_noticed_and_the_first_goes_on() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+    let folder = Folder::new(&format!(
+        "[server]\nlisten = ['{free}']\n[admin]\nlisten = '127.0.0.1:0'\n\
+         [upstreams.us]\nbase_url = 'http://127.0.0.1:9'\napi_key = 'a-key'\n[telemetry]\nlog = 'json'\n"
+    ));
+    let (first, ..) = Running::serve(&folder, &[]);
+    let file = folder.file();
+    let output = crate::process::run(&["--config", file.to_str().expect("UTF-8")], &[]);
+    let (code, _, err) = crate::process::told(&output);
+    assert_eq!(code, 1);
+    assert!(
+        err.contains(&format!("cannot listen on {free}: Address already in use")) && err.contains("--replace"),
+        "{err}"
+    );
+    first.terminate();
+    assert_eq!(first.end().0.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_changes_hands_and_stays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("proxy.sock");
+    let config = Folder::new(&format!(
+        "[server]\nlisten = ['unix:{}', '127.0.0.1:0']\n[admin]\nlisten = '127.0.0.1:0'\n\
+         [upstreams.us]\nbase_url = 'http://127.0.0.1:9'\napi_key = 'a-key'\n[telemetry]\nlog = 'json'\n",
+        path.display()
+    ));
+    let (first, ..) = Running::serve(&config, &[]);
+    let ask = async || {
+        let mut stream = tokio::net::UnixStream::connect(&path).await.expect("somebody listens");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n").await.expect("written");
+        let mut answer = String::new();
+        crate::support::soon(stream.read_to_string(&mut answer)).await.expect("an answer");
+        answer.starts_with("HTTP/1.1 404 ")
+    };
+    assert!(ask().await);
+    let (second, ..) = Running::serve_with(&config, &[], &["--replace"]);
+    assert!(ask().await);
+    first.terminate();
+    let (status, said) = first.end();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(ask().await, "the first has not taken the socket of the second with it");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1);
+    second.terminate();
+    assert_eq!(second.end().0.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_cuts_what_still_runs() {
+    let merge = merge().build();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let upstream = listener.local_addr().expect("it is bound");
+    let simulation = tokio::spawn(merge.clone().serve(listener, std::future::pending::<()>()));
+    let _held = merge.hold();
+    let folder = Folder::new(&format!(
+        "[server]\nlisten = ['127.0.0.1:0']\ndrain = '10min'\n[admin]\nlisten = '127.0.0.1:0'\n\
+         [upstreams.us]\nbase_url = 'http://{upstream}'\napi_key = '{API_KEY}'\n\
+         [[accounts]]\nname = 'acme'\ntoken = '{ACME_TOKEN}'\n[telemetry]\nlog = 'json'\n"
+    ));
+    let (running, proxy, _) = Running::serve(&folder, &[]);
+    let mut busy = TcpStream::connect(proxy).await.expect("it listens");
+    let asked = tokio::spawn(async move { matches!(request(&mut busy).await, End::Closed) });
+    crate::support::soon(merge.arrived(1)).await;
+    running.terminate();
+    // It has heard the first signal once nobody can connect any more.
+    while TcpStream::connect(proxy).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    running.signal("-INT");
+    let (status, said) = tokio::task::block_in_place(|| running.end());
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("told to stop again") && said.contains("\"cut\":1"), "{said}");
+    assert!(asked.await.expect("no panic"), "it got no answer");
+    simulation.abort();
+}
