@@ -81,7 +81,8 @@ async fn an_upstream_that_fails_does_not_get_a_multiple_of_its_load() {
             assert_eq!(world.get(&format!("{SYNC_STATUS}?cursor={number}")).await.status, status);
             sleep(Duration::from_millis(20)).await;
         }
-        let (calls, seconds) = (world.merge.calls(), start.elapsed().as_secs() as usize);
+        let calls = world.merge.calls();
+        let seconds = usize::try_from(start.elapsed().as_secs()).expect("a few minutes");
         println!("{calls} calls for 1000 requests in {seconds} s");
         // A fifth of the calls, two a second, and what the first window has to give.
         assert!((1_150..=1_000 + 200 + 2 * seconds + 10).contains(&calls), "{calls}");

@@ -30,7 +30,7 @@ pub(crate) const PAGE: &str = "{\"next\":null,\"previous\":null,\"results\":[]}"
 pub(crate) enum Step {
     /// Sends these bytes; HTTP/2 has to know on which stream.
     Say(Arc<dyn Fn(u32) -> Vec<u8> + Send + Sync>),
-    /// Sends these bytes one by one.
+    /// Sends these bytes a few at a time.
     Drip(Vec<u8>, Duration),
     /// Waits, so that what was sent before is read before the next step is noticed.
     Pause(Duration),
@@ -203,8 +203,8 @@ async fn play(stream: &mut impl Stream, steps: &[Step], id: u32, socket: &Linger
                 }
             }
             Step::Drip(bytes, every) => {
-                for byte in bytes {
-                    if stream.write_all(&[*byte]).await.is_err() || stream.flush().await.is_err() {
+                for few in bytes.chunks(7) {
+                    if stream.write_all(few).await.is_err() || stream.flush().await.is_err() {
                         return After::Ends;
                     }
                     sleep(*every).await;

@@ -43,13 +43,13 @@ pub(crate) fn faults() -> Vec<Fault> {
             .named("reset in a body that ends with the connection"),
         late(vec![Step::Hold], headers).named("no answer"),
         late(vec![say("HTTP/1.1 200 OK\r\n"), Step::Hold], headers).named("a status line and no more"),
-        late(vec![Step::Drip(HEAD.into(), Duration::from_millis(100)), Step::Hold], headers)
+        late(vec![Step::Drip(HEAD.into(), Duration::from_millis(200)), Step::Hold], headers)
             .named("a header section that drips"),
         late(vec![say(format!("{HEAD}content-length: 43\r\n\r\n")), Step::Hold], progress).named("a head and no body"),
         late(vec![say(HALF), Step::Hold], progress).named("half a body and no more"),
         late(vec![say(CHUNKED), Step::Hold], progress).named("a chunk and no more"),
-        late(vec![slowly(50)], "timeout = '1s'").named("a steady drip that is longer than the whole call"),
-        plain([slowly(3)], Told::Page).named("a steady drip that comes to its end"),
+        late(vec![slowly(200)], "timeout = '1s'").named("a steady drip that is longer than the whole call"),
+        plain([slowly(5)], Told::Page).named("a steady drip that comes to its end"),
         Fault::new("an idle connection that was closed meanwhile", idle(Step::Close)),
         Fault::new("an idle connection that was reset meanwhile", idle(Step::Reset)),
         Fault::new("several idle connections that are dead", all_dead()),
