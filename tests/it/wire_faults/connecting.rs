@@ -1,12 +1,14 @@
 //! The upstream's name has no address, or nothing answers at it.
 
-use std::future::{Ready, ready};
+use std::future::{pending, ready};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use hyper_util::client::legacy::connect::dns::Name;
 use merge_sync_proxy::upstream::transport;
 use parking_lot::Mutex;
@@ -23,36 +25,36 @@ const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 /// Nothing listens there.
 const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-/// Resolves every name to what it is told.
+/// Resolves every name to what it is told; `None` is no answer at all.
 #[derive(Clone)]
-struct Names(Arc<Mutex<Vec<IpAddr>>>);
+struct Names(Arc<Mutex<Option<Vec<IpAddr>>>>);
 
 impl Names {
     fn new(addresses: &[IpAddr]) -> Self {
-        Self(Arc::new(Mutex::new(addresses.to_vec())))
+        Self(Arc::new(Mutex::new(Some(addresses.to_vec()))))
     }
 
     fn are(&self, addresses: &[IpAddr]) {
-        *self.0.lock() = addresses.to_vec();
+        *self.0.lock() = Some(addresses.to_vec());
     }
 }
 
 impl Service<Name> for Names {
     type Response = std::vec::IntoIter<SocketAddr>;
     type Error = io::Error;
-    type Future = Ready<io::Result<Self::Response>>;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, _: Name) -> Self::Future {
-        let addresses = self.0.lock().clone();
+        let Some(addresses) = self.0.lock().clone() else { return pending().boxed() };
         if addresses.is_empty() {
-            return ready(Err(io::Error::other("no such name")));
+            return ready(Err(io::Error::other("no such name"))).boxed();
         }
         let addresses: Vec<_> = addresses.into_iter().map(|address| SocketAddr::new(address, 0)).collect();
-        ready(Ok(addresses.into_iter()))
+        ready(Ok(addresses.into_iter())).boxed()
     }
 }
 
@@ -87,6 +89,7 @@ pub(crate) fn faults() -> Vec<Fault> {
     vec![
         Fault::new("nothing listens", refused()),
         Fault::new("the name has no address", unknown()),
+        Fault::new("nobody says which address the name has", unresolved()),
         Fault::new("nothing answers at the address", unanswered()),
         Fault::new("the first of two addresses is dead", reaches(vec![ELSEWHERE, V4])),
         Fault::new("IPv6 is dead and IPv4 is live", reaches(vec![V6, V4])),
@@ -113,6 +116,15 @@ async fn unknown() {
     let upstream = Upstream::new(Speech::Plain, vec![], 0).await;
     let names = Names::new(&[]);
     let front = before(upstream.address.port(), &names, "").await;
+    examine(&front, Told::Failed).await;
+    names.are(&[V4]);
+    recover(&front, Told::Failed).await;
+}
+
+async fn unresolved() {
+    let upstream = Upstream::new(Speech::Plain, vec![], 0).await;
+    let names = Names(Arc::default());
+    let front = before(upstream.address.port(), &names, "connect_timeout = '1s'\nretries = 0").await;
     examine(&front, Told::Failed).await;
     names.are(&[V4]);
     recover(&front, Told::Failed).await;

@@ -71,9 +71,24 @@ pub(crate) fn faults() -> Vec<Fault> {
             .named("fields of one connection over HTTP/2"),
         over_http2([head("20", JSON), last_data(PAGE)], Told::Failed).named("no status over HTTP/2"),
         over_http2([head_alone("503", JSON)], Told::Page).calls(2).named("503 over HTTP/2"),
+        Fault::new("GOAWAY on an idle connection", idle(go_away(None, NO_ERROR))),
+        Fault::new("an idle HTTP/2 connection that was closed meanwhile", idle(Step::Close)),
+        Fault::new("an idle HTTP/2 connection that was reset meanwhile", idle(Step::Reset)),
         Fault::new("GOAWAY that leaves some of the calls out", some_left_out()),
         Fault::new("a body that is older than its connection may be", outlives_its_pool()),
     ]
+}
+
+/// The connection goes after its first answer.
+async fn idle(end: Step) {
+    let steps = vec![head("200", JSON), last_data(PAGE), pause(), end];
+    let upstream = Upstream::new(certificates::tls(true), steps, 1).await;
+    let front = before(&upstream, &certificates::tls(true), "").await;
+    assert!(Told::Page.matches(&front.page("globex").await));
+    sleep(Duration::from_millis(150)).await;
+    assert!(Told::Page.matches(&front.page("acme").await));
+    assert_eq!((upstream.calls(), upstream.connections()), (2, 2));
+    recover(&front, Told::Page).await;
 }
 
 /// Four calls share a connection that ends after the first two: those are answered on it, the others on another one.
