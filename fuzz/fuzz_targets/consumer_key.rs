@@ -1,0 +1,35 @@
+//! One key is whole and lets its consumer in; no other line does.
+#![no_main]
+
+use std::sync::LazyLock;
+use std::time::Instant;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+use libfuzzer_sys::fuzz_target;
+use merge_sync_proxy::domain::access::{Consumer, KeyHash};
+use merge_sync_proxy::door::consumer_key::{generate, hash, is_whole};
+use merge_sync_proxy::door::identify::Consumers;
+
+static KEY: LazyLock<String> = LazyLock::new(generate);
+
+static CONSUMERS: LazyLock<Consumers> = LazyLock::new(|| {
+    let mut sha256 = [0; 32];
+    for (byte, digits) in sha256.iter_mut().zip(hash(&KEY).as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).expect("hex"), 16).expect("hex");
+    }
+    let consumer = Consumer { name: "team".into(), keys: vec![KeyHash { sha256, expires: None }], ..Consumer::open() };
+    Consumers::new(&[consumer], None, Instant::now().into())
+});
+
+fuzz_target!(|line: &[u8]| {
+    let text = String::from_utf8_lossy(line);
+    assert!(!is_whole(&text) || text.len() == KEY.len());
+    // Where the input says KEY, the key is put in.
+    let line = text.replace("KEY", &KEY);
+    let Ok(value) = HeaderValue::from_bytes(line.as_bytes()) else { return };
+    let headers: HeaderMap = [(AUTHORIZATION, value)].into_iter().collect();
+    let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
+    let is_it = words.len() == 2 && words[0].eq_ignore_ascii_case("bearer") && words[1].trim() == *KEY;
+    assert_eq!(CONSUMERS.identify(&headers).is_ok(), is_it && line.to_ascii_lowercase().starts_with("bearer "));
+});
