@@ -111,9 +111,15 @@ impl Store {
         let store = self.clone();
         tokio::task::spawn_blocking(move || {
             page.encode();
-            if store.get(&key).is_some_and(|stored| Arc::ptr_eq(&stored, &page)) {
-                store.keep(&key, &page);
-            }
+            store.weigh_again(&key, &page);
+        });
+    }
+
+    /// Stores `page` once more if it is still there: what has been dropped meanwhile does not come back.
+    fn weigh_again(&self, key: &PageKey, page: &Arc<Page>) {
+        self.pages.entry_by_ref(key).and_compute_with(|stored| match stored {
+            Some(stored) if Arc::ptr_eq(stored.value(), page) => Op::Put(page.clone()),
+            _ => Op::Nop,
         });
     }
 
@@ -125,7 +131,8 @@ impl Store {
                 page.purge(now + delay(count, fastrand::f32()));
                 count += 1;
                 if hard {
-                    self.pages.invalidate(key.as_ref());
+                    // In turn with who stores it again, which `invalidate` would not be.
+                    self.pages.entry_by_ref(key.as_ref()).and_compute_with(|_| Op::Remove);
                 }
             }
         }
@@ -341,6 +348,20 @@ mod tests {
         assert!(store.was_purged_since(&key(2, ""), began), "whoever asks now does not wait for that answer");
         assert_eq!(store.forget_upstream(&"us".into(), false, began), 1);
         assert!(store.get(&key(1, "")).is_none());
+    }
+
+    #[test]
+    fn a_page_that_is_weighed_again_does_not_survive_a_hard_purge() {
+        let store = Store::new(1 << 20);
+        for _ in 0..1_000 {
+            let page = Arc::new(page("{}", Instant::now(), [60, 0, 0]));
+            store.keep(&key(1, ""), &page);
+            std::thread::scope(|scope| {
+                scope.spawn(|| store.weigh_again(&key(1, ""), &page));
+                store.purge_all(true, Instant::now());
+            });
+            assert!(store.get(&key(1, "")).is_none());
+        }
     }
 
     #[test]

@@ -170,10 +170,11 @@ async fn chunks_that_are_none_end_the_request_and_its_connection() {
 async fn whole_chunks_pass_and_their_connection_ends_with_them() {
     let wire = primed().await;
     let mut peer = Peer::new(&wire).await;
-    let head = line("POST /api/ats/v1/things HTTP/1.1", "Transfer-Encoding: chunked\r\n");
+    let head =
+        line("POST /api/ats/v1/things HTTP/1.1", "Transfer-Encoding: chunked\r\nConnection: X-Account-Token\r\n");
     peer.say((head + "5;a=b\r\nhello\r\n0\r\nX-Trailer: 1\r\n\r\n" + &smuggled()).as_bytes()).await;
     let answer = soon(peer.answer()).await.expect("an answer");
     assert_eq!((answer.status.as_u16(), answer.header("connection")), (404, "close"), "Merge has no such path");
     assert!(soon(peer.answer()).await.is_none());
-    assert_eq!((wire.merge.calls(), wire.merge.calls_for("globex")), (2, 0));
+    assert_eq!((wire.merge.calls(), wire.merge.calls_for("acme")), (2, 2), "the account is not lost on the way");
 }
