@@ -38,7 +38,7 @@ use crate::config::tls::Watch;
 use crate::domain::access::Name;
 use crate::domain::body::ReplyBody;
 use crate::domain::key::{CanonicalQuery, PageKey, TokenHasher};
-use crate::domain::rules::{CacheRule, Route};
+use crate::domain::rules::{CacheRule, Route, SocketAccess};
 use crate::door::admit::House;
 use crate::door::audit::Audit;
 use crate::door::identify::Consumers;
@@ -49,6 +49,7 @@ use crate::listen::accept::{self, Drained, Limits, Listener};
 use crate::listen::bind::{self, Presence};
 use crate::listen::pulse::Patience;
 use crate::listen::tls::Tls;
+use crate::listen::unix;
 use crate::relay::service::Http;
 use crate::stack::{self, Ground};
 use crate::upstream::budget::Budgets;
@@ -373,20 +374,22 @@ impl Listeners {
         let tls = config.server.tls.as_ref().map(|tls| Tls::new(tls.loaded.server.clone(), tls.handshake_timeout));
         let mut proxy = Vec::new();
         for address in &config.server.listen {
-            let listener = bind(address, presence).await?;
+            let listener = bind(address, config.server.unix, presence).await?;
             proxy.push(match &tls {
                 Some(tls) => listener.secured(tls),
                 None => listener,
             });
         }
-        Ok(Self { proxy, admin: bind(&config.admin.listen, presence).await?, tls })
+        // Who may ask is not thereby an operator.
+        let admin = bind(&config.admin.listen, SocketAccess::OWNER, presence).await?;
+        Ok(Self { proxy, admin, tls })
     }
 }
 
-async fn bind(address: &ListenAddress, presence: Presence) -> Result<Listener, StartError> {
+async fn bind(address: &ListenAddress, access: SocketAccess, presence: Presence) -> Result<Listener, StartError> {
     let bound = match address {
         ListenAddress::Tcp { host, port } => bind::tcp(host, *port, presence).await.map(Listener::Tcp),
-        ListenAddress::Unix(path) => bind::unix(path, presence).map(Listener::Unix),
+        ListenAddress::Unix(path) => unix::bind(path, access, presence).map(Listener::Unix),
     };
     bound.map_err(|reason| StartError::Listen { address: address.to_string(), reason })
 }

@@ -31,6 +31,8 @@ pub mod listen {
 
     pub mod accept;
 
+    pub mod unix;
+
     pub mod places;
 
     pub mod tls;

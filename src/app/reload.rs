@@ -209,13 +209,14 @@ fn named<'a>(config: &'a Config, name: &Name) -> Option<&'a Arc<Upstream>> {
 }
 
 /// What cannot change while the proxy runs: sockets are bound and threads started once, and the store has one size.
-const FIXED: [&str; 8] = [
+const FIXED: [&str; 9] = [
     "admin.listen",
     "cache.max_bytes",
     "server.listen",
     "server.max_connections",
     "server.max_connections_per_peer",
     "server.tls",
+    "server.unix",
     "server.workers",
     "telemetry.log",
 ];
@@ -231,6 +232,7 @@ fn keep_fixed(config: &mut Config, old: &Config) {
     config.server.max_connections = old.server.max_connections;
     config.server.max_connections_per_peer = old.server.max_connections_per_peer;
     config.server.tls.clone_from(&old.server.tls);
+    config.server.unix = old.server.unix;
     config.server.workers = old.server.workers;
     config.telemetry.log = old.telemetry.log;
 }

@@ -89,6 +89,7 @@ fn server(server: &Server) -> Table {
         max_header_bytes,
         failed_keys,
         tls,
+        unix,
     } = server;
     // What the files hold is looked after by itself.
     let tls = tls.as_ref().map(|Tls { files, handshake_timeout, loaded: _ }| (files, handshake_timeout));
@@ -104,6 +105,7 @@ fn server(server: &Server) -> Table {
         ("body_timeout", plain(body_timeout)),
         ("failed_keys", plain(failed_keys)),
         ("tls", plain(tls)),
+        ("unix", plain(unix)),
     ])
 }
 

@@ -13,7 +13,7 @@ use super::tls::Tls;
 use super::words::LogFormat;
 use crate::domain::access::{Account, Consumer, Name, Upstream};
 use crate::domain::bucket::Rate;
-use crate::domain::rules::{Lifetimes, Route};
+use crate::domain::rules::{Lifetimes, Route, SocketAccess};
 
 /// Everything that a start needs.
 #[derive(Clone, Debug)]
@@ -65,6 +65,8 @@ pub struct Server {
     pub max_header_bytes: usize,
     /// How many requests without a known key each address may send; `None` is unlimited.
     pub failed_keys: Option<Rate>,
+    /// Who may open its Unix sockets.
+    pub unix: SocketAccess,
     /// TLS on the TCP listeners; `None`: they are plain.
     pub tls: Option<Tls>,
 }

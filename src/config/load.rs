@@ -177,6 +177,7 @@ mod tests {
             "",
             "[server]",
             "[server.tls]",
+            "[server.unix]",
             "[admin]",
             "[upstreams.x]",
             "[upstreams.x.budget]",

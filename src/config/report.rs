@@ -4,12 +4,13 @@ use std::io::{Result, Write};
 
 use anstyle::{AnsiColor, Style};
 
+use super::address::ListenAddress;
 use super::effective::{Config, Sources};
 use super::secret::SecretSource;
 use super::units::{duration_text, rate_text, size_text};
 use crate::domain::access::{Account, Consumer, Pattern, Upstream};
 use crate::domain::bucket::Rate;
-use crate::domain::rules::{CacheRule, RequestHeaders, Route};
+use crate::domain::rules::{CacheRule, RequestHeaders, Route, SocketAccess};
 
 /// Writes `config` to `out`, with colours if `coloured`.
 pub fn report(config: &Config, coloured: bool, out: &mut impl Write) -> Result<()> {
@@ -72,8 +73,7 @@ fn row<const N: usize>(cells: [&str; N]) -> Row {
 fn listeners(config: &Config) -> Vec<Row> {
     let server = &config.server;
     let limits = format!("{} workers, {} connections", server.workers, server.max_connections);
-    let mut rows: Vec<Row> =
-        server.listen.iter().map(|address| row(["proxy", &address.to_string(), &limits])).collect();
+    let mut rows: Vec<Row> = server.listen.iter().map(|address| listener_row(address, &limits, server.unix)).collect();
     if let Some(tls) = &server.tls {
         let clients = tls.files.client_ca.as_ref().map(|path| format!("clients known by {}", path.display()));
         let clients = clients.unwrap_or_else(|| "no certificates of clients".into());
@@ -82,6 +82,15 @@ fn listeners(config: &Config) -> Vec<Row> {
     let guard = if config.admin.token.is_some() { "with a token" } else { "no token" };
     rows.push(row(["admin", &config.admin.listen.to_string(), guard]));
     rows
+}
+
+fn listener_row(address: &ListenAddress, limits: &str, unix: SocketAccess) -> Row {
+    let mut row = row(["proxy", &address.to_string(), limits]);
+    if let ListenAddress::Unix(_) = address {
+        let group = unix.group.map_or_else(String::new, |group| format!(", group {group}"));
+        row.push(format!("mode {:04o}{group}", unix.mode));
+    }
+    row
 }
 
 fn upstream_row(upstream: &Upstream, sources: &Sources) -> Row {
@@ -204,7 +213,7 @@ mod tests {
         let told = "\
 listeners
   proxy  127.0.0.1:8080        2 workers, 10000 connections
-  proxy  unix:/run/proxy.sock  2 workers, 10000 connections
+  proxy  unix:/run/proxy.sock  2 workers, 10000 connections  mode 0600
   admin  127.0.0.1:8081        with a token
 upstreams
   us  https://api.merge.dev  key from env MERGE_API_KEY  100/min per account  32 in flight  10/10s errors  waits up to 1s

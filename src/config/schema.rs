@@ -17,10 +17,10 @@ use super::item::{Item, List, Table};
 use super::route_words::{Category, HeaderEntry, PathTemplate};
 use super::secret::SecretSource;
 use super::units::{ByteSize, Workers};
-use super::words::{CertificateName, LogFormat};
+use super::words::{CertificateName, FileMode, LogFormat};
 use crate::domain::access::{KeyHash, Name, Pattern};
 use crate::domain::bucket::Rate;
-use crate::domain::rules::{BudgetRules, CacheRule, ClientOptions, ForwardProxy, Http2, Lifetimes};
+use crate::domain::rules::{BudgetRules, CacheRule, ClientOptions, ForwardProxy, Http2, Lifetimes, SocketAccess};
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -53,6 +53,7 @@ pub struct Server {
     pub idle_timeout: Item<Duration>,
     pub max_header_bytes: Item<ByteSize>,
     pub failed_keys: Item<Option<Rate>>,
+    pub unix: Table<Unix>,
     pub tls: Option<Table<Tls>>,
 }
 
@@ -71,8 +72,23 @@ impl Default for Server {
             idle_timeout: Duration::from_secs(75).into(),
             max_header_bytes: ByteSize(64 * 1024).into(),
             failed_keys: Rate::new(60, Duration::from_secs(60)).into(),
+            unix: Table::default(),
             tls: None,
         }
+    }
+}
+
+/// `[server.unix]`: who may open its Unix sockets.
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Unix {
+    pub mode: Item<FileMode>,
+    pub group: Option<Item<String>>,
+}
+
+impl Default for Unix {
+    fn default() -> Self {
+        Self { mode: FileMode(SocketAccess::OWNER.mode).into(), group: None }
     }
 }
 

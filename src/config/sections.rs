@@ -1,15 +1,16 @@
 //! The tables that stand on their own: server, admin, cache, telemetry.
 
+use nix::unistd::Group;
 use tracing_subscriber::EnvFilter;
 
 use super::address::ListenAddress;
 use super::effective::{Admin, Cache, Server, Telemetry};
 use super::findings::Findings;
-use super::item::{Item, Table};
+use super::item::{Item, NOWHERE, Table};
 use super::schema::{self, File};
 use super::tls::{Part, Tls, TlsFiles};
 use super::units::{ByteSize, duration_text, size_text};
-use crate::domain::rules::Lifetimes;
+use crate::domain::rules::{Lifetimes, SocketAccess};
 
 /// Hyper's buffer must hold the 8 KiB of a request target and some headers beside it.
 const SMALLEST_HEAD: u64 = 16 << 10;
@@ -46,8 +47,29 @@ pub(super) fn server(server: &schema::Server, findings: &mut Findings<'_>) -> Se
         idle_timeout: findings.positive(&server.idle_timeout),
         max_header_bytes: usize::try_from(head).unwrap_or(usize::MAX),
         failed_keys: *server.failed_keys,
+        unix: socket_access(&server.unix, &server.listen, findings),
         tls: server.tls.as_ref().and_then(|tls| secure(tls, &server.listen, findings)),
     }
+}
+
+/// `[server.unix]`, with the group that its name means on this machine.
+fn socket_access(
+    table: &Table<schema::Unix>,
+    listen: &[Item<ListenAddress>],
+    findings: &mut Findings<'_>,
+) -> SocketAccess {
+    if *table.place() != NOWHERE && !listen.iter().any(|address| matches!(**address, ListenAddress::Unix(_))) {
+        findings.warn(table.place(), "is of no use: no address in server.listen is a Unix socket");
+    }
+    let group = table.group.as_ref().and_then(|group| {
+        // A number needs no entry in the system's list of groups.
+        let found = group.parse().ok().or_else(|| Some(Group::from_name(group).ok()??.gid.as_raw()));
+        if found.is_none() {
+            findings.fault(group.place(), "there is no such group on this machine");
+        }
+        found
+    });
+    SocketAccess { mode: table.mode.0, group }
 }
 
 /// `[server.tls]`, with its files read and held against each other.
@@ -162,8 +184,9 @@ pub(super) fn telemetry(telemetry: &schema::Telemetry, findings: &mut Findings<'
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{config, expect_faults, faults, parse};
+    use super::super::sample::{config, expect_faults, faults, parse, warnings};
     use super::super::secret::Secret;
+    use super::*;
 
     #[test]
     fn bounds_are_told_with_the_key() {
@@ -230,6 +253,28 @@ mod tests {
     fn port_zero_may_be_given_twice() {
         let both = config("[server]\nlisten = ['localhost:0', 'localhost:0']\n[admin]\nlisten = 'localhost:0'");
         assert_eq!(both.server.listen.len(), 2);
+    }
+
+    #[test]
+    fn a_unix_socket_is_for_its_owner_unless_others_are_named() {
+        let access =
+            |unix: &str| config(&format!("[server]\nlisten = 'unix:/run/p.sock'\n[server.unix]\n{unix}")).server.unix;
+        assert_eq!(access(""), SocketAccess::OWNER);
+        assert_eq!(access("mode = '0660'\ngroup = '33'"), SocketAccess { mode: 0o660, group: Some(33) });
+        assert_eq!(access("group = 'root'").group, Some(0));
+        let mode = "must be octal permissions in quotes, as in \"0660\"; the owner needs to read and write";
+        for bad in ["'0860'", "'60'", "'1777'", "'0060'", "'rw-'", "'+660'"] {
+            let told = faults(&format!("[server.unix]\nmode = {bad}"));
+            assert_eq!(told, format!("proxy.toml:2:8  server.unix.mode  {bad}: {mode}"));
+        }
+        expect_faults(&[(
+            "[server]\nlisten = 'unix:/run/p.sock'\n[server.unix]\ngroup = 'no such'",
+            "4:9  server.unix.group  'no such': there is no such group on this machine",
+        )]);
+        assert_eq!(
+            warnings("[server.unix]\nmode = '0666'"),
+            ["proxy.toml:1:1  server.unix: is of no use: no address in server.listen is a Unix socket"]
+        );
     }
 
     #[test]

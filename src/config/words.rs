@@ -55,6 +55,21 @@ impl Setting for CertificateName {
     }
 }
 
+/// The permissions of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMode(pub u32);
+
+impl Setting for FileMode {
+    fn read(value: &Value) -> Result<Self, String> {
+        const ALLOWED: &str = "must be octal permissions in quotes, as in \"0660\"; the owner needs to read and write";
+        let digits = text(value, ALLOWED.trim_start_matches("must be "))?;
+        let is_octal = (3..=4).contains(&digits.len()) && digits.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+        let mode =
+            u32::from_str_radix(digits, 8).ok().filter(|mode| is_octal && *mode <= 0o777 && mode & 0o600 == 0o600);
+        mode.map(Self).ok_or_else(|| ALLOWED.into())
+    }
+}
+
 impl Setting for Pattern {
     fn read(value: &Value) -> Result<Self, String> {
         let pattern = text(value, "a name or a glob in quotes, as in \"acme-*\"")?;

@@ -226,3 +226,17 @@ impl Route {
         }]
     }
 }
+
+/// Who may open a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// The permissions of the socket's file.
+    pub mode: u32,
+    /// The group of the socket's file; `None` leaves it the one of the process.
+    pub group: Option<u32>,
+}
+
+impl SocketAccess {
+    /// Nobody but the user that the proxy runs as.
+    pub const OWNER: Self = Self { mode: 0o600, group: None };
+}

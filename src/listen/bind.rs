@@ -2,11 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UnixListener, lookup_host};
+use tokio::net::{TcpListener, lookup_host};
 
 /// Whether another process may listen at the same address.
 ///
@@ -56,29 +54,6 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Listens on a Unix socket. What stands at `path` is replaced in one step if nobody listens there any more, or if whoever does is
-/// being replaced. It is never removed: the file may be another process's by then.
-pub fn unix(path: &Path, presence: Presence) -> io::Result<UnixListener> {
-    if presence == Presence::Alone && UnixStream::connect(path).is_ok() {
-        return Err(io::ErrorKind::AddrInUse.into());
-    }
-    match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            let new = beside(path);
-            let _ = std::fs::remove_file(&new);
-            let listener = UnixListener::bind(&new)?;
-            std::fs::rename(&new, path).inspect_err(|_| drop(std::fs::remove_file(&new)))?;
-            Ok(listener)
-        }
-        bound => bound,
-    }
-}
-
-/// A path in the same folder, no longer than most.
-fn beside(path: &Path) -> PathBuf {
-    path.with_file_name(format!(".{:x}", std::process::id()))
-}
-
 /// Lets no new connection begin at `listener`, while those that have begun can still be accepted.
 ///
 /// The kernel hands each new connection to one of the sockets that share a port, and closing that socket resets those that have not
@@ -123,22 +98,6 @@ mod tests {
         assert_eq!(mistake.kind(), io::ErrorKind::AddrInUse);
         drop(second);
         tcp("127.0.0.1", port, Presence::Alone).await.expect("nobody is there");
-    }
-
-    #[tokio::test]
-    async fn a_unix_socket_is_replaced_in_one_step_and_only_on_purpose() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("socket");
-        let first = unix(&path, Presence::Alone).expect("a free path");
-        assert_eq!(unix(&path, Presence::Alone).expect_err("in use").kind(), io::ErrorKind::AddrInUse);
-        first.accept().await.expect("who looks whether somebody listens");
-        let second = unix(&path, Presence::Beside).expect("shared");
-        let _client = tokio::net::UnixStream::connect(&path).await.expect("somebody listens");
-        second.accept().await.expect("the second does");
-        assert!(timeout(Duration::from_millis(50), first.accept()).await.is_err(), "the first does not any more");
-        drop((first, second));
-        unix(&path, Presence::Alone).expect("what was left behind is in nobody's way");
-        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1, "nothing else is left");
     }
 
     #[cfg(target_os = "linux")]

@@ -1,5 +1,6 @@
 //! What is known of a peer before it has said anything: how often it may fail, and who it is.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use merge_sync_proxy::domain::peer::Peer;
 use merge_sync_proxy::door::consumer_key;
-use nix::unistd::Uid;
+use nix::unistd::{Gid, Group, Uid};
 use rustls::ALL_VERSIONS;
 use tokio::net::UnixStream;
 
@@ -181,5 +182,24 @@ async fn with_mutual_tls_a_certificate_names_its_consumer() {
         let stream = soon(connect(&client, wire.proxy)).await.expect("it is vouched for");
         let request = with(SYNC_STATUS, &[("x-account-token", "globex"), ("authorization", &format!("Bearer {key}"))]);
         assert_eq!(soon(over(stream, request)).await.expect("an answer").1.status.as_u16(), expected, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_for_its_owner_or_for_the_group_that_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Only root can give a file to a group that it is not in itself.
+    let group = if Uid::current().is_root() { Gid::from_raw(1) } else { Gid::current() };
+    let name = Group::from_gid(group).expect("a list of groups").expect("a group of this number").name;
+    for (file, access, mode, owner) in [
+        ("one.sock", String::new(), 0o600, Gid::current()),
+        ("other.sock", format!("[server.unix]\nmode = '0660'\ngroup = '{name}'\n"), 0o660, group),
+    ] {
+        let socket = folder.path().join(file);
+        let server = format!("[server]\nlisten = ['127.0.0.1:0', 'unix:{}']\n{access}", socket.display());
+        let _wire = Wire::with(merge(), &server).await;
+        let metadata = std::fs::metadata(&socket).expect("it is there");
+        assert_eq!((metadata.mode() & 0o7777, metadata.gid()), (mode, owner.as_raw()));
+        assert_eq!(local(&socket, keyless()).await.status, 200);
     }
 }
