@@ -256,3 +256,44 @@ fn untimely(certificate: &CertificateDer<'_>) -> Option<String> {
     }
     (now < validity.not_before).then(|| format!("the certificate is not valid before {}", validity.not_before))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn write(files: &TlsFiles, certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) {
+        fs::write(&files.cert, certificate.cert.pem()).expect("written");
+        fs::write(&files.key, certificate.signing_key.serialize_pem()).expect("written");
+    }
+
+    #[test]
+    fn what_has_changed_is_told_once_when_it_has_settled() {
+        let new = || rcgen::generate_simple_self_signed(["proxy.test".to_owned()]).expect("a certificate");
+        let (first, second) = (new(), new());
+        let folder = tempfile::tempdir().expect("a folder");
+        let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+        let files = TlsFiles { cert, key, client_ca: None };
+        write(&files, &first);
+        let loaded = files.load().expect("they belong together");
+        let mut watch = Watch::new(&Tls { files: files.clone(), handshake_timeout: Duration::ZERO, loaded });
+        assert!(watch.look().is_none(), "nothing has changed");
+
+        fs::write(&files.cert, second.cert.pem()).expect("written");
+        assert!(watch.look().is_none(), "its key may follow");
+        write(&files, &second);
+        assert!(watch.look().is_none(), "that is another change");
+        assert!(watch.look().expect("it has settled").is_ok());
+        assert!(watch.look().is_none(), "it is told once");
+
+        fs::remove_file(&files.key).expect("it was there");
+        assert!(watch.look().is_none());
+        let faults = watch.look().expect("it has settled").map(drop).expect_err("there is no key");
+        assert_eq!(faults[0].to_string(), "server.tls.key: cannot be read: No such file or directory (os error 2)");
+        assert!(watch.look().is_none(), "it is told once");
+
+        write(&files, &second);
+        assert!(watch.look().is_none());
+        assert!(watch.look().expect("it is back").is_ok());
+    }
+}
