@@ -248,7 +248,7 @@ impl App {
         if let (Some(tls), Some(configured)) = (tls, configured) {
             renew(&tls, Watch::new(&configured)).await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn maintain(&self) {

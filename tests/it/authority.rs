@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{Request, Version};
 use http_body_util::Full;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -143,21 +144,26 @@ pub(crate) async fn connect(client: &TlsConnector, proxy: SocketAddr) -> std::io
 }
 
 /// One answer over `stream`, in the protocol that was chosen.
-pub(crate) async fn over(stream: TlsStream<TcpStream>, request: Request<Full<Bytes>>) -> hyper::Result<(Version, Got)> {
-    let chosen = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
-    let io = TokioIo::new(stream);
-    let answer = if chosen.as_deref() == Some(b"h2") {
-        let (parts, body) = request.into_parts();
-        let mut request = Request::new(body);
-        *request.uri_mut() = format!("https://{HOST}{}", parts.uri).parse().expect("a path");
-        *request.headers_mut() = parts.headers;
-        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
-        tokio::spawn(connection);
-        sender.send_request(request).await?
-    } else {
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
-        tokio::spawn(connection);
-        sender.send_request(request).await?
-    };
-    Ok((answer.version(), Got::whole(answer).await))
+pub(crate) fn over(
+    stream: TlsStream<TcpStream>,
+    request: Request<Full<Bytes>>,
+) -> BoxFuture<'static, hyper::Result<(Version, Got)>> {
+    Box::pin(async move {
+        let chosen = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        let io = TokioIo::new(stream);
+        let answer = if chosen.as_deref() == Some(b"h2") {
+            let (parts, body) = request.into_parts();
+            let mut request = Request::new(body);
+            *request.uri_mut() = format!("https://{HOST}{}", parts.uri).parse().expect("a path");
+            *request.headers_mut() = parts.headers;
+            let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
+            tokio::spawn(connection);
+            sender.send_request(request).await?
+        } else {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+            tokio::spawn(connection);
+            sender.send_request(request).await?
+        };
+        Ok((answer.version(), Got::whole(answer).await))
+    })
 }

@@ -70,9 +70,9 @@ async fn a_body_that_dribbles_ends_its_connection_and_the_call_that_waits_for_it
     // Merge could answer before it has the whole body; here it does not.
     let held = wire.merge.hold();
     let mut slow = connect(wire.proxy).await;
-    let head =
+    let opening =
         "POST /api/ats/v1/candidates HTTP/1.1\r\nHost: proxy\r\nX-Account-Token: acme\r\nContent-Length: 100\r\n\r\n{";
-    slow.write_all(head.as_bytes()).await.expect("it is open");
+    slow.write_all(opening.as_bytes()).await.expect("it is open");
     let in_flight = || wire.app.ground().budgets.in_flight("us");
     let begun = async {
         while in_flight() == 0 {
