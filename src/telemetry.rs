@@ -192,6 +192,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn audit_lines_pass_a_filter_that_does_not_speak_of_them() {
+        let parsed = |text, access_log| parse(text, access_log).to_string();
+        assert!(parsed("warn", true).contains("audit=info") && !parsed("warn", true).contains("access"));
+        assert!(parsed("warn", false).contains("access=off"));
+        assert_eq!(parsed("audit=off", true), "audit=off");
+        assert_eq!(parsed("audit=warn", true), "audit=warn");
+    }
+
+    #[test]
     fn names_are_fresh_and_only_visible_ones_are_kept() {
         let (one, other) = (new_name(), new_name());
         assert_ne!(one, other);

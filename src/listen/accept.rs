@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, Version};
@@ -108,9 +109,13 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// How long a listener stays open after it has begun to turn away who is new: the connections that have begun are accepted.
 const LAST_IN: Duration = Duration::from_millis(100);
 
-/// How long an idle connection of HTTP/1 is kept for one more request when the proxy stops, at most. Whoever polls without pause has
-/// that request on its way already, and reads in the answer that it was the last; it must not find the connection closed instead.
-const LAST_REQUEST: Duration = Duration::from_secs(1);
+/// How long a connection of HTTP/1 is kept for one more request when the proxy stops, at most, if it was in use a moment ago.
+/// Whoever asks again and again has that request on its way already, and reads in the answer that it was the last; it must not find
+/// the connection closed instead.
+const LAST_REQUEST: Duration = Duration::from_secs(3);
+
+/// What has been quiet for this long is idle, and closed at once.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What connections are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +156,7 @@ where
             let guide = Guide { service: service.clone(), limits: limits.clone(), phase: watched.clone() };
             accept(listener, guide, places.clone())
         }));
-        let mut accepting = pin!(accepting);
+        let mut accepting = pin!(accepting.fuse());
         tokio::select! {
             _ = accepting.as_mut() => {}
             _ = stop => {}
@@ -336,7 +341,7 @@ where
                     (Ok(()), Phase::Leave) => {
                         pulse.leave();
                         // HTTP/2 can say goodbye without an answer, and still answers what is on its way.
-                        if pulse.is_framed() {
+                        if pulse.is_framed() || pulse.is_quiet(QUIET) {
                             connection.as_mut().graceful_shutdown();
                         }
                     }

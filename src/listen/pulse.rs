@@ -98,6 +98,13 @@ impl Pulse {
         self.framed.load(Ordering::Relaxed)
     }
 
+    /// Whether it has waited for its next request for longer than `span`.
+    pub fn is_quiet(&self, span: Duration) -> bool {
+        let waiting = self.busy.load(Ordering::Relaxed) == 0 && !self.reading.load(Ordering::Relaxed);
+        let since = self.began + Duration::from_millis(self.since.load(Ordering::Relaxed));
+        waiting && since.elapsed() > span
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -267,6 +274,22 @@ mod tests {
         drop(pulse.busy(Version::HTTP_2));
         pulse.bytes_came();
         assert_eq!(lost_after(&pulse).await.as_secs(), 75);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_asked_and_then_waits_is_quiet() {
+        let (pulse, second) = (Pulse::new(), Duration::from_secs(1));
+        advance(second * 2).await;
+        assert!(!pulse.is_quiet(second), "its first request may be coming in");
+        let busy = pulse.busy(Version::HTTP_11);
+        advance(second * 2).await;
+        assert!(!pulse.is_quiet(second));
+        drop(busy);
+        assert!(!pulse.is_quiet(second));
+        advance(second * 2).await;
+        assert!(pulse.is_quiet(second));
+        pulse.bytes_came();
+        assert!(!pulse.is_quiet(second));
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ mod admin;
 
 mod authority;
 mod breaker;
+mod audit;
 
 mod budget;
 

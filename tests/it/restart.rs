@@ -5,6 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -13,6 +18,7 @@ use crate::process::{Folder, Running};
 use crate::support::{ACME_TOKEN, API_KEY, SYNC_STATUS, merge};
 
 const CLIENTS: usize = 200;
+const OF_HTTP2: usize = 20;
 const RELOADS: usize = 20;
 const RESTARTS: usize = 5;
 
@@ -25,6 +31,8 @@ struct Met {
     again: AtomicU64,
     /// Requests on a used connection that was closed before a byte of the answer: what HTTP lets any client send again.
     resent: AtomicU64,
+    /// Streams that a goodbye says were not looked at: likewise.
+    unseen: AtomicU64,
     failures: parking_lot::Mutex<Vec<String>>,
 }
 
@@ -96,6 +104,48 @@ async fn request(stream: &mut TcpStream) -> End {
     }
 }
 
+/// One client that speaks HTTP/2, three requests at a time.
+async fn client_of_http2(proxy: SocketAddr, met: Arc<Met>) {
+    while !met.stop.load(Ordering::Relaxed) {
+        let connected = async {
+            let stream = TokioIo::new(TcpStream::connect(proxy).await?);
+            http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), stream).await.map_err(std::io::Error::other)
+        };
+        let mut sender = match connected.await {
+            Ok((sender, connection)) => {
+                tokio::spawn(connection);
+                sender
+            }
+            Err(error) => return met.failures.lock().push(format!("connect: {error}")),
+        };
+        while sender.ready().await.is_ok() && !met.stop.load(Ordering::Relaxed) {
+            let ask = |_| {
+                let request = Request::get(format!("http://{proxy}{SYNC_STATUS}")).header("x-account-token", "acme");
+                sender.send_request(request.body(Empty::new()).expect("a valid request"))
+            };
+            let asked: Vec<_> = (0..3).map(ask).collect();
+            for answer in futures_util::future::join_all(asked).await {
+                let whole = match answer {
+                    Ok(answer) if answer.status() == 200 => answer.into_body().collect().await.map(drop),
+                    Ok(answer) => return met.failures.lock().push(format!("HTTP/2: {}", answer.status())),
+                    // It was never sent, or the goodbye names a stream before it as the last (RFC 9113 §8.7).
+                    Err(error) if error.is_canceled() || format!("{error:?}").contains("GoAway(b\"\", NO_ERROR") => {
+                        met.unseen.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
+                    Err(error) => Err(error),
+                };
+                match whole {
+                    Ok(()) => drop(met.answers.fetch_add(1, Ordering::Relaxed)),
+                    Err(error) => met.failures.lock().push(format!("HTTP/2: {error:?}")),
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..60))).await;
+        }
+        met.again.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Waits until every client has had some more answers, so that each step meets all of them at work.
 async fn everyone_asks(met: &Met) {
     let until = met.answers.load(Ordering::Relaxed) + CLIENTS as u64;
@@ -127,7 +177,8 @@ async fn no_request_is_lost_over_reloads_and_overlapping_restarts() {
     let folder = Folder::new(&config(0));
     let (mut running, proxy, _) = Running::serve(&folder, &[]);
     let met = Arc::new(Met::default());
-    let clients: Vec<JoinHandle<()>> = (0..CLIENTS).map(|_| tokio::spawn(client(proxy, met.clone()))).collect();
+    let mut clients: Vec<JoinHandle<()>> = (0..CLIENTS).map(|_| tokio::spawn(client(proxy, met.clone()))).collect();
+    clients.extend((0..OF_HTTP2).map(|_| tokio::spawn(client_of_http2(proxy, met.clone()))));
     everyone_asks(&met).await;
 
     for round in 1..=RELOADS {
@@ -154,12 +205,14 @@ async fn no_request_is_lost_over_reloads_and_overlapping_restarts() {
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let failures = met.failures.lock();
     println!(
-        "{CLIENTS} clients, {RELOADS} reloads, {RESTARTS} restarts: {} answers, {} failures, {} connections told that an answer \
-         was their last, {} requests sent again because a used connection was closed before a byte",
+        "{CLIENTS} clients and {OF_HTTP2} of HTTP/2, {RELOADS} reloads, {RESTARTS} restarts: {} answers, {} failures; {} connections \
+         ended after an answer that was their last; sent again, as HTTP lets any client: {} requests on a used connection that was \
+         closed before a byte, {} streams that were not looked at",
         count(&met.answers),
         failures.len(),
         count(&met.again),
-        count(&met.resent)
+        count(&met.resent),
+        count(&met.unseen)
     );
     assert!(failures.is_empty(), "{:?}", &failures[..failures.len().min(5)]);
     assert!(count(&met.again) >= CLIENTS as u64, "the restarts met connections at work");

@@ -1,0 +1,115 @@
+//! Audit lines: who was refused, who spent a sync credit, who purged.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tracing::subscriber::DefaultGuard;
+
+use crate::support::{ACME_TOKEN, SYNC_STATUS, World, consumer, merge, method, with};
+
+/// What this thread logs while it lives.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn begin() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let lines = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone()).finish();
+        (log, tracing::subscriber::set_default(lines))
+    }
+
+    /// The audit lines so far, without their time.
+    fn lines(&self) -> Vec<Value> {
+        let text = String::from_utf8(std::mem::take(&mut *self.0.lock())).expect("UTF-8");
+        assert!(!text.contains("canary") && !text.contains(ACME_TOKEN), "{text}");
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let mut lines: Vec<Value> = lines.filter(|line| line["target"] == "audit").collect();
+        for line in &mut lines {
+            let fields = line.as_object_mut().expect("an object");
+            for field in ["timestamp", "target", "level"] {
+                fields.remove(field).expect("there");
+            }
+        }
+        lines
+    }
+}
+
+const RESYNC: &str = "
+[[routes]]
+path = '/api/{category}/v1/sync-status'
+[[routes]]
+path = '/api/{category}/v1/sync-status/resync'
+methods = ['POST']
+cache = 'off'
+";
+
+async fn send(world: &World, verb: Method, target: &str, key: &str, account: &str) -> u16 {
+    let fields = [("x-account-token", account), ("authorization", &format!("Bearer {key}"))];
+    world.send(method(verb, with(target, &fields))).await.status.as_u16()
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_resync_is_told_with_who_spent_it_and_each_refusal_with_who_tried() {
+    let may = consumer("may", "accounts = ['acme']\nraw_tokens = true\nresync = true");
+    let world = World::with(merge(), &format!("{RESYNC}{may}{}", consumer("may-not", "accounts = ['acme']")));
+    let (log, _guard) = Log::begin();
+    let resync = format!("{SYNC_STATUS}/resync");
+    let done = send(&world, Method::POST, &resync, "may", "acme").await;
+    let line = json!({
+        "message": "resync", "consumer": "may", "account": "acme", "upstream": "us", "status": done
+    });
+    assert_eq!(log.lines(), [line]);
+    assert_eq!(send(&world, Method::POST, &resync, "may-not", "acme").await, 403);
+    assert_eq!(
+        log.lines(),
+        [json!({ "message": "resync denied", "consumer": "may-not", "account": "acme", "times": 1 })]
+    );
+    send(&world, Method::POST, &resync, "may", "canary-raw-token").await;
+    let told = log.lines();
+    assert_eq!(told[0]["account"].as_str().map(str::len), Some(8), "a raw token has no name: {told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_refusal_is_told_once_a_minute_with_its_count() {
+    let world = World::with(merge(), &consumer("team", "accounts = ['acme']"));
+    let (log, _guard) = Log::begin();
+    for _ in 0..50 {
+        assert_eq!(send(&world, Method::GET, SYNC_STATUS, "team", "globex").await, 403);
+    }
+    let denied =
+        |times: u64| json!({ "message": "account denied", "consumer": "team", "account": "globex", "times": times });
+    assert_eq!(log.lines(), [denied(1)]);
+    tokio::time::advance(Duration::from_secs(61)).await;
+    world.app.ground().house.load().audit.settle(tokio::time::Instant::now());
+    assert_eq!(log.lines(), [denied(49)]);
+    for (key, reason) in [("", "missing"), ("canary-key", "unknown")] {
+        assert_eq!(send(&world, Method::GET, SYNC_STATUS, key, "acme").await, 401);
+        let told = log.lines();
+        assert_eq!((&told[0]["message"], &told[0]["reason"]), (&json!("key refused"), &json!(reason)), "{told:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_answered_makes_no_audit_line() {
+    let world = World::with(merge(), &consumer("team", "accounts = ['acme']"));
+    let (log, _guard) = Log::begin();
+    assert_eq!(send(&world, Method::GET, SYNC_STATUS, "team", "acme").await, 200);
+    assert_eq!(send(&world, Method::GET, "/nowhere", "nobody", "acme").await, 404);
+    assert_eq!(log.lines(), [json!(null); 0]);
+}
