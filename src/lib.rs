@@ -19,7 +19,8 @@
 //! [`Problem`](domain::problem::Problem) climbs back the same way and becomes a response in [`reply::render`], nowhere else.
 //! [`stack::proxy`] is the one place to read the whole path; the modules below stand in its order.
 
-/// What one configuration becomes: shared state, sockets, tasks, and their end.
+/// What one configuration becomes: shared state, sockets, tasks, and their end. Beside it `app/reload.rs`, another configuration while
+/// it runs, and `app/watch.rs`, when to look for one.
 pub mod app;
 
 /// The path of a request.
