@@ -22,7 +22,7 @@ use crate::support::{ACME_TOKEN, API_KEY, Wire, consumer, merge};
 const LONG: &str = "[cache.ttl]\nsettled = '1h'\n";
 
 /// Longer than a process takes to start on a busy machine, and than any pause that a test makes an SDK take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The categories that the SDK for Node has.
 const OF_NODE: [&str; 6] = ["ats", "hris", "accounting", "crm", "ticketing", "filestorage"];
