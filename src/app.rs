@@ -28,6 +28,7 @@ use self::reload::{Cause, Reloads};
 use crate::admin::explain::explain;
 use crate::admin::routes::{Admin, Operations};
 use crate::cache::flight::Flights;
+use crate::cache::follow::Follows;
 use crate::cache::store::Store;
 use crate::config::address::ListenAddress;
 use crate::config::changes::Changes;
@@ -144,6 +145,7 @@ impl App {
         let ground = Ground {
             house: Arc::new(ArcSwap::from_pointee(house)),
             flights: Flights::new(store.clone()),
+            follows: Follows::new(store.clone()),
             store,
             http: Http::new(responses),
             retries: Retries::default(),
@@ -225,6 +227,7 @@ impl App {
         let stop = async {
             stop.await;
             self.draining.store(true, Ordering::Relaxed);
+            self.ground.follows.drain();
         };
         let consumers = async {
             let drained = accept::serve(listeners.proxy, self.service(), self.limits.clone(), stop, self.cut()).await;

@@ -4,8 +4,8 @@
 //! The proxy is three short stacks, joined by three small types. HTTP exists only outside the first and inside the last.
 //!
 //! ```text
-//! Request ──admit──▶ Ask ──lookup──▶ Join ──flight──▶ Fetch ──retry, budget──▶ Fetch ──client──▶ Merge
-//! Response ◀─render── Outcome ◀───── Answer ◀──────── Landing ◀──keep────────── Received ◀────────┘
+//! Request ──admit──▶ Ask ──follow, lookup──▶ Join ──flight──▶ Fetch ──retry, budget──▶ Fetch ──client──▶ Merge
+//! Response ◀─render── Outcome ◀───────── Answer ◀──────────── Landing ◀──keep────────── Received ◀────────┘
 //! ```
 //!
 //! What passes through as itself takes a way of its own, with bodies that stream:
@@ -54,6 +54,8 @@ pub mod telemetry;
 pub mod reply {
     pub mod render;
 
+    pub mod events;
+
     pub mod cache_status;
 
     pub mod accept_encoding;
@@ -86,11 +88,15 @@ pub mod door {
 
 /// `Ask` to `Answer`: what is held, or one fetch that everybody shares.
 pub mod cache {
+    pub mod follow;
+
     pub mod lookup;
 
     pub mod flight;
 
     pub mod store;
+
+    pub mod changes;
 
     pub mod freshness;
 }
@@ -176,6 +182,8 @@ pub mod domain {
     pub mod peer;
 
     pub mod exchange;
+
+    pub mod follow;
 
     pub mod relay;
 

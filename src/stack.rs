@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder};
 
-use crate::cache::{flight, lookup, store};
+use crate::cache::{flight, follow, lookup, store};
 use crate::domain::body::ReplyBody;
-use crate::domain::exchange::{Answer, Ask, Fetch, Target};
+use crate::domain::exchange::{Ask, Fetch, Given, Target};
 use crate::domain::page::Received;
 use crate::domain::problem::Problem;
 use crate::domain::relay::{Call, Called, Relay, Relayed};
@@ -31,6 +31,8 @@ pub struct Ground {
     pub house: Arc<ArcSwap<admit::House>>,
     /// The pages.
     pub store: store::Store,
+    /// Who follows which page.
+    pub follows: follow::Follows,
     /// The fetches under way.
     pub flights: flight::Flights,
     /// The responses of routes that are cached by the upstream's own headers.
@@ -57,9 +59,10 @@ where
         .layer(budget::layer(ground.budgets.clone())) // sees every try's status: learns, counts failures
         .service(ground.client.clone()); // signs, sends, reads whole, parses
 
-    // Ask -> Answer: what is held, or one fetch that everybody shares.
-    let answer: BoxCloneSyncService<Ask, Answer, Problem> = ServiceBuilder::new()
+    // Ask -> Given: what is held, or one fetch that everybody shares.
+    let answer: BoxCloneSyncService<Ask, Given, Problem> = ServiceBuilder::new()
         .layer(BoxCloneSyncService::layer())
+        .layer(follow::layer(ground.follows.clone())) // Prefer: wait, and event streams; everybody else passes
         .layer(lookup::layer(ground.store.clone())) // a fresh page ends here, without a task or a lock held
         .layer(flight::layer(ground.flights.clone())) // a task of its own, so no caller can kill it
         .layer(store::keep(ground.store.clone())) // inside the flight: stored once, before anyone is told

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service, ServiceExt};
 
+use super::changes::Changes;
 use super::freshness;
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::exchange::{Fetch, Landing};
@@ -28,6 +29,7 @@ use crate::domain::problem::{Cause, Problem};
 pub struct Store {
     pages: Cache<PageKey, Arc<Page>, RandomState>,
     purges: Arc<Mutex<Purges>>,
+    changes: Changes,
 }
 
 /// What moka and the shared pointers need for an entry beside key and page, in bytes: measured over 100,000 entries.
@@ -54,6 +56,7 @@ impl Store {
         Self {
             pages: Cache::builder().max_capacity(max_bytes).weigher(weigh).build_with_hasher(RandomState::default()),
             purges: Arc::default(),
+            changes: Changes::default(),
         }
     }
 
@@ -80,7 +83,13 @@ impl Store {
             self.pages.invalidate(key);
             return false;
         }
+        self.changes.tell(key);
         matches!(kept, CompResult::Inserted(_) | CompResult::ReplacedWith(_))
+    }
+
+    /// Who hears of pages that change.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// Whether `key` was purged at or after `began`.
@@ -134,6 +143,7 @@ impl Store {
                     // In turn with who stores it again, which `invalidate` would not be.
                     self.pages.entry_by_ref(key.as_ref()).and_compute_with(|_| Op::Remove);
                 }
+                self.changes.tell(&key);
             }
         }
         count

@@ -201,6 +201,7 @@ fn consumer(consumer: &Consumer) -> Table {
         forced_refreshes,
         resync,
         max_in_flight_misses,
+        max_followers,
         weight,
     } = consumer;
     Table::from([
@@ -215,6 +216,7 @@ fn consumer(consumer: &Consumer) -> Table {
         ("forced_refreshes", plain(forced_refreshes)),
         ("resync", plain(resync)),
         ("max_in_flight_misses", plain(max_in_flight_misses)),
+        ("max_followers", plain(max_followers)),
         ("weight", plain(weight)),
     ])
 }

@@ -34,6 +34,7 @@ pub(super) fn consumers(file: &File, findings: &mut Findings<'_>) -> Vec<Consume
         known.check(place, table, file, findings);
         grants(place, table, file, findings);
         let max_in_flight_misses = findings.within(&table.max_in_flight_misses, 1..=100_000);
+        let max_followers = findings.within(&table.max_followers, 0..=100_000);
         let weight = NonZeroU32::new(findings.within(&table.weight, 1..=1_000)).unwrap_or(NonZeroU32::MIN);
         Some(Consumer {
             name: name?,
@@ -48,6 +49,7 @@ pub(super) fn consumers(file: &File, findings: &mut Findings<'_>) -> Vec<Consume
             forced_refreshes: *table.forced_refreshes,
             resync: *table.resync,
             max_in_flight_misses,
+            max_followers,
             weight,
         })
     });
@@ -147,6 +149,7 @@ mod tests {
         assert_eq!((consumer.raw_tokens, consumer.resync, consumer.quota), (false, false, None));
         assert_eq!(consumer.forced_refreshes, Rate::new(10, Duration::from_secs(60)));
         assert_eq!((consumer.max_in_flight_misses, consumer.weight.get(), consumer.keys.len()), (8, 1, 1));
+        assert_eq!(consumer.max_followers, 64);
         assert_eq!(config.warnings, []);
     }
 

@@ -164,6 +164,7 @@ mod tests {
             (&consumer.max_in_flight_misses, &consumer.weight),
             (&defaults.max_in_flight_misses, &defaults.weight)
         );
+        assert_eq!(consumer.max_followers, defaults.max_followers);
         let (route, defaults) = (&file.routes.expect("one")[0], schema::Route::default());
         assert_eq!((&route.methods, &route.cache), (&defaults.methods, &defaults.cache));
         assert_eq!(route.path.as_deref().map(|path| &path.0), Some(&Route::defaults()[0].path));

@@ -270,6 +270,7 @@ pub struct Consumer {
     pub forced_refreshes: Item<Option<Rate>>,
     pub resync: Item<bool>,
     pub max_in_flight_misses: Item<u32>,
+    pub max_followers: Item<u32>,
     pub weight: Item<u32>,
 }
 
@@ -288,6 +289,7 @@ impl Default for Consumer {
             forced_refreshes: Rate::new(10, Duration::from_secs(60)).into(),
             resync: false.into(),
             max_in_flight_misses: 8.into(),
+            max_followers: 64.into(),
             weight: 1.into(),
         }
     }

@@ -192,6 +192,8 @@ pub struct Consumer {
     pub resync: bool,
     /// How many of its requests may wait for Merge at a time.
     pub max_in_flight_misses: u32,
+    /// How many of its requests may follow a page at a time.
+    pub max_followers: u32,
     /// Its share where requests queue, against that of others.
     pub weight: NonZeroU32,
 }
@@ -212,6 +214,7 @@ impl Consumer {
             forced_refreshes: None,
             resync: false,
             max_in_flight_misses: u32::MAX,
+            max_followers: u32::MAX,
             weight: NonZeroU32::MIN,
         }
     }

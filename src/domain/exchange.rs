@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::access::{Account, Consumer, Name, Upstream};
 use super::bucket::{Bucket, Rate};
 use super::cache_control::Wants;
+use super::follow::{Follow, Followed};
 use super::key::PageKey;
 use super::page::Page;
 use super::problem::{Problem, whole_seconds};
@@ -29,6 +30,8 @@ pub struct Caller {
     pub forced_refreshes: Option<Arc<Bucket>>,
     /// Its places among those who wait for the upstream.
     pub misses: Arc<Semaphore>,
+    /// Its places among those who follow a page.
+    pub follows: Arc<Semaphore>,
     /// Whom its calls to the upstream are charged to.
     pub payer: Payer,
 }
@@ -59,11 +62,15 @@ impl Quota {
 impl Caller {
     /// `consumer` with everything that it is allowed still left.
     pub fn new(consumer: Consumer, now: Instant) -> Self {
-        let places = usize::try_from(consumer.max_in_flight_misses).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let places = |count: u32| {
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
+        };
         Self {
             quota: consumer.quota.map(|rate| Arc::new(Quota::new(rate, Bucket::new(rate, now)))),
             forced_refreshes: consumer.forced_refreshes.map(|rate| Arc::new(Bucket::new(rate, now))),
-            misses: Arc::new(Semaphore::new(places)),
+            misses: places(consumer.max_in_flight_misses),
+            follows: places(consumer.max_followers),
             payer: Payer { name: consumer.name.clone(), weight: consumer.weight },
             consumer,
         }
@@ -85,7 +92,9 @@ impl Caller {
         };
         let same_places = before.max_in_flight_misses == after.max_in_flight_misses;
         let misses = if same_places { self.misses.clone() } else { new.misses };
-        Self { quota, forced_refreshes, misses, payer: new.payer, consumer: new.consumer }
+        let same_seats = before.max_followers == after.max_followers;
+        let follows = if same_seats { self.follows.clone() } else { new.follows };
+        Self { quota, forced_refreshes, misses, follows, payer: new.payer, consumer: new.consumer }
     }
 }
 
@@ -131,6 +140,8 @@ pub struct Ask {
     pub uri: Uri,
     /// What the client asks of the cache.
     pub wants: Wants,
+    /// Whether it follows the page, and how.
+    pub follow: Option<Box<Follow>>,
     /// The rules of the route.
     pub policy: Arc<Policy>,
     /// Until when an answer is of use.
@@ -286,6 +297,8 @@ pub enum Admitted {
 pub enum Given {
     /// A page that all share.
     Page(Answer),
+    /// A page that was followed.
+    Followed(Box<Followed>),
     /// What came for this request.
     Relayed(Box<Relayed>),
 }
@@ -295,6 +308,7 @@ impl Given {
     pub fn served(&self) -> Served {
         match self {
             Self::Page(answer) => answer.served,
+            Self::Followed(followed) => followed.answer.served,
             Self::Relayed(relayed) => relayed.served,
         }
     }

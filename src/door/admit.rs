@@ -29,6 +29,7 @@ use crate::domain::access::Account;
 use crate::domain::body;
 use crate::domain::cache_control::Wants;
 use crate::domain::exchange::{Admitted, Ask, Caller, Given, Outcome};
+use crate::domain::follow::Follow;
 use crate::domain::key::{CanonicalQuery, PageKey};
 use crate::domain::peer::Peer;
 use crate::domain::problem::{Objection, Problem};
@@ -100,7 +101,8 @@ impl House {
         let (caller, policy, wants) = (caller.clone(), stop.policy, Wants::read(&head.headers));
         match policy.rule {
             CacheRule::SyncStatus | CacheRule::Fixed(_) => {
-                Ok(Admitted::Ask(Ask { caller, target, key, uri: head.uri, wants, policy, deadline }))
+                let follow = Follow::read(&head.method, &head.headers).map(Box::new);
+                Ok(Admitted::Ask(Ask { caller, target, key, uri: head.uri, wants, follow, policy, deadline }))
             }
             CacheRule::Http | CacheRule::Off => {
                 let headers = pass_on::choose(&head.headers, &stop.request_headers);

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use crate::domain::exchange::{Admitted, Answer, Ask, Given};
+use crate::domain::exchange::{Admitted, Ask, Given};
 use crate::domain::problem::Problem;
 use crate::domain::relay::{Relay, Relayed};
 
@@ -27,7 +27,7 @@ impl<A, R> Fork<A, R> {
 
 impl<A, R> Service<Admitted> for Fork<A, R>
 where
-    A: Service<Ask, Response = Answer, Error = Problem>,
+    A: Service<Ask, Response = Given, Error = Problem>,
     R: Service<Relay, Response = Relayed, Error = Problem>,
 {
     type Response = Given;
@@ -65,14 +65,14 @@ pin_project! {
 
 impl<A, R> Future for Way<A, R>
 where
-    A: Future<Output = Result<Answer, Problem>>,
+    A: Future<Output = Result<Given, Problem>>,
     R: Future<Output = Result<Relayed, Problem>>,
 {
     type Output = Result<Given, Problem>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().taken.project() {
-            TakenProjection::Ask { answer } => answer.poll(cx).map_ok(Given::Page),
+            TakenProjection::Ask { answer } => answer.poll(cx),
             TakenProjection::Relay { relayed } => relayed.poll(cx).map_ok(|relayed| Given::Relayed(Box::new(relayed))),
         }
     }

@@ -17,11 +17,12 @@ use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
-use super::{accept_encoding, cache_status};
+use super::{accept_encoding, cache_status, events};
 use crate::domain::body::ReplyBody;
 use crate::domain::condition::Conditions;
 use crate::domain::encoding::Coding;
 use crate::domain::exchange::{Answer, Given, Outcome, Served};
+use crate::domain::follow::{Followed, How};
 use crate::domain::page::Kind;
 use crate::domain::problem::{Problem, whole_seconds};
 use crate::domain::relay::Relayed;
@@ -31,8 +32,10 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const VARY_VALUE: HeaderValue = HeaderValue::from_static("accept-encoding");
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 /// What a purged page that stands in for a failure says: a client's own cache must not take it for fresh.
 const OUTDATED: HeaderValue = HeaderValue::from_static("private, max-age=0");
@@ -72,6 +75,7 @@ impl Reading {
     fn render(&self, result: &mut Result<Given, Problem>) -> Response<ReplyBody> {
         let mut response = match result {
             Ok(Given::Page(answer)) => self.page(answer),
+            Ok(Given::Followed(followed)) => self.followed(followed),
             Ok(Given::Relayed(relayed)) => relay(relayed),
             Err(problem) => self.problem(problem),
         };
@@ -121,6 +125,26 @@ impl Reading {
             body
         });
         assemble(page.status, headers, body.clone())
+    }
+
+    fn followed(&self, Followed { answer, how }: &mut Followed) -> Response<ReplyBody> {
+        match how {
+            How::Waited(at_most) => {
+                let mut response = self.page(answer);
+                let applied = HeaderValue::try_from(format!("wait={}", at_most.as_secs()));
+                response.headers_mut().insert(PREFERENCE_APPLIED, applied.expect("digits are a header value"));
+                response
+            }
+            How::Stream(updates) => {
+                let body = updates.take().map_or_else(|| ReplyBody::whole(Bytes::new()), events::body);
+                let mut response = Response::new(body);
+                let headers = response.headers_mut();
+                headers.insert(CONTENT_TYPE, EVENT_STREAM);
+                headers.insert(CACHE_CONTROL, NO_STORE);
+                headers.insert(CACHE_STATUS, cache_status::value(answer));
+                response
+            }
+        }
     }
 
     fn problem(&self, problem: &Problem) -> Response<ReplyBody> {

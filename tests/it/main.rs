@@ -4,9 +4,9 @@
 
 mod admin;
 
+mod audit;
 mod authority;
 mod breaker;
-mod audit;
 
 mod budget;
 
@@ -28,6 +28,8 @@ mod fairness;
 mod faults;
 
 mod flights;
+
+mod follow;
 
 mod forward;
 

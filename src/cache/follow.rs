@@ -1,0 +1,296 @@
+//! Following: requests that are held until the page changes, and streams of pages that change.
+//!
+//! Whoever follows is demand, so the page is kept fresh for as long as somebody does: one task for each key asks again when the
+//! lifetime ends, by the same look-up and flight as everybody, with the words of one who follows. So any number of followers cost
+//! what one busy client costs, and a follower that is held holds no place among those who wait for the upstream.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use futures_util::future::{BoxFuture, Either, MapOk};
+use futures_util::{TryFutureExt, stream};
+use http::HeaderValue;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until};
+use tower::layer::layer_fn;
+use tower::{Layer, Service, ServiceExt};
+
+use super::changes::Listening;
+use super::store::Store;
+use crate::domain::cache_control::Wants;
+use crate::domain::condition;
+use crate::domain::exchange::{Answer, Ask, Given};
+use crate::domain::follow::{Follow, Followed, How, Updates};
+use crate::domain::key::PageKey;
+use crate::domain::page::{Freshness, Kind, Page};
+use crate::domain::problem::Problem;
+
+/// How long a stream lasts. Then the client comes again, past the door: so nobody is told for longer of what is no longer
+/// granted.
+const LONGEST_STREAM: Duration = Duration::from_secs(600);
+
+/// The first and the longest pause after the upstream gave no fresh page.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// All who follow. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Follows {
+    store: Store,
+    by_key: Arc<Mutex<HashMap<PageKey, Followers, RandomState>>>,
+    draining: Arc<watch::Sender<bool>>,
+}
+
+/// Those who follow one page.
+struct Followers {
+    /// What each would ask for, by the order in which they came.
+    asks: BTreeMap<u64, Again>,
+    next: u64,
+    keeping_fresh: AbortHandle,
+}
+
+/// A request that is asked over and over.
+#[derive(Clone)]
+struct Again {
+    ask: Ask,
+    /// How long an answer may take.
+    patience: Duration,
+}
+
+impl Again {
+    fn new(ask: &Ask) -> Self {
+        // What the client wants of the cache was for the first time.
+        let ask = Ask { wants: Wants::default(), follow: None, ..ask.clone() };
+        Self { patience: ask.deadline.saturating_duration_since(Instant::now()), ask }
+    }
+
+    fn ask(self) -> Ask {
+        Ask { deadline: Instant::now() + self.patience, ..self.ask }
+    }
+}
+
+/// One who follows, until it is dropped.
+struct Follower {
+    follows: Follows,
+    key: PageKey,
+    number: u64,
+    changes: Listening,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Follows {
+    /// Nobody follows the pages of `store` yet.
+    pub fn new(store: Store) -> Self {
+        Self { store, by_key: Arc::default(), draining: Arc::new(watch::Sender::new(false)) }
+    }
+
+    /// From now on nobody is held: who waits is answered, and streams end.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// How many follow.
+    pub fn count(&self) -> usize {
+        self.by_key.lock().values().map(|followers| followers.asks.len()).sum()
+    }
+
+    async fn drained(&self) {
+        // The sender lives as long as this.
+        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+    }
+
+    /// Takes part; the first of a key has it kept fresh through `inner`.
+    fn join<S>(&self, ask: &Ask, place: OwnedSemaphorePermit, inner: &S) -> Follower
+    where
+        S: Service<Ask, Response = Answer, Error = Problem, Future: Send> + Clone + Send + 'static,
+    {
+        let key = &ask.key;
+        let changes = self.store.changes().listen(key);
+        let mut by_key = self.by_key.lock();
+        let followers = by_key.entry(key.clone()).or_insert_with(|| {
+            let task = tokio::spawn(keep_fresh(self.clone(), key.clone(), inner.clone()));
+            Followers { asks: BTreeMap::new(), next: 0, keeping_fresh: task.abort_handle() }
+        });
+        let number = followers.next;
+        followers.next += 1;
+        followers.asks.insert(number, Again::new(ask));
+        Follower { follows: self.clone(), key: key.clone(), number, changes, _place: place }
+    }
+
+    /// What one of those who follow `key` would ask.
+    fn ask(&self, key: &PageKey) -> Option<Ask> {
+        let again = self.by_key.lock().get(key)?.asks.values().next()?.clone();
+        Some(again.ask())
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let mut by_key = self.follows.by_key.lock();
+        let Some(followers) = by_key.get_mut(&self.key) else { return };
+        followers.asks.remove(&self.number);
+        if followers.asks.is_empty() {
+            followers.keeping_fresh.abort();
+            by_key.remove(&self.key);
+        }
+    }
+}
+
+impl Follower {
+    /// Completes when there is a page that `known` does not name.
+    async fn other_than(&mut self, known: &[HeaderValue]) -> Arc<Page> {
+        loop {
+            // What has been dropped is about to be fetched.
+            match self.follows.store.get(&self.key) {
+                Some(page) if is_news(&page, known) => return page,
+                _ => self.changes.changed().await,
+            }
+        }
+    }
+}
+
+/// Whether `page` is something that `known` does not name.
+fn is_news(page: &Page, known: &[HeaderValue]) -> bool {
+    page.kind != Kind::Good || !condition::names(known, &page.etag)
+}
+
+/// Asks for the page of `key` whenever it is no longer fresh. Ended by the last who leaves.
+async fn keep_fresh<S>(follows: Follows, key: PageKey, inner: S)
+where
+    S: Service<Ask, Response = Answer, Error = Problem, Future: Send> + Clone + Send + 'static,
+{
+    let mut changes = follows.store.changes().listen(&key);
+    let mut pace = Pace { failures: 0, next: Instant::now() };
+    loop {
+        let due = pace.due(follows.store.get(&key).as_deref(), Instant::now());
+        tokio::select! {
+            // It may have been renewed by others, or purged.
+            () = changes.changed() => continue,
+            () = sleep_until(due) => {}
+        }
+        let Some(ask) = follows.ask(&key) else { return };
+        let asked = inner.clone().oneshot(ask).await;
+        pace.asked(Instant::now(), asked.err().and_then(|problem| problem.row().retry_after));
+    }
+}
+
+/// When to ask next.
+struct Pace {
+    /// How often no fresh page came of it, in a row.
+    failures: u32,
+    /// Not before this, unless there is a fresh page by then.
+    next: Instant,
+}
+
+impl Pace {
+    fn due(&mut self, page: Option<&Page>, now: Instant) -> Instant {
+        match page.map(|page| page.freshness(now)) {
+            Some(Freshness::Fresh { ttl }) => {
+                // It may be purged before its time.
+                *self = Self { failures: 0, next: now };
+                now + ttl
+            }
+            _ => self.next,
+        }
+    }
+
+    /// Takes note that it has been asked, and of the pause that was asked for. Most fetches go on in the background, and what they
+    /// bring ends the pause.
+    fn asked(&mut self, now: Instant, pause: Option<Duration>) {
+        let own = (FIRST_PAUSE * 2_u32.pow(self.failures.min(5))).min(LONGEST_PAUSE);
+        self.failures += 1;
+        self.next = now + own.max(pause.unwrap_or_default());
+    }
+}
+
+/// The layer: requests that follow a page are held here; all others pass.
+pub fn layer<S>(follows: Follows) -> impl Layer<S, Service = Following<S>> + Clone {
+    layer_fn(move |inner| Following { inner, follows: follows.clone() })
+}
+
+/// See [`layer`].
+#[derive(Clone)]
+pub struct Following<S> {
+    inner: S,
+    follows: Follows,
+}
+
+impl<S> Service<Ask> for Following<S>
+where
+    S: Service<Ask, Response = Answer, Error = Problem, Future: Send> + Clone + Send + Sync + 'static,
+{
+    type Response = Given;
+    type Error = Problem;
+    type Future = Either<MapOk<S::Future, fn(Answer) -> Given>, BoxFuture<'static, Result<Given, Problem>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Problem>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut ask: Ask) -> Self::Future {
+        match ask.follow.take().map(|follow| *follow) {
+            None => Either::Left(self.inner.call(ask).map_ok(Given::Page)),
+            Some(Follow::Wait { at_most, known }) => Either::Right(Box::pin(self.clone().wait(ask, at_most, known))),
+            Some(Follow::Stream { known }) => Either::Right(Box::pin(self.clone().stream(ask, known))),
+        }
+    }
+}
+
+impl<S> Following<S>
+where
+    S: Service<Ask, Response = Answer, Error = Problem, Future: Send> + Clone + Send + Sync + 'static,
+{
+    async fn wait(self, ask: Ask, at_most: Duration, known: Vec<HeaderValue>) -> Result<Given, Problem> {
+        let until = Instant::now() + at_most;
+        let again = Again::new(&ask);
+        let first = self.inner.clone().oneshot(ask.clone()).await?;
+        // One too many is answered at once: a preference is not a demand (RFC 7240 §2).
+        let place = ask.caller.follows.clone().try_acquire_owned();
+        let (Ok(place), true) = (place, self.may_follow(&ask.key, &first) && !is_news(&first.page, &known)) else {
+            return Ok(Given::Page(first));
+        };
+        let mut follower = self.follows.join(&ask, place, &self.inner);
+        tokio::select! {
+            _ = follower.other_than(&known) => {}
+            () = sleep_until(until) => {}
+            () = self.follows.drained() => {}
+        }
+        drop(follower);
+        let answer = self.inner.oneshot(again.ask()).await?;
+        Ok(Given::Followed(Box::new(Followed { answer, how: How::Waited(at_most) })))
+    }
+
+    /// Whether there is a page to follow: a good one, and not one that is too large to be stored.
+    fn may_follow(&self, key: &PageKey, answer: &Answer) -> bool {
+        answer.page.kind == Kind::Good && self.follows.store.get(key).is_some()
+    }
+
+    async fn stream(self, ask: Ask, known: Vec<HeaderValue>) -> Result<Given, Problem> {
+        let answer = self.inner.clone().oneshot(ask.clone()).await?;
+        if !self.may_follow(&ask.key, &answer) {
+            return Ok(Given::Page(answer));
+        }
+        let place = ask.caller.follows.clone().try_acquire_owned();
+        let place = place.map_err(|_| Problem::Overloaded { retry_after: LONGEST_PAUSE })?;
+        let follower = self.follows.join(&ask, place, &self.inner);
+        let until = Instant::now() + LONGEST_STREAM;
+        let pages = stream::unfold((follower, known), move |(mut follower, known)| async move {
+            let follows = follower.follows.clone();
+            let page = tokio::select! {
+                page = follower.other_than(&known) => Some(page),
+                () = sleep_until(until) => None,
+                () = follows.drained() => None,
+            };
+            // What is no page is told to who asks for one: the client comes again, and hears it.
+            let page = page.filter(|page| page.kind == Kind::Good)?;
+            let known = vec![page.etag.clone()];
+            Some((page, (follower, known)))
+        });
+        Ok(Given::Followed(Box::new(Followed { answer, how: How::Stream(Some(Updates::new(pages))) })))
+    }
+}
