@@ -93,6 +93,7 @@ process.on('exit', () => {
   for (const child of children) child.kill()
   fs.rmSync(scratch, { recursive: true, force: true })
 })
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1))
 setTimeout(() => {
   console.log(`it is not over after ${LIMIT / 1000} s`)
   process.exit(1)
