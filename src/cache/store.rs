@@ -338,8 +338,10 @@ mod tests {
             let now = began + Duration::from_secs(after);
             store.pages.iter().filter(|(_, page)| page.is_purged(now)).count()
         };
-        assert!(stale(0).abs_diff(PURGED_AT_ONCE) <= 1, "{}", stale(0));
-        assert_eq!([stale(1), stale(2), stale(3)], [2, 3, 4].map(|times| times * PURGED_AT_ONCE));
+        for (after, at_most) in [(0, 1), (1, 2), (2, 3), (3, 4)] {
+            // A few are due in the very first moment of the next second.
+            assert!(stale(after).abs_diff(at_most * PURGED_AT_ONCE) <= 4, "{} after {after} s", stale(after));
+        }
     }
 
     #[test]
