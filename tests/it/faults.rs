@@ -72,7 +72,9 @@ async fn a_reset_is_tried_again_and_then_told() {
 
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_fails_does_not_get_a_multiple_of_its_load() {
-    let world = World::new();
+    // Without the breaker, which would leave it alone altogether.
+    let unlimited = ["per_account", "errors", "concurrency", "breaker"].map(|key| format!("{key} = 'unlimited'\n"));
+    let world = World::with(support::merge(), &format!("[upstreams.us.budget]\n{}", unlimited.concat()));
     for (fault, status) in [(Fault::ResetBeforeHeaders, 502), (Fault::Status(503), 503)] {
         world.merge.clear_log();
         world.merge.set(fault);
