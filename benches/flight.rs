@@ -1,14 +1,13 @@
 //! What it costs that a thousand callers wait for one fetch: all of them through the whole stack, one call upstream.
 
-#[path = "support/ground.rs"]
-mod ground;
+mod support;
 
 use std::convert::Infallible;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use futures_util::future::join_all;
-use ground::Ground;
 use http::{Response, StatusCode};
+use support::ground::Ground;
 use tokio::runtime::Builder;
 use tower::ServiceExt;
 

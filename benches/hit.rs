@@ -1,7 +1,6 @@
 //! What a hit costs: the look into the store, the form of the answer, and the whole of it through the stack.
 
-#[path = "support/ground.rs"]
-mod ground;
+mod support;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -10,7 +9,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt;
-use ground::Ground;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::Empty;
 use merge_sync_proxy::cache::store::Store;
@@ -20,6 +18,7 @@ use merge_sync_proxy::domain::history::History;
 use merge_sync_proxy::domain::key::{CanonicalQuery, PageKey, Place};
 use merge_sync_proxy::domain::page::{Kind, Lifetime, Page, Received, SyncDigest};
 use merge_sync_proxy::reply::render;
+use support::ground::Ground;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 

@@ -1,6 +1,7 @@
-//! What benches stand on: the proxy as configured for many teams, in front of a simulated Merge in the same process.
+//! What benches stand on: the proxy as configured for many teams, in front of a simulated Merge.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -17,33 +18,78 @@ use sha2::{Digest, Sha256};
 /// A proxy, and the Merge behind it.
 pub(crate) struct Ground {
     pub(crate) app: App,
-    #[allow(dead_code, reason = "not every bench asks Merge how it was")]
+    pub(crate) config: Config,
     pub(crate) merge: Merge,
 }
 
+/// What a [`Ground`] is like.
+pub(crate) struct Terms {
+    /// How many consumers there are, each with a key and a glob of its own.
+    pub(crate) consumers: usize,
+    /// How many accounts, each with a page of about 4 KB.
+    pub(crate) accounts: usize,
+    /// How long a page is fresh, in seconds.
+    pub(crate) lifetime: u64,
+    /// A Merge behind a socket; none is one in this process.
+    pub(crate) upstream: Option<SocketAddr>,
+}
+
+impl Terms {
+    /// So many consumers and accounts, and pages that stay fresh for an hour.
+    pub(crate) fn new(consumers: usize, accounts: usize) -> Self {
+        Self { consumers, accounts, lifetime: 3_600, upstream: None }
+    }
+}
+
 /// The key of the consumer with this number, as long as a real one.
-fn key(consumer: usize) -> String {
+pub(crate) fn key(consumer: usize) -> String {
     format!("msp_{consumer:047}")
 }
 
+/// A simulated Merge without limits that has so many accounts.
+pub(crate) fn merge(accounts: usize) -> Merge {
+    let merge = Merge::builder().unlimited().log_limit(1);
+    let account = |number| SimAccount::new(format!("account-{number}"), format!("token-{number}")).by_hand();
+    let merge = (0..accounts).map(account).fold(merge, |merge, account| merge.account(account)).build();
+    let page = page();
+    for number in 0..accounts {
+        merge.page(&format!("account-{number}"), "ats", page.clone());
+    }
+    merge
+}
+
 impl Ground {
-    /// So many consumers, each with a key and a glob of its own, and so many accounts, each with a page of about 4 KB.
+    /// So many consumers and accounts.
     pub(crate) fn new(consumers: usize, accounts: usize) -> Self {
-        let mut text = "
+        Self::with(&Terms::new(consumers, accounts))
+    }
+
+    /// On these terms.
+    pub(crate) fn with(terms: &Terms) -> Self {
+        let &Terms { consumers, accounts, lifetime, upstream } = terms;
+        let host = upstream.map_or_else(|| "merge.test".to_owned(), |upstream| upstream.to_string());
+        let mut text = format!(
+            "
+            [server]
+            listen = ['127.0.0.1:0']
+            max_connections = 100000
+            [admin]
+            listen = '127.0.0.1:0'
             [upstreams.us]
-            base_url = 'http://merge.test'
+            base_url = 'http://{host}'
             api_key = 'test-api-key'
             [upstreams.us.budget]
             per_account = 'unlimited'
             concurrency = 'unlimited'
             errors = 'unlimited'
+            [cache]
+            max_bytes = '16GiB'
             [cache.ttl]
-            syncing = '1h'
-            settled = '1h'\n"
-            .to_owned();
-        let mut merge = Merge::builder().unlimited().log_limit(1);
+            min = '1s'
+            syncing = '{lifetime}s'
+            settled = '{lifetime}s'\n"
+        );
         for number in 0..accounts {
-            merge = merge.account(SimAccount::new(format!("account-{number}"), format!("token-{number}")).by_hand());
             writeln!(text, "[[accounts]]\nname = 'account-{number}'\ntoken = 'token-{number}'").expect("memory");
         }
         for number in 0..consumers {
@@ -51,16 +97,17 @@ impl Ground {
             writeln!(text, "[[consumers]]\nname = 'team-{number}'\nkey_sha256 = '{hash}'").expect("memory");
             text.push_str("accounts = ['account-*']\nmax_in_flight_misses = 100000\n");
         }
-        let merge = merge.build();
-        let page = page();
-        for number in 0..accounts {
-            merge.page(&format!("account-{number}"), "ats", page.clone());
-        }
+        let merge = merge(if upstream.is_some() { 0 } else { accounts });
         let hasher = TokenHasher::new();
         let config = Config::parse(&text, Path::new("bench.toml"), &|_| None, &hasher);
         let config = config.unwrap_or_else(|faults| panic!("{faults}"));
-        let transports = [("us".into(), transport(merge.clone()))].into();
-        Self { app: App::with_transports(config, &hasher, transports), merge }
+        let app = if upstream.is_some() {
+            App::new(config.clone(), &hasher).expect("no certificates are needed")
+        } else {
+            let transports = [("us".into(), transport(merge.clone()))].into();
+            App::with_transports(config.clone(), &hasher, transports)
+        };
+        Self { app, config, merge }
     }
 
     /// A consumer's request for an account's page, with the header fields that an SDK sends.
@@ -78,7 +125,7 @@ impl Ground {
 }
 
 /// Twelve models at rest: 4 KB.
-fn page() -> Bytes {
+pub(crate) fn page() -> Bytes {
     let model = |number: usize| {
         serde_json::json!({
             "model_name": format!("Model{number}"),

@@ -1,0 +1,124 @@
+//! Instructions per hit in user space, counted by valgrind's callgrind: the figure that other load on the machine cannot move.
+//!
+//! `cargo bench --bench instructions` runs the whole proxy (sockets, hyper, every layer; 1,000 consumers with keys, 1,000 accounts) and
+//! hyper alone, each in a process of its own under callgrind, which counts only while warm servers answer. Requests come over 64 connections
+//! that are always busy.
+//!
+//! `-- --keep DIR` leaves callgrind's files there, for `callgrind_annotate`; `-- --only bare|proxy|keys|bare2|http2` counts one of them.
+
+#![allow(clippy::print_stdout, reason = "what a bench finds goes to the terminal")]
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use support::child::{Server, is_installed, this_program};
+use support::drive::{Driver, End, Lines, Pace, Turns};
+use support::ground::key;
+use support::role::{self, Layout, Role};
+use support::wire::{self, Speech};
+
+const REQUESTS: u64 = 4_096;
+const CONNECTIONS: usize = 64;
+const KEYS: usize = 1_000;
+
+/// One kind of requests to one kind of server.
+struct Subject {
+    name: &'static str,
+    title: &'static str,
+    role: Role,
+    speech: Speech,
+    keys: usize,
+}
+
+const fn subject(name: &'static str, title: &'static str, role: Role, speech: Speech, keys: usize) -> Subject {
+    Subject { name, title, role, speech, keys }
+}
+
+const SUBJECTS: [Subject; 5] = [
+    subject("bare", "bare hyper", Role::Bare, Speech::Http1, 1),
+    subject("proxy", "merge-sync-proxy, one key", Role::Proxy, Speech::Http1, 1),
+    subject("keys", "merge-sync-proxy, 1,000 keys", Role::Proxy, Speech::Http1, KEYS),
+    subject("bare2", "bare hyper, HTTP/2", Role::Bare, Speech::Http2, 1),
+    subject("http2", "merge-sync-proxy, HTTP/2", Role::Proxy, Speech::Http2, 1),
+];
+
+fn main() -> ExitCode {
+    if role::play() {
+        return ExitCode::SUCCESS;
+    }
+    let arguments: Vec<String> = std::env::args().collect();
+    let option =
+        |name: &str| arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1));
+    if !is_installed("valgrind") {
+        println!("valgrind is not installed: nothing to count with");
+        return ExitCode::SUCCESS;
+    }
+    let only = option("--only");
+    let folder = tempfile::tempdir().expect("a place for files");
+    let keep = option("--keep").map_or(folder.path(), |folder| Path::new(folder));
+    let mut yardsticks = Vec::new();
+    println!("{:<32} {:>18} {:>10}", "", "instructions/hit", "× bare");
+    for subject in SUBJECTS.iter().filter(|subject| only.is_none_or(|only| only == subject.name)) {
+        let each = count(subject, keep);
+        if subject.role == Role::Bare {
+            yardsticks.push((subject.speech, each));
+        }
+        let bare = yardsticks.iter().find(|(speech, _)| *speech == subject.speech);
+        let ratio = bare.map_or_else(String::new, |(_, bare)| format!("{:.2}", each / bare));
+        println!("{:<32} {each:>18.0} {ratio:>10}", subject.title);
+    }
+    ExitCode::SUCCESS
+}
+
+/// The instructions of a hit.
+fn count(subject: &Subject, keep: &Path) -> f64 {
+    let file = keep.join(format!("callgrind.{}", subject.name));
+    let mut command = Command::new("valgrind");
+    command.args(["--tool=callgrind", "-q", "--instr-atstart=no"]);
+    command.arg(format!("--callgrind-out-file={}", file.display()));
+    let accounts = subject.keys.max(KEYS);
+    command.arg(this_program()).args(role::arguments(subject.role, &Layout { accounts, ..Layout::default() }));
+    let server = Server::start(command);
+    let streams = if subject.speech == Speech::Http2 { 32 } else { 1 };
+    let connections = if subject.speech == Speech::Http2 { CONNECTIONS / streams } else { CONNECTIONS };
+    let lines = Lines { target: server.address, speech: subject.speech, connections, streams };
+    let mut driver = Driver::connect(lines).expect("the server listens");
+    let mut mix = Turns::new((0..subject.keys).map(|number| request(subject.speech, number)).collect());
+    let mut run = || {
+        let report =
+            driver.run(Pace::Closed, End::Requests(REQUESTS), &mut mix, &mut |_| ()).expect("sockets that work");
+        assert_eq!((report.statuses.get(&200), report.lost), (Some(&REQUESTS), 0), "{:?}", report.statuses);
+    };
+    run();
+    tell(&server, &["-i", "on"]);
+    run();
+    tell(&server, &["-z"]);
+    run();
+    tell(&server, &["-d"]);
+    drop(driver);
+    server.end();
+    let dump = keep.join(format!("callgrind.{}.1", subject.name));
+    let text = std::fs::read_to_string(&dump).expect("callgrind has written it");
+    let totals = text.lines().find_map(|line| line.strip_prefix("totals: ").or_else(|| line.strip_prefix("summary: ")));
+    totals.and_then(|totals| totals.trim().parse::<f64>().ok()).expect("a total") / REQUESTS as f64
+}
+
+fn request(speech: Speech, number: usize) -> Vec<u8> {
+    let (authorization, account) = (format!("Bearer {}", key(number)), format!("account-{number}"));
+    let fields = [
+        ("user-agent", "merge-python/1.0"),
+        ("accept", "application/json"),
+        ("authorization", &authorization),
+        ("x-account-token", &account),
+    ];
+    wire::get(speech, "proxy.internal:8080", "/api/ats/v1/sync-status", &fields)
+}
+
+/// Tells callgrind something.
+fn tell(server: &Server, what: &[&str]) {
+    let status =
+        Command::new("callgrind_control").args(what).arg(server.id().to_string()).stdout(Stdio::null()).status();
+    assert!(status.is_ok_and(|status| status.success()), "callgrind_control {what:?}");
+}

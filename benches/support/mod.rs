@@ -1,0 +1,10 @@
+//! What the benches share: the proxy and its Merge, servers in processes of their own, and cheap clients for real sockets.
+
+#![allow(dead_code, reason = "no bench needs all of it")]
+
+pub(crate) mod bare;
+pub(crate) mod child;
+pub(crate) mod drive;
+pub(crate) mod ground;
+pub(crate) mod role;
+pub(crate) mod wire;

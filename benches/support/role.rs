@@ -1,0 +1,126 @@
+//! Servers that a bench starts in processes of their own: the bench's program again, with `--role` as its first argument.
+//!
+//! Such a process prints `ready ADDRESS`, serves until its standard input ends, and then exits by itself.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use merge_sync_proxy::app::Listeners;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+
+use super::bare;
+use super::ground::{Ground, Terms};
+
+/// What a process serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// hyper alone.
+    Bare,
+    /// The whole proxy, in front of a simulated Merge in its own process.
+    Proxy,
+}
+
+impl Role {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare hyper",
+            Self::Proxy => "merge-sync-proxy",
+        }
+    }
+}
+
+/// How a server is laid out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) workers: usize,
+    pub(crate) consumers: usize,
+    pub(crate) accounts: usize,
+    /// The proxy's upstream; none is a simulation in its own process.
+    pub(crate) upstream: Option<SocketAddr>,
+    /// The lifetime of its pages, in seconds.
+    pub(crate) lifetime: u64,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self { workers: 1, consumers: 1_000, accounts: 1_000, upstream: None, lifetime: 3_600 }
+    }
+}
+
+/// The arguments that make this program serve.
+pub(crate) fn arguments(role: Role, layout: &Layout) -> Vec<String> {
+    let role = if role == Role::Bare { "bare" } else { "proxy" };
+    let Layout { workers, consumers, accounts, upstream, lifetime } = layout;
+    let upstream = upstream.map_or_else(|| "-".to_owned(), |upstream| upstream.to_string());
+    let mut arguments = vec!["--role".to_owned(), role.to_owned(), upstream];
+    arguments.extend([*workers, *consumers, *accounts].map(|number| number.to_string()));
+    arguments.push(lifetime.to_string());
+    arguments
+}
+
+/// Plays the role that the arguments name; whether there was one. A bench's `main` begins with it.
+pub(crate) fn play() -> bool {
+    let arguments: Vec<String> = std::env::args().skip(1).take(7).collect();
+    let [flag, role, upstream, workers, consumers, accounts, lifetime] = &arguments[..] else { return false };
+    if flag != "--role" {
+        return false;
+    }
+    let number = |text: &String| text.parse().expect("a number");
+    let layout = Layout {
+        workers: number(workers),
+        consumers: number(consumers),
+        accounts: number(accounts),
+        upstream: upstream.parse().ok(),
+        lifetime: lifetime.parse().expect("a number"),
+    };
+    let runtime = runtime(layout.workers);
+    if role == "bare" {
+        runtime.block_on(play_bare())
+    } else {
+        runtime.block_on(play_proxy(&layout))
+    }
+    // Tasks that would serve for ever are not waited for.
+    runtime.shutdown_background();
+    true
+}
+
+/// One worker is a runtime on the thread itself; several are tokio's pool, as the proxy has it.
+pub(crate) fn runtime(workers: usize) -> Runtime {
+    let mut builder = if workers == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    builder.worker_threads(workers).enable_all().build().expect("a runtime")
+}
+
+async fn play_bare() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    ready(listener.local_addr().expect("it is bound"));
+    tokio::select! {
+        () = bare::serve(listener) => {}
+        _ = end_of_input() => {}
+    }
+}
+
+async fn play_proxy(layout: &Layout) {
+    let terms =
+        Terms { lifetime: layout.lifetime, upstream: layout.upstream, ..Terms::new(layout.consumers, layout.accounts) };
+    let ground = Ground::with(&terms);
+    let listeners = Listeners::bind(&ground.config).await.expect("free ports");
+    ready(listeners.proxy[0].tcp_address().expect("a TCP listener"));
+    ground.app.serve(listeners, end_of_input()).await;
+}
+
+fn ready(address: SocketAddr) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "ready {address}").and_then(|()| out.flush()).expect("the bench reads it");
+}
+
+/// Completes when the bench closes this process's standard input, or has gone.
+fn end_of_input() -> oneshot::Receiver<()> {
+    let (end, ended) = oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        drop(end);
+    });
+    ended
+}
