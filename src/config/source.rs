@@ -58,7 +58,7 @@ impl<'t> Source<'t> {
 
     /// The fault that `message` is about what stands at `place`.
     pub(super) fn fault(&self, place: &Place, message: impl Into<String>) -> Fault {
-        self.fault_of(matches(self.tree.get_ref(), "", place).pop(), place, message)
+        self.fault_of(matches(self.tree.get_ref(), place).pop(), place, message)
     }
 
     /// Where the top-level `key` stands, if the file has it.
@@ -69,7 +69,7 @@ impl<'t> Source<'t> {
     /// The fault that serde's `message` is about. A list of tables stands where its first table stands, and here the list is
     /// meant. What stands where a table belongs is not quoted, for nobody knows what it is.
     fn fault_of_shape(&self, place: &Place, message: &str) -> Fault {
-        let found = matches(self.tree.get_ref(), "", place).into_iter().next();
+        let found = matches(self.tree.get_ref(), place).into_iter().next();
         match explain(message) {
             Some(explained) => Fault { written: None, ..self.fault_of(found, place, explained) },
             None => self.fault_of(found, place, message),
@@ -93,32 +93,43 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 }
 
 /// The full keys of what stands at `place`, the outermost first, and whether each is a plain value.
-fn matches(table: &DeTable<'_>, path: &str, place: &Place) -> Vec<(String, bool)> {
+///
+/// Keys are put together on the way back from a match: a file of a thousand accounts has tens of thousands of places.
+fn matches(table: &DeTable<'_>, place: &Place) -> Vec<(String, bool)> {
     let mut found = Vec::new();
     for (key, value) in table {
-        let here = if path.is_empty() { key.get_ref().to_string() } else { format!("{path}.{}", key.get_ref()) };
         if key.span() == *place {
-            found.push((here.clone(), false));
+            found.push((key.get_ref().to_string(), false));
         }
-        found.extend(matches_value(value, &here, place));
+        found.extend(
+            matches_value(value, place).into_iter().map(|(rest, is_value)| (join(key.get_ref(), &rest), is_value)),
+        );
     }
     found
 }
 
-fn matches_value(value: &Spanned<DeValue<'_>>, here: &str, place: &Place) -> Vec<(String, bool)> {
+fn matches_value(value: &Spanned<DeValue<'_>>, place: &Place) -> Vec<(String, bool)> {
     let mut found = Vec::new();
     if value.span() == *place {
-        found.push((here.to_owned(), !value.get_ref().is_table()));
+        found.push((String::new(), !value.get_ref().is_table()));
     }
     match value.get_ref() {
-        DeValue::Table(table) => found.extend(matches(table, here, place)),
+        DeValue::Table(table) => found.extend(matches(table, place)),
         DeValue::Array(items) => {
-            let items = items.iter().enumerate();
-            found.extend(items.flat_map(|(index, item)| matches_value(item, &format!("{here}[{index}]"), place)));
+            for (index, item) in items.iter().enumerate() {
+                let inside = matches_value(item, place).into_iter();
+                found.extend(inside.map(|(rest, is_value)| (join(&format!("[{index}]"), &rest), is_value)));
+            }
         }
         _ => {}
     }
     found
+}
+
+/// A key and what lies inside it: nothing, an index or another key.
+fn join(key: &str, rest: &str) -> String {
+    let dot = if rest.is_empty() || rest.starts_with('[') { "" } else { "." };
+    format!("{key}{dot}{rest}")
 }
 
 /// Removes the outermost entry at `place`; false if there is none.
