@@ -71,6 +71,8 @@ pub mod door {
 
     pub mod audit;
 
+    mod recognised;
+
     pub mod consumer_key;
 
     pub mod strangers;

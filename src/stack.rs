@@ -13,7 +13,7 @@ use tower::{Service, ServiceBuilder};
 
 use crate::cache::{flight, follow, lookup, store};
 use crate::domain::body::ReplyBody;
-use crate::domain::exchange::{Ask, Fetch, Given, Target};
+use crate::domain::exchange::{Fetch, Target};
 use crate::domain::page::Received;
 use crate::domain::problem::Problem;
 use crate::domain::relay::{Call, Called, Relay, Relayed};
@@ -60,8 +60,8 @@ where
         .service(ground.client.clone()); // signs, sends, reads whole, parses
 
     // Ask -> Given: what is held, or one fetch that everybody shares.
-    let answer: BoxCloneSyncService<Ask, Given, Problem> = ServiceBuilder::new()
-        .layer(BoxCloneSyncService::layer())
+    // Not boxed, as a hit ends in its first layers.
+    let answer = ServiceBuilder::new()
         .layer(follow::layer(ground.follows.clone())) // Prefer: wait, and event streams; everybody else passes
         .layer(lookup::layer(ground.store.clone())) // a fresh page ends here, without a task or a lock held
         .layer(flight::layer(ground.flights.clone())) // a task of its own, so no caller can kill it

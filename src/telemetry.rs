@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
+use http::header::Entry;
 use http::{HeaderValue, Method, Request, Response, Uri};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -93,9 +94,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let headers = request.headers_mut();
-        if !headers.get(X_REQUEST_ID).is_some_and(may_name) {
-            headers.insert(X_REQUEST_ID, new_name());
+        match request.headers_mut().entry(X_REQUEST_ID) {
+            Entry::Occupied(name) if may_name(name.get()) => {}
+            Entry::Occupied(mut name) => drop(name.insert(new_name())),
+            Entry::Vacant(none) => drop(none.insert(new_name())),
         }
         let line = tracing::enabled!(target: "access", tracing::Level::INFO).then(|| Line {
             began: Instant::now(),

@@ -148,10 +148,13 @@ impl Pattern {
 
     /// Whether the whole of `name` fits.
     pub fn matches(&self, name: &str) -> bool {
-        let mut parts = self.0.split('*');
-        let first = parts.next().unwrap_or_default();
+        let Some((first, others)) = self.0.split_once('*') else { return *self.0 == *name };
         let Some(mut rest) = name.strip_prefix(first) else { return false };
-        let Some(last) = parts.next_back() else { return rest.is_empty() };
+        if others.is_empty() {
+            return true;
+        }
+        let mut parts = others.split('*');
+        let last = parts.next_back().unwrap_or_default();
         for part in parts {
             let Some(at) = rest.find(part) else { return false };
             rest = &rest[at + part.len()..];

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::audit::KeyRefusal;
+use super::recognised::Recognised;
 use super::strangers::Strangers;
 use crate::domain::access::{Consumer, KeyHash, Name};
 use crate::domain::exchange::Caller;
@@ -19,13 +20,15 @@ use crate::domain::problem::Problem;
 
 /// All consumers, by the hashes of their keys, by users of this machine and by names in certificates.
 ///
-/// What is looked up is the SHA-256 of what was sent, so how long it takes says nothing about a key that exists.
+/// What is looked up is the SHA-256 of what was sent, so how long it takes says nothing about a key that exists. Keys that have been
+/// recognised are known again without it; see [`Recognised`].
 #[derive(Debug)]
 pub struct Consumers {
     /// Who everybody is while no consumers are configured.
     open: Option<Arc<Caller>>,
     by_name: HashMap<Name, Arc<Caller>>,
-    by_key: HashMap<[u8; 32], Entry>,
+    by_key: HashMap<[u8; 32], Arc<Entry>>,
+    recognised: Recognised<Arc<Entry>>,
     by_uid: HashMap<u32, Arc<Caller>>,
     by_certificate: HashMap<Box<str>, Arc<Caller>>,
 }
@@ -61,7 +64,7 @@ impl Consumers {
             };
             for key in &consumer.keys {
                 let (caller, key) = (caller.clone(), key.clone());
-                by_key.insert(key.sha256, Entry { caller, key, proven: AtomicBool::new(false) });
+                by_key.insert(key.sha256, Arc::new(Entry { caller, key, proven: AtomicBool::new(false) }));
             }
             by_uid.extend(consumer.unix_uids.iter().map(|uid| (*uid, caller.clone())));
             by_certificate.extend(consumer.client_certs.iter().map(|name| (name.clone(), caller.clone())));
@@ -71,7 +74,8 @@ impl Consumers {
             let known = before.and_then(|before| before.open.clone());
             known.unwrap_or_else(|| Arc::new(Caller::new(Consumer::open(), now)))
         });
-        Self { open, by_name, by_key, by_uid, by_certificate }
+        let recognised = Recognised::new(by_key.len());
+        Self { open, by_name, by_key, recognised, by_uid, by_certificate }
     }
 
     /// Who sent these headers over a connection of `peer`. Of those who may not come in, not all are looked at: see [`Strangers`].
@@ -123,8 +127,15 @@ impl Consumers {
 
     /// Whose key this is, if it still counts.
     fn find<'a>(&'a self, shown: &'a [u8]) -> Result<&'a Entry, Stranger<'a>> {
-        let unknown = Stranger::Refused(KeyRefusal::Unknown, None, Some(shown));
-        let entry = self.by_key.get::<[u8; 32]>(&Sha256::digest(shown).into()).ok_or(unknown)?;
+        let entry = match self.recognised.find(shown) {
+            Some(entry) => entry,
+            None => {
+                let unknown = Stranger::Refused(KeyRefusal::Unknown, None, Some(shown));
+                let entry = self.by_key.get::<[u8; 32]>(&Sha256::digest(shown).into()).ok_or(unknown)?;
+                self.recognised.remember(shown, entry);
+                entry
+            }
+        };
         let refused = |reason| Err(Stranger::Refused(reason, Some(&entry.caller.consumer.name), Some(shown)));
         if entry.key.disabled || entry.caller.consumer.disabled {
             return refused(KeyRefusal::Disabled);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use http::HeaderMap;
 
 use crate::domain::access::{Account, AccountHash, Consumer, Credential, Name, Upstream, X_ACCOUNT_TOKEN};
@@ -16,9 +17,10 @@ const LONGEST: usize = 512;
 /// All accounts that have a name, and what is needed to take in a raw token.
 #[derive(Debug)]
 pub struct Accounts {
-    by_name: HashMap<Name, Arc<Account>>,
-    by_token: HashMap<AccountHash, Arc<Account>>,
-    upstreams: HashMap<Name, Arc<Upstream>>,
+    // Callers look up and never insert, so none can make their keys collide.
+    by_name: HashMap<Name, Arc<Account>, RandomState>,
+    by_token: HashMap<AccountHash, Arc<Account>, RandomState>,
+    upstreams: HashMap<Name, Arc<Upstream>, RandomState>,
     /// Where an account lives of which only the token is known.
     default_upstream: Arc<Upstream>,
     hasher: TokenHasher,

@@ -19,11 +19,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tower::{BoxError, Service, ServiceExt};
+use tower::{BoxError, Service};
 
 use super::awaited::Awaited;
 use super::bind::turn_away;
@@ -290,7 +291,8 @@ where
         builder: Builder<TokioExecutor>,
     ) {
         let pulse = Pulse::new();
-        let service = self.service;
+        // One for the whole connection, not a copy for each request: services here are always ready, and wait inside their calls.
+        let service = Mutex::new(self.service);
         let strict = Arc::new(Strict::default());
         let stream = strict.follow(stream);
         let (answering, pulse_of_bodies) = (pulse.clone(), pulse.clone());
@@ -303,7 +305,7 @@ where
             let is_last = strict.examine(&mut request);
             let waited_for = pulse_of_bodies.clone();
             let request = request.map(|body| Awaited::new(body, patience.body, waited_for));
-            let answer = service.clone().oneshot(request);
+            let answer = service.lock().call(request);
             let pulse = answering.clone();
             async move {
                 let Ok(mut response) = answer.await;
@@ -358,7 +360,8 @@ where
 
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    // The pulse keeps hyper's header timeout; see there.
+    // The pulse keeps hyper's header timeout; see there. The number of header lines stays at hyper's own 100: for any other, hyper
+    // gets and fills memory for each request, which costs more than the rest of its parser.
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD);
     let largest = u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX);
     builder

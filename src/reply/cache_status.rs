@@ -1,7 +1,7 @@
 //! The text of `Cache-Status` (RFC 9211) for every way in which an answer can come about.
 
 use std::fmt::Write;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -13,8 +13,8 @@ use crate::domain::problem::Row;
 /// How this cache calls itself.
 const NAME: &str = "merge-sync-proxy";
 
-/// The values of plain hits, one for each second of a lifetime up to five minutes: nearly all answers need one of these.
-static HITS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| (0..=300).map(|ttl| hit(ttl, "")).collect());
+/// The values of plain hits, one for each second of a lifetime up to an hour, made when they are first needed.
+static HITS: [OnceLock<HeaderValue>; 3601] = [const { OnceLock::new() }; 3601];
 
 /// The value for a page.
 pub fn value(answer: &Answer) -> HeaderValue {
@@ -28,8 +28,8 @@ pub fn of(served: Served, ttl: i64, refresh_limited: bool) -> HeaderValue {
     let detail = |own: &'static str| if limited.is_empty() { own } else { limited };
     match served {
         Served::Hit => {
-            let prepared = usize::try_from(ttl).ok().and_then(|ttl| HITS.get(ttl));
-            prepared.filter(|_| limited.is_empty()).cloned().unwrap_or_else(|| hit(ttl, limited))
+            let prepared = usize::try_from(ttl).ok().and_then(|ttl| HITS.get(ttl)).filter(|_| limited.is_empty());
+            prepared.map_or_else(|| hit(ttl, limited), |prepared| prepared.get_or_init(|| hit(ttl, "")).clone())
         }
         Served::Negative => hit(ttl, detail("; detail=negative")),
         Served::Stale(Why::Revalidating) => hit(ttl, detail("; detail=revalidating")),
