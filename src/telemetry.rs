@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use http::header::Entry;
 use http::{HeaderValue, Method, Request, Response, Uri};
 use pin_project_lite::pin_project;
@@ -121,7 +122,9 @@ fn new_name() -> HeaderValue {
     let random = random.first_chunk().expect("sixteen bytes hold ten");
     let id = uuid::Builder::from_unix_timestamp_millis(milliseconds, random).into_uuid();
     let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-    HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)).expect("hex digits and hyphens are a header value")
+    id.hyphenated().encode_lower(&mut text);
+    // Shared from the start, since the answer gets a copy.
+    HeaderValue::from_maybe_shared(Bytes::from_owner(text)).expect("hex digits and hyphens are a header value")
 }
 
 /// What the log line needs to remember of a request.

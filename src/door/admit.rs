@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use http::header::{CACHE_CONTROL, PRAGMA};
 use http::request::Parts;
 use http::{Method, Request};
 use http_body::Body;
@@ -74,7 +75,7 @@ impl House {
         if let Some(Objection(problem)) = head.extensions.get() {
             return Err(problem.clone());
         }
-        self.check_size(&head)?;
+        let is_plain = self.check_head(&head)?;
         let stop = self.routes.find(&head.method, head.uri.path())?;
         let peer = head.extensions.get::<Arc<Peer>>().map(|peer| &**peer);
         let identified = self.consumers.identify(&head.headers, peer, &self.strangers, now);
@@ -98,7 +99,8 @@ impl House {
         let key =
             PageKey { upstream: target.upstream.name.clone(), account: target.account.hash, place: stop.place, query };
         let deadline = now + target.upstream.budget.max_wait + target.upstream.client.timeout + LAST_WORD;
-        let (caller, policy, wants) = (caller.clone(), stop.policy, Wants::read(&head.headers));
+        let wants = if is_plain { Wants::default() } else { Wants::read(&head.headers) };
+        let (caller, policy) = (caller.clone(), stop.policy);
         match policy.rule {
             CacheRule::SyncStatus | CacheRule::Fixed(_) => {
                 let follow = Follow::read(&head.method, &head.headers).map(Box::new);
@@ -133,17 +135,21 @@ impl House {
         }
     }
 
-    fn check_size(&self, head: &Parts) -> Result<(), Problem> {
+    /// Refuses what is too large; says whether there is nothing that [`Wants`] could be read from, as in most requests.
+    fn check_head(&self, head: &Parts) -> Result<bool, Problem> {
         let target = head.uri.path().len() + head.uri.query().map_or(0, |query| query.len() + 1);
         if target > LONGEST_TARGET {
             return Err(Problem::TargetTooLong);
         }
-        let field =
-            |(name, value): (&http::HeaderName, &http::HeaderValue)| name.as_str().len() + value.len() + FIELD_OVERHEAD;
-        if head.headers.iter().map(field).sum::<usize>() > self.max_header_bytes {
+        let (mut size, mut is_plain) = (0, true);
+        for (name, value) in &head.headers {
+            size += name.as_str().len() + value.len() + FIELD_OVERHEAD;
+            is_plain &= *name != CACHE_CONTROL && *name != PRAGMA;
+        }
+        if size > self.max_header_bytes {
             return Err(Problem::HeadersTooLarge);
         }
-        Ok(())
+        Ok(is_plain)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The heads of one HTTP/1 connection, read along byte by byte: where each begins and ends, and what is wrong with it.
 
+use memchr::memchr;
+
 /// What is wrong with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -100,7 +102,7 @@ impl Scan {
                     (taken, true)
                 }
                 Place::Before | Place::RequestLine | Place::Fields => {
-                    let end = rest.iter().position(|byte| *byte == b'\n');
+                    let end = memchr(b'\n', rest);
                     let taken = end.map_or(rest.len(), |end| end + 1);
                     (taken, self.line(&rest[..taken], end.is_some()))
                 }

@@ -82,9 +82,26 @@ fn fault_of<B>(request: &Request<B>) -> Option<Fault> {
     None
 }
 
+/// Which bytes a host may have: each request has one, so each is looked up and not searched for.
+static FITS_HOST: [bool; 256] = {
+    let mut fits = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 0x80 {
+        fits[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"-._~%!$&'()*+;=:[]";
+    let mut at = 0;
+    while at < others.len() {
+        fits[others[at] as usize] = true;
+        at += 1;
+    }
+    fits
+};
+
 /// Whether this is a host and perhaps a port (RFC 3986 §3.2.2), without user information and without a comma, which joins two.
 fn is_host(host: &[u8]) -> bool {
-    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(byte);
+    let fits = |byte: &u8| FITS_HOST[usize::from(*byte)];
     let name_end = match host.first() {
         Some(b'[') => host.iter().position(|byte| *byte == b']').map_or(0, |end| end + 1),
         _ => host.iter().position(|byte| *byte == b':').unwrap_or(host.len()),

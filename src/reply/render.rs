@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{
-    AGE, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, LAST_MODIFIED, RETRY_AFTER, VARY,
-    WWW_AUTHENTICATE,
+    ACCEPT_ENCODING, AGE, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use pin_project_lite::pin_project;
@@ -70,11 +70,20 @@ struct Reading {
 impl Reading {
     fn new<B>(request: &Request<B>) -> Self {
         let headers = request.headers();
+        // One look at all fields costs less than a search for each that is mostly not there.
+        let (mut has_conditions, mut has_codings, mut request_id) = (false, false, None);
+        for (name, value) in headers {
+            has_conditions |= *name == IF_NONE_MATCH || *name == IF_MODIFIED_SINCE;
+            has_codings |= *name == ACCEPT_ENCODING;
+            if *name == X_REQUEST_ID {
+                request_id = Some(value);
+            }
+        }
         Self {
             head_only: *request.method() == Method::HEAD,
-            conditions: Conditions::read(headers),
-            coding: accept_encoding::choose(headers),
-            request_id: headers.get(X_REQUEST_ID).cloned().unwrap_or_else(|| HeaderValue::from_static("-")),
+            conditions: if has_conditions { Conditions::read(headers) } else { Conditions::default() },
+            coding: if has_codings { accept_encoding::choose(headers) } else { Coding::Identity },
+            request_id: request_id.cloned().unwrap_or_else(|| HeaderValue::from_static("-")),
         }
     }
 
