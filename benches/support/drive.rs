@@ -88,9 +88,13 @@ impl Report {
     /// Adds what another thread has seen.
     pub(crate) fn add(&mut self, other: &Self) {
         self.latency.add(&other.latency).expect("the same bounds");
-        other.statuses.iter().for_each(|(status, count)| *self.statuses.entry(*status).or_default() += count);
+        for (status, count) in &other.statuses {
+            *self.statuses.entry(*status).or_default() += count;
+        }
         for (mine, others) in self.cache.iter_mut().zip(&other.cache) {
-            others.iter().for_each(|(value, count)| *mine.entry(value.clone()).or_default() += count);
+            for (value, count) in others {
+                *mine.entry(value.clone()).or_default() += count;
+            }
         }
         self.lost += other.lost;
         self.elapsed = self.elapsed.max(other.elapsed);
@@ -211,21 +215,21 @@ impl Driver {
                 Pace::Open(_) => due(sent) <= now,
             };
             while !is_over(sent, now) && is_due(sent, now) {
-                let Some(place) = free.pop_front() else { break };
+                let Some(at) = free.pop_front() else { break };
                 let began = if let Pace::Open(_) = pace { due(sent) } else { now };
                 sent += 1;
-                if self.connections[place].send(mix.next(), began).is_err() {
-                    self.replace(place, &mut report, &mut free)?;
+                if self.connections[at].send(mix.next(), began).is_err() {
+                    self.replace(at, &mut report, &mut free)?;
                 } else if self.lines.speech == Speech::Http2 {
-                    touched.push(place);
+                    touched.push(at);
                 }
                 if let Pace::Closed = pace {
                     now = Instant::now();
                 }
             }
-            for place in touched.drain(..) {
-                if self.connections[place].flush().is_err() {
-                    self.replace(place, &mut report, &mut free)?;
+            for at in touched.drain(..) {
+                if self.connections[at].flush().is_err() {
+                    self.replace(at, &mut report, &mut free)?;
                 }
             }
             let patience = match pace {
@@ -244,15 +248,15 @@ impl Driver {
             }
             let now = Instant::now();
             for event in &events {
-                let place = event.token().0;
+                let at = event.token().0;
                 let mut taken = 0;
-                let result = self.connections[place].receive(&mut scratch, &mut |answer| {
+                let result = self.connections[at].receive(&mut scratch, &mut |answer| {
                     report.note(&answer, now);
                     taken += 1;
                 });
-                free.extend(std::iter::repeat_n(place, taken));
-                if result.and_then(|()| self.connections[place].flush()).is_err() {
-                    self.replace(place, &mut report, &mut free)?;
+                free.extend(std::iter::repeat_n(at, taken));
+                if result.and_then(|()| self.connections[at].flush()).is_err() {
+                    self.replace(at, &mut report, &mut free)?;
                 }
             }
             if now - last_progress >= Duration::from_secs(1) {

@@ -10,6 +10,7 @@ use http_body_util::Empty;
 use merge_sync_proxy::app::App;
 use merge_sync_proxy::config::Config;
 use merge_sync_proxy::demo::account::SimAccount;
+use merge_sync_proxy::demo::builder::Builder;
 use merge_sync_proxy::demo::merge::Merge;
 use merge_sync_proxy::domain::key::TokenHasher;
 use merge_sync_proxy::upstream::client::transport;
@@ -50,7 +51,7 @@ pub(crate) fn key(consumer: usize) -> String {
 pub(crate) fn merge(accounts: usize) -> Merge {
     let merge = Merge::builder().unlimited().log_limit(1);
     let account = |number| SimAccount::new(format!("account-{number}"), format!("token-{number}")).by_hand();
-    let merge = (0..accounts).map(account).fold(merge, |merge, account| merge.account(account)).build();
+    let merge = (0..accounts).map(account).fold(merge, Builder::account).build();
     let page = page();
     for number in 0..accounts {
         merge.page(&format!("account-{number}"), "ats", page.clone());

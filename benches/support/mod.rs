@@ -7,4 +7,5 @@ pub(crate) mod child;
 pub(crate) mod drive;
 pub(crate) mod ground;
 pub(crate) mod role;
+pub(crate) mod upstream;
 pub(crate) mod wire;

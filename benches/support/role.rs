@@ -77,9 +77,9 @@ pub(crate) fn play() -> bool {
     };
     let runtime = runtime(layout.workers);
     if role == "bare" {
-        runtime.block_on(play_bare())
+        runtime.block_on(play_bare());
     } else {
-        runtime.block_on(play_proxy(&layout))
+        runtime.block_on(play_proxy(&layout));
     }
     // Tasks that would serve for ever are not waited for.
     runtime.shutdown_background();

@@ -18,7 +18,7 @@ pub(crate) enum Speech {
 }
 
 /// What begins an HTTP/2 connection: the preface, SETTINGS (no compression table, windows as large as they can be), and a
-/// WINDOW_UPDATE that makes the connection's window as large.
+/// `WINDOW_UPDATE` that makes the connection's window as large.
 const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
     \x00\x00\x0c\x04\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x04\x7f\xff\xff\xff\
     \x00\x00\x04\x08\x00\x00\x00\x00\x00\x7f\xff\x00\x00";
@@ -36,8 +36,11 @@ const PRIORITY: u8 = 0x20;
 pub(crate) fn get(speech: Speech, host: &str, target: &str, fields: &[(&str, &str)]) -> Vec<u8> {
     match speech {
         Speech::Http1 => {
-            let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-            format!("GET {target} HTTP/1.1\r\nhost: {host}\r\n{fields}\r\n").into_bytes()
+            let mut head = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\n");
+            for (name, value) in fields {
+                head.extend([name, ": ", value, "\r\n"]);
+            }
+            (head + "\r\n").into_bytes()
         }
         Speech::Http2 => {
             // `:method: GET` and `:scheme: http` stand in the static table; the rest are literals, never indexed.
