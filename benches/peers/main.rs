@@ -1,0 +1,268 @@
+//! The proxy beside hyper alone and beside the caches that people use today: the same work, in turns, within one run.
+//!
+//! Machines are noisy and differ, so what counts are ratios of paired rounds: their minimum, median and maximum. Servers run on the first
+//! core, the load on the last. `cargo bench --bench peers -- --rounds 15 --seconds 2 --only hits,herd`
+
+#![allow(clippy::print_stdout, reason = "what a bench finds goes to the terminal")]
+
+mod foreign;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use foreign::{PEERS, Setting};
+use merge_sync_proxy::demo::fault::Fault;
+use merge_sync_proxy::demo::merge::Merge;
+use support::child::{self, Server};
+use support::drive::{Driver, End, Lines, Pace, Report, Turns};
+use support::ground::{self, key};
+use support::role::{self, Layout, Role};
+use support::upstream;
+use support::wire::{self, Speech};
+
+const ACCOUNTS: usize = 1_000;
+
+/// Compares the proxy with hyper alone, nginx, `HAProxy` and Varnish.
+#[derive(Parser)]
+#[command(name = "peers")]
+struct Options {
+    /// Rounds; in each every server has its turn.
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// The length of a turn, in seconds.
+    #[arg(long, default_value_t = 1.5)]
+    seconds: f64,
+    /// Only these: hits, keys, many, open, http2, workers, herd, expiry.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// What cargo says to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// A server and how it is asked.
+struct Subject {
+    name: &'static str,
+    server: Server,
+    /// The requests, one for each key.
+    requests: Vec<Vec<u8>>,
+}
+
+/// What a turn showed.
+struct Turn {
+    report: Report,
+    cpu: Duration,
+}
+
+/// A kind of work.
+#[derive(Clone, Copy)]
+struct Work {
+    name: &'static str,
+    title: &'static str,
+    keys: usize,
+    connections: usize,
+    speech: Speech,
+    workers: usize,
+    pace: Pace,
+}
+
+const HITS: Work = Work {
+    name: "hits",
+    title: "hits, 1 key, 64 connections",
+    keys: 1,
+    connections: 64,
+    speech: Speech::Http1,
+    workers: 1,
+    pace: Pace::Closed,
+};
+
+const WORKS: [Work; 6] = [
+    HITS,
+    Work { name: "keys", title: "hits, 1,000 keys, 64 connections", keys: ACCOUNTS, ..HITS },
+    Work { name: "many", title: "hits, 1,000 keys, 1,000 connections", keys: ACCOUNTS, connections: 1_000, ..HITS },
+    Work { name: "open", title: "hits at 10,000 a second (open loop)", pace: Pace::Open(10_000.0), ..HITS },
+    Work {
+        name: "http2",
+        title: "hits, HTTP/2, 4 connections of 32 streams",
+        connections: 4,
+        speech: Speech::Http2,
+        ..HITS
+    },
+    Work { name: "workers", title: "hits, two workers that share two cores with the load", workers: 2, ..HITS },
+];
+
+fn main() -> ExitCode {
+    if role::play() {
+        return ExitCode::SUCCESS;
+    }
+    let options = Options::parse();
+    child::load_on_the_last_core();
+    let folder = tempfile::tempdir().expect("a place for files");
+    let merge = ground::merge(ACCOUNTS);
+    let upstream = upstream::serve(merge.clone());
+    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
+    for work in WORKS.iter().filter(|work| wanted(work.name)) {
+        let setting = Setting { lifetime: 3_600, ..setting(folder.path(), upstream, work.speech, work.workers) };
+        compare(work, &subjects(&setting, work.keys, true), &options);
+    }
+    let setting = Setting { lifetime: 60, ..setting(folder.path(), upstream, Speech::Http1, 1) };
+    if wanted("herd") {
+        herd(&merge, &subjects(&setting, 1, false));
+    }
+    if wanted("expiry") {
+        expiry(&merge, &subjects(&Setting { lifetime: 1, ..setting }, 1, false));
+    }
+    ExitCode::SUCCESS
+}
+
+fn setting(folder: &Path, upstream: std::net::SocketAddr, speech: Speech, workers: usize) -> Setting<'_> {
+    // Two workers and the load share what there is.
+    let cores = if workers == 1 { Some("0") } else { None };
+    Setting { folder, upstream, speech, workers, lifetime: 3_600, cores }
+}
+
+/// All servers that there are, the yardstick first.
+fn subjects(setting: &Setting<'_>, keys: usize, with_bare: bool) -> Vec<Subject> {
+    let layout = Layout {
+        workers: setting.workers,
+        upstream: Some(setting.upstream),
+        lifetime: setting.lifetime,
+        ..Layout::default()
+    };
+    let mut subjects = Vec::new();
+    for role in [Role::Bare, Role::Proxy] {
+        if role == Role::Proxy || with_bare {
+            let server = Server::play(role, &layout, setting.cores);
+            subjects.push(Subject {
+                name: role.name(),
+                server,
+                requests: requests(setting.speech, keys, "account", ""),
+            });
+        }
+    }
+    for peer in PEERS {
+        match foreign::start(peer, setting) {
+            Some(server) => {
+                subjects.push(Subject { name: peer, server, requests: requests(setting.speech, keys, "token", "") });
+            }
+            None => println!("({peer} is not installed or does not start: left out)"),
+        }
+    }
+    subjects
+}
+
+/// A request for the page of each of so many accounts. Peers know no names of accounts: they get tokens.
+fn requests(speech: Speech, keys: usize, account: &str, query: &str) -> Vec<Vec<u8>> {
+    let request = |number: usize| {
+        let (authorization, account) = (format!("Bearer {}", key(number)), format!("{account}-{number}"));
+        let fields = [
+            ("user-agent", "merge-python/1.0"),
+            ("accept", "application/json"),
+            ("authorization", &authorization),
+            ("x-account-token", &account),
+        ];
+        wire::get(speech, "proxy.internal:8080", &format!("/api/ats/v1/sync-status{query}"), &fields)
+    };
+    (0..keys).map(request).collect()
+}
+
+fn drive(subject: &Subject, work: &Work, end: End, requests: Vec<Vec<u8>>) -> Turn {
+    let streams = if work.speech == Speech::Http2 { 32 } else { 1 };
+    let lines = Lines { target: subject.server.address, speech: work.speech, connections: work.connections, streams };
+    let mut driver = Driver::connect(lines).unwrap_or_else(|error| panic!("{}: {error}", subject.name));
+    let before = subject.server.cpu();
+    let report = driver.run(work.pace, end, &mut Turns::new(requests), &mut |_| ()).expect("sockets that work");
+    let cpu = subject.server.cpu() - before;
+    let good = report.statuses.get(&200).copied().unwrap_or(0);
+    assert!(good > 0 && good == report.answers(), "{}: {:?}", subject.name, report.statuses);
+    Turn { report, cpu }
+}
+
+fn compare(work: &Work, subjects: &[Subject], options: &Options) {
+    for subject in subjects {
+        let warm_up = End::Requests(20 * work.keys.max(work.connections) as u64);
+        drive(subject, &Work { pace: Pace::Closed, ..*work }, warm_up, subject.requests.clone());
+    }
+    let turn = |subject| {
+        let Subject { requests, .. } = subject;
+        drive(subject, work, End::After(Duration::from_secs_f64(options.seconds)), requests.clone())
+    };
+    let rounds: Vec<Vec<Turn>> = (0..options.rounds).map(|_| subjects.iter().map(turn).collect()).collect();
+    println!("\n{}: {} rounds of {} s", work.title, options.rounds, options.seconds);
+    println!(
+        "{:<18} {:>9} {:>22} {:>22} {:>10} {:>22} {:>9} {:>9}",
+        "", "req/s", "× bare hyper", "× nginx", "CPU µs", "CPU × bare hyper", "p50 µs", "p99 µs"
+    );
+    let nginx = subjects.iter().position(|subject| subject.name == "nginx");
+    for (at, subject) in subjects.iter().enumerate() {
+        let mine = || rounds.iter().map(move |round| &round[at]);
+        let against = |other: usize, of: &dyn Fn(&Turn) -> f64| {
+            spread(rounds.iter().map(|round| of(&round[at]) / of(&round[other])).collect())
+        };
+        let throughput = |turn: &Turn| turn.report.throughput();
+        let cpu = |turn: &Turn| turn.cpu.as_secs_f64() * 1e6 / turn.report.answers() as f64;
+        println!(
+            "{:<18} {:>9.0} {:>22} {:>22} {:>10.1} {:>22} {:>9.0} {:>9.0}",
+            subject.name,
+            median(mine().map(throughput).collect()),
+            against(0, &throughput),
+            nginx.map_or_else(String::new, |nginx| against(nginx, &throughput)),
+            median(mine().map(cpu).collect()),
+            against(0, &cpu),
+            median(mine().map(|turn| turn.report.microseconds(0.5)).collect()),
+            median(mine().map(|turn| turn.report.microseconds(0.99)).collect()),
+        );
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Minimum, median and maximum.
+fn spread(values: Vec<f64>) -> String {
+    let [low, high] = [f64::min, f64::max].map(|choose| values.iter().copied().reduce(choose).unwrap_or_default());
+    format!("{:.2} ({low:.2}–{high:.2})", median(values))
+}
+
+/// A thousand callers at once for a page that is not there, while the upstream takes 200 ms.
+fn herd(merge: &Merge, subjects: &[Subject]) {
+    println!("\nherd: 1,000 at once on a cold key, upstream 200 ms; the fastest of 3");
+    println!("{:<18} {:>14} {:>16}", "", "upstream calls", "all answered ms");
+    merge.set(Fault::Delay(Duration::from_millis(200)));
+    for subject in subjects {
+        let mut turns: Vec<(usize, Duration)> = Vec::new();
+        for round in 0..3 {
+            let calls = merge.calls();
+            let account = if subject.name == Role::Proxy.name() { "account" } else { "token" };
+            let requests = requests(Speech::Http1, 1, account, &format!("?page_size={}", round + 50));
+            let work = Work { connections: 1_000, ..HITS };
+            let turn = drive(subject, &work, End::Requests(1_000), requests);
+            turns.push((merge.calls() - calls, turn.report.elapsed));
+        }
+        let (calls, fastest) = turns.into_iter().min_by_key(|(_, elapsed)| *elapsed).expect("three turns");
+        println!("{:<18} {calls:>14} {:>16.0}", subject.name, fastest.as_secs_f64() * 1e3);
+    }
+    merge.clear();
+}
+
+/// Two thousand requests a second for ten seconds on a page that lives for one, while the upstream takes 50 ms.
+fn expiry(merge: &Merge, subjects: &[Subject]) {
+    println!("\nexpiry: 2,000 a second on one key of lifetime 1 s, 10 s, upstream 50 ms");
+    println!("{:<18} {:>14} {:>9} {:>9}", "", "upstream calls", "p99 µs", "p99.9 µs");
+    merge.set(Fault::Delay(Duration::from_millis(50)));
+    for subject in subjects {
+        drive(subject, &HITS, End::Requests(64), subject.requests.clone());
+        let calls = merge.calls();
+        let work = Work { pace: Pace::Open(2_000.0), ..HITS };
+        let turn = drive(subject, &work, End::After(Duration::from_secs(10)), subject.requests.clone());
+        let [p99, p999] = [0.99, 0.999].map(|quantile| turn.report.microseconds(quantile));
+        println!("{:<18} {:>14} {p99:>9.0} {p999:>9.0}", subject.name, merge.calls() - calls);
+    }
+    merge.clear();
+}
