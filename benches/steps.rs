@@ -1,0 +1,92 @@
+//! Each step of a hit by itself, so that a change shows where it costs. The form of the answer and the whole are in `hit`, the key in
+//! `key`.
+
+mod support;
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::hint::black_box;
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use http::{Method, Request, Response};
+use http_body_util::Empty;
+use merge_sync_proxy::domain::access::Consumer;
+use merge_sync_proxy::domain::body::ReplyBody;
+use merge_sync_proxy::domain::bucket::Rate;
+use merge_sync_proxy::domain::cache_control::Wants;
+use merge_sync_proxy::domain::exchange::{Caller, Outcome};
+use merge_sync_proxy::domain::key::{CanonicalQuery, PageKey};
+use merge_sync_proxy::domain::problem::Problem;
+use merge_sync_proxy::door::{query, quota};
+use merge_sync_proxy::reply::accept_encoding;
+use merge_sync_proxy::reply::render::Reply;
+use merge_sync_proxy::telemetry;
+use support::ground::Ground;
+use tokio::time::Instant;
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+const MANY: usize = 1_000;
+const PATH: &str = "/api/ats/v1/sync-status";
+
+fn steps(criterion: &mut Criterion) {
+    let ground = Ground::new(MANY, MANY);
+    let house = ground.app.ground().house.load();
+    let request = ground.request(7, 7, "");
+    let (headers, now) = (request.headers(), Instant::now());
+    let mut group = criterion.benchmark_group("step");
+    group.bench_function("route", |bencher| {
+        bencher.iter(|| house.routes.find(&Method::GET, black_box(PATH)).expect("a route"));
+    });
+    group.bench_function("identify", |bencher| {
+        bencher.iter(|| {
+            house.consumers.identify(black_box(headers), None, &house.strangers, now).expect("a consumer").clone()
+        });
+    });
+    let stranger = ground.request(MANY, 7, "");
+    group.bench_function("identify, unknown key", |bencher| {
+        bencher.iter(|| {
+            house.consumers.identify(black_box(stranger.headers()), None, &house.strangers, now).expect_err("unknown")
+        });
+    });
+    group.bench_function("query", |bencher| {
+        bencher.iter(|| query::check(&CanonicalQuery::new(black_box("page_size=50"))).expect("a good one"));
+    });
+    let caller = house.consumers.identify(headers, None, &house.strangers, now).expect("a consumer").clone();
+    group.bench_function("resolve", |bencher| {
+        bencher.iter(|| house.accounts.resolve(black_box(headers), &caller.consumer, None).expect("an account"));
+    });
+    group.bench_function("wants", |bencher| bencher.iter(|| Wants::read(black_box(headers))));
+    group.bench_function("accept-encoding", |bencher| bencher.iter(|| accept_encoding::choose(black_box(headers))));
+    let rate = Rate::new(u32::MAX, Duration::from_secs(1));
+    let limited = Caller::new(Consumer { quota: rate, ..Consumer::open() }, Instant::now());
+    group.bench_function("quota", |bencher| bencher.iter(|| quota::take(&limited, Instant::now())));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let Ok(_) = runtime.block_on(ground.app.service().oneshot(ground.request(7, 7, "")));
+    let target = house.accounts.resolve(headers, &caller.consumer, None).expect("an account");
+    let stop = house.routes.find(&Method::GET, PATH).expect("a route");
+    let query = CanonicalQuery::new("");
+    let key =
+        PageKey { upstream: target.upstream.name.clone(), account: target.account.hash, place: stop.place, query };
+    group.bench_function("lookup", |bencher| {
+        bencher.iter(|| ground.app.ground().store.get(black_box(&key)).expect("stored"));
+    });
+    let answer = |request: Request<Empty<Bytes>>| -> Ready<Result<Reply, Infallible>> {
+        drop(request);
+        let outcome = Outcome { caller: None, account: None, result: Err(Problem::NotCached) };
+        ready(Ok(Reply { response: Response::new(ReplyBody::whole(Bytes::new())), outcome }))
+    };
+    let mut telemetry = telemetry::layer().layer(service_fn(answer));
+    group.bench_function("telemetry", |bencher| {
+        bencher.iter_batched(|| request.clone(), |request| telemetry.call(request), BatchSize::SmallInput);
+    });
+    group.finish();
+}
+
+criterion_group!(
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    targets = steps
+);
+criterion_main!(benches);
