@@ -203,6 +203,50 @@ mod tests {
     }
 
     #[test]
+    fn without_a_key_the_connection_says_who_it_is() {
+        let now = Instant::now();
+        let known = |name: &str, uid, cert: &str, disabled| Consumer {
+            name: name.into(),
+            unix_uids: vec![uid],
+            client_certs: vec![cert.into()],
+            disabled,
+            ..team(name, None)
+        };
+        let all = [("one", 1, false), ("two", 2, false), ("off", 3, true)];
+        let all = all.map(|(name, uid, disabled)| known(name, uid, &format!("{name}.test"), disabled));
+        let (consumers, strangers) = (Consumers::new(&all, None, now), Strangers::new(None, None, now));
+        let who = |peer: &Peer, headers: &HeaderMap| {
+            consumers.identify(headers, Some(peer), &strangers, now).ok().map(|caller| caller.consumer.name.to_string())
+        };
+        let keyless = HeaderMap::new();
+        for (uid, name) in
+            [(Some(1), Some("one")), (Some(2), Some("two")), (Some(3), None), (Some(4), None), (None, None)]
+        {
+            assert_eq!(who(&Peer::Local { uid }, &keyless).as_deref(), name, "{uid:?}");
+        }
+        let showing = |names: &[&str]| Peer::Network {
+            address: "192.0.2.1".parse().expect("an address"),
+            certificate: names.iter().map(|&name| name.into()).collect(),
+        };
+        for (names, name) in [
+            (&["one.test"][..], Some("one")),
+            (&["a person", "two.test"], Some("two")),
+            (&["one.test", "one.test"], Some("one")),
+            (&["one.test", "two.test"], None),
+            (&["off.test"], None),
+            (&["ONE.test"], None),
+            (&[], None),
+        ] {
+            assert_eq!(who(&showing(names), &keyless).as_deref(), name, "{names:?}");
+        }
+        let header = |key: &str| [(AUTHORIZATION, key.parse().expect("a header value"))].into_iter().collect();
+        assert_eq!(who(&Peer::Local { uid: Some(1) }, &header("Bearer two")).as_deref(), Some("two"), "a key wins");
+        for wrong in ["Bearer wrong", "Basic b25l", ""] {
+            assert_eq!(who(&showing(&["one.test"]), &header(wrong)), None, "{wrong}");
+        }
+    }
+
+    #[test]
     fn an_expired_key_is_unknown() {
         let hour = Duration::from_secs(3600);
         for (expires, known) in [(SystemTime::now() + hour, true), (SystemTime::now() - hour, false)] {
