@@ -75,6 +75,7 @@ fn learn_from(permit: &mut Permit, problem: &Problem) {
         match problem {
             Problem::UpstreamFailed(Cause::Unexpected(status)) => Ending::Answered(*status),
             Problem::UpstreamFailed(Cause::TooLarge | Cause::NotJson) => Ending::Answered(StatusCode::OK.as_u16()),
+            Problem::InvalidRequest(_) => Ending::Broken,
             _ => Ending::Silent,
         },
         None,

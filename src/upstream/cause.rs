@@ -17,6 +17,7 @@ pub fn before_the_answer(error: &(dyn Error + 'static)) -> Problem {
 
 /// Why an answer that had begun did not come to its end.
 pub fn within_the_answer(error: &(dyn Error + 'static)) -> Problem {
+    tracing::debug!(%error, reason = chain(error).last().map(tracing::field::display), "an answer of the upstream broke off");
     match chain(error).find_map(|error| error.downcast_ref()) {
         Some(Stalled::Head | Stalled::Body) => Problem::UpstreamTimeout,
         None => Problem::UpstreamFailed(Cause::Incomplete),
@@ -33,6 +34,9 @@ fn known(error: &(dyn Error + 'static)) -> Option<Problem> {
         http2(error)?
     } else if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
         Cause::Invalid
+    } else if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user) {
+        // The only body that goes up is the caller's own.
+        return Some(Problem::InvalidRequest("The body broke off or is malformed; send it whole.".into()));
     } else {
         return None;
     };

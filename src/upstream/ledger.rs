@@ -62,6 +62,8 @@ pub enum Ending {
     Limited(Option<Instant>),
     /// Without an answer.
     Silent,
+    /// By the caller's own fault, which says nothing about the upstream.
+    Broken,
 }
 
 /// The state of one address. Its time is given to it.
@@ -161,17 +163,22 @@ impl Ledger {
     pub fn ended(&mut self, ticket: &Ticket, ending: Ending, now: Instant, jitter: f32) -> Option<Instant> {
         let account_key = &ticket.suspect.account;
         let sign = match &ending {
-            Ending::Silent => Sign::Silent,
-            Ending::Answered(500..) => Sign::Broken(account_key.1),
-            Ending::Answered(_) | Ending::Refused(_) | Ending::Limited(_) => Sign::Alive,
+            Ending::Silent => Some(Sign::Silent),
+            Ending::Broken => None,
+            Ending::Answered(500..) => Some(Sign::Broken(account_key.1)),
+            Ending::Answered(_) | Ending::Refused(_) | Ending::Limited(_) => Some(Sign::Alive),
         };
         let failed = matches!(ending, Ending::Refused(_) | Ending::Answered(400..));
         self.failures.ended(&ticket.suspect, failed, now);
-        self.breaker(&account_key.0, sign, now, jitter);
+        match sign {
+            Some(sign) => self.breaker(&account_key.0, sign, now, jitter),
+            None if ticket.probe => self.given_up(&account_key.0),
+            None => {}
+        }
         let account = self.accounts.get_mut(account_key)?;
         let (well, refusal) = match ending {
             Ending::Limited(until) => return Some(account.refused(until, now, jitter)),
-            Ending::Silent => return None,
+            Ending::Silent | Ending::Broken => return None,
             Ending::Answered(status) => (status < 400, None),
             Ending::Refused(refusal) => (false, Some(refusal)),
         };
@@ -186,6 +193,12 @@ impl Ledger {
         if standing.breaker.learn(sign, standing.rules.breaker, now, jitter) {
             let state = standing.breaker.state(now);
             tracing::warn!(target: "budget", %upstream, ?state, "the circuit breaker has changed");
+        }
+    }
+
+    fn given_up(&mut self, upstream: &Name) {
+        if let Some(standing) = self.upstreams.get_mut(upstream) {
+            standing.breaker.given_up();
         }
     }
 
@@ -204,9 +217,9 @@ impl Ledger {
         }
         if let Some(upstream) = self.upstreams.get_mut(&account.0) {
             upstream.in_flight -= 1;
-            if ticket.probe && !ended {
-                upstream.breaker.given_up();
-            }
+        }
+        if ticket.probe && !ended {
+            self.given_up(&account.0);
         }
         if let Some(account) = self.accounts.get_mut(account) {
             account.release();
@@ -217,8 +230,8 @@ impl Ledger {
     pub fn unsent(&mut self, ticket: &Ticket, now: Instant) {
         self.failures.ended(&ticket.suspect, false, now);
         self.release(ticket, true, now);
-        if let Some(upstream) = self.upstreams.get_mut(&ticket.suspect.account.0).filter(|_| ticket.probe) {
-            upstream.breaker.given_up();
+        if ticket.probe {
+            self.given_up(&ticket.suspect.account.0);
         }
     }
 

@@ -145,10 +145,13 @@ listen = "127.0.0.1:0"
 [upstreams.origin]
 base_url = "http://127.0.0.1:${origin}"
 api_key = { env = "ORIGIN_KEY" }
+progress_timeout = "60s"
+timeout = "60s"
 [upstreams.origin.budget]
 per_account = "unlimited"
 concurrency = "unlimited"
 errors = "unlimited"
+breaker = "unlimited"
 [telemetry]
 log = "json"
 access_log = false

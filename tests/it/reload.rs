@@ -332,7 +332,7 @@ async fn timeouts_of_connections_change_for_those_that_come_later() {
 /// A file for the real binary.
 fn real_file(more: &str) -> String {
     format!(
-        "[server]\nlisten = ['127.0.0.1:0']\n[admin]\nlisten = '127.0.0.1:0'\n\
+        "[server]\nlisten = ['127.0.0.1:0']\nfailed_keys = 'unlimited'\n[admin]\nlisten = '127.0.0.1:0'\n\
          [upstreams.us]\nbase_url = 'http://127.0.0.1:9'\napi_key = {{ file = 'key' }}\n[telemetry]\nlog = 'json'\n{more}"
     )
 }
