@@ -127,14 +127,13 @@ impl Consumers {
 
     /// Whose key this is, if it still counts.
     fn find<'a>(&'a self, shown: &'a [u8]) -> Result<&'a Entry, Stranger<'a>> {
-        let entry = match self.recognised.find(shown) {
-            Some(entry) => entry,
-            None => {
-                let unknown = Stranger::Refused(KeyRefusal::Unknown, None, Some(shown));
-                let entry = self.by_key.get::<[u8; 32]>(&Sha256::digest(shown).into()).ok_or(unknown)?;
-                self.recognised.remember(shown, entry);
-                entry
-            }
+        let entry = if let Some(entry) = self.recognised.find(shown) {
+            entry
+        } else {
+            let unknown = Stranger::Refused(KeyRefusal::Unknown, None, Some(shown));
+            let entry = self.by_key.get::<[u8; 32]>(&Sha256::digest(shown).into()).ok_or(unknown)?;
+            self.recognised.remember(shown, entry);
+            entry
         };
         let refused = |reason| Err(Stranger::Refused(reason, Some(&entry.caller.consumer.name), Some(shown)));
         if entry.key.disabled || entry.caller.consumer.disabled {

@@ -138,7 +138,9 @@ async fn unanswered() {
     let front = before(port, &names, "connect_timeout = '1s'\nretries = 1").await;
     let start = Instant::now();
     examine(&front, Told::Failed).await;
-    assert!(start.elapsed() >= Duration::from_secs(2) && start.elapsed() < DEADLINE, "two attempts of a second");
+    // The second may begin on the heels of the first, whose end it shares.
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(1_250) && took < DEADLINE, "two attempts of a second: {took:?}");
     names.are(&[V4]);
     recover(&front, Told::Failed).await;
 }
