@@ -99,7 +99,7 @@ fn haproxy(setting: &Setting<'_>, address: SocketAddr) -> (String, Vec<String>) 
     // Its cache knows the URI alone, so the account goes into the path; and it stores nothing that was asked for with Authorization.
     let text = format!(
         "global
-  maxconn 20000
+  maxconn 4000
   nbthread {workers}
 defaults
   mode http

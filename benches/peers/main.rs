@@ -187,9 +187,8 @@ fn compare(work: &Work, subjects: &[Subject], options: &Options) {
         let warm_up = End::Requests(20 * work.keys.max(work.connections) as u64);
         drive(subject, &Work { pace: Pace::Closed, ..*work }, warm_up, subject.requests.clone());
     }
-    let turn = |subject| {
-        let Subject { requests, .. } = subject;
-        drive(subject, work, End::After(Duration::from_secs_f64(options.seconds)), requests.clone())
+    let turn = |subject: &Subject| {
+        drive(subject, work, End::After(Duration::from_secs_f64(options.seconds)), subject.requests.clone())
     };
     let rounds: Vec<Vec<Turn>> = (0..options.rounds).map(|_| subjects.iter().map(turn).collect()).collect();
     println!("\n{}: {} rounds of {} s", work.title, options.rounds, options.seconds);
