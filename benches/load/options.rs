@@ -1,5 +1,7 @@
 //! What `cargo bench --bench load -- …` understands.
 
+#![allow(clippy::doc_markdown, reason = "these comments are what --help prints")]
+
 use std::path::PathBuf;
 
 use clap::Parser;
