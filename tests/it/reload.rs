@@ -373,7 +373,7 @@ fn the_file_is_followed_however_it_changes() {
     publish("..4", &real_file("[cache.ttl]\nnegativ = '7s'\n"), "a-third-key");
     let fault = line(&running, "is not valid");
     assert!(
-        fault["fault"].as_str().expect("text").contains("proxy.toml:11:1  cache.ttl.negativ: unknown key"),
+        fault["fault"].as_str().expect("text").contains("proxy.toml:12:1  cache.ttl.negativ: unknown key"),
         "{fault}"
     );
     assert_eq!(line(&running, "reload refused")["target"], "audit");
