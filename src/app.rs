@@ -26,7 +26,12 @@ use tower::Service;
 
 use self::reload::{Cause, Reloads};
 use crate::admin::explain::explain;
+use crate::admin::observer::{Observer, Snapshot, Sources};
+use crate::admin::readings::Reading;
 use crate::admin::routes::{Admin, Operations};
+use crate::admin::rows::Lookup;
+use crate::admin::scrape::Scene;
+use crate::admin::state;
 use crate::cache::flight::Flights;
 use crate::cache::follow::Follows;
 use crate::cache::store::Store;
@@ -38,8 +43,10 @@ use crate::config::secret::Secret;
 use crate::config::tls::Watch;
 use crate::domain::access::Name;
 use crate::domain::body::ReplyBody;
+use crate::domain::event::{Events, Kind};
 use crate::domain::key::{CanonicalQuery, PageKey, TokenHasher};
 use crate::domain::rules::{CacheRule, Route, SocketAccess};
+use crate::domain::tally::Connections;
 use crate::door::admit::House;
 use crate::door::audit::Audit;
 use crate::door::identify::Consumers;
@@ -51,11 +58,15 @@ use crate::listen::bind::{self, Presence};
 use crate::listen::pulse::Patience;
 use crate::listen::tls::Tls;
 use crate::listen::unix;
+use crate::metrics::gauges::StoreGauges;
+use crate::metrics::registry::Metrics;
 use crate::relay::service::Http;
 use crate::stack::{self, Ground};
+use crate::upstream::breaker;
 use crate::upstream::budget::Budgets;
 use crate::upstream::client::{Client, Transport};
 use crate::upstream::retry::Retries;
+use crate::upstream::standing::UpstreamStanding;
 use crate::upstream::transport::{self, TransportError};
 
 /// Why a start failed.
@@ -96,6 +107,8 @@ pub struct App {
     limits: Arc<ArcSwap<Limits>>,
     pub(crate) reloads: Arc<Reloads>,
     draining: Arc<AtomicBool>,
+    events: Events,
+    observer: Arc<Observer>,
     /// Whether a drain is to end at once.
     cut: Arc<Sender<bool>>,
 }
@@ -142,6 +155,11 @@ impl App {
         let (pages, responses) = shares(&config.routes, config.cache.max_bytes);
         let store = Store::new(pages);
         let house = Self::house(&config, hasher, None, Instant::now());
+        let metrics = Metrics::default();
+        metrics.expect(
+            config.consumers.iter().map(|consumer| &consumer.name),
+            config.accounts.iter().map(|account| &**account),
+        );
         let ground = Ground {
             house: Arc::new(ArcSwap::from_pointee(house)),
             flights: Flights::new(store.clone()),
@@ -151,6 +169,7 @@ impl App {
             retries: Retries::default(),
             budgets: Budgets::default(),
             client: Client::new(transports),
+            metrics,
         };
         Self {
             ground,
@@ -158,6 +177,8 @@ impl App {
             reloads: Arc::new(Reloads::new(&config, hasher.clone())),
             config: Arc::new(ArcSwap::from_pointee(config)),
             draining: Arc::default(),
+            events: Events::default(),
+            observer: Arc::default(),
             cut: Arc::new(Sender::new(false)),
         }
     }
@@ -201,6 +222,11 @@ impl App {
         &self.ground
     }
 
+    /// What operators should hear of.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
     /// The whole stack as one service.
     pub fn service<B>(
         &self,
@@ -228,14 +254,19 @@ impl App {
             stop.await;
             self.draining.store(true, Ordering::Relaxed);
             self.ground.follows.drain();
+            self.events.note(Kind::Lifecycle, None, "stopping: what runs is finished");
         };
         let consumers = async {
-            let drained = accept::serve(listeners.proxy, self.service(), self.limits.clone(), stop, self.cut()).await;
+            let (limits, connections) = (self.limits.clone(), self.ground.metrics.connections());
+            let drained = accept::serve(listeners.proxy, self.service(), limits, connections, stop, self.cut()).await;
+            self.observer.close();
             drop(done);
             drained
         };
-        let admin =
-            accept::serve(vec![listeners.admin], Admin::new(self.clone()), operators, proxy_is_done, self.cut());
+        self.events.note(Kind::Lifecycle, None, "serving");
+        let operator = Connections::default();
+        let admin = Admin::new(self.clone());
+        let admin = accept::serve(vec![listeners.admin], admin, operators, &operator, proxy_is_done, self.cut());
         let upkeep = async {
             tokio::select! {
                 () = self.maintain() => unreachable!("maintenance has no end"),
@@ -259,9 +290,28 @@ impl App {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            self.ground.metrics.tick();
             self.ground.store.maintain();
             self.ground.http.responses.maintain();
             self.ground.house.load().audit.settle(Instant::now());
+            // Reading all counters takes longer the more consumers and accounts there are: not on a thread that serves.
+            let app = self.clone();
+            let _ = tokio::task::spawn_blocking(move || app.watch()).await;
+        }
+    }
+
+    /// Takes note of what has been counted, and looks again if anybody watches.
+    fn watch(&self) {
+        let now = Instant::now();
+        let is_blocked = |standing: &UpstreamStanding| {
+            standing.failures_allowed.is_some_and(|allowed| standing.failed >= allowed)
+                || !matches!(standing.breaker, breaker::State::Closed)
+        };
+        let standings = self.ground.budgets.upstreams().into_iter();
+        let blocked: Vec<Name> = standings.filter(is_blocked).map(|standing| standing.name).collect();
+        self.observer.count(now, Reading::of(&self.ground.metrics, now), &blocked, &self.events);
+        if self.observer.is_watched() {
+            self.look();
         }
     }
 }
@@ -343,6 +393,10 @@ impl Operations for App {
             None => store.purge_all(hard, now) + responses.purge_all(hard, now),
         };
         tracing::info!(target: "audit", account = account.unwrap_or("all"), hard, pages = purged, "purged");
+        let how = if hard { "dropped" } else { "made stale" };
+        let subject = account.map_or_else(|| "all accounts".into(), Into::into);
+        let plural = if purged == 1 { "page" } else { "pages" };
+        self.events.note(Kind::Purge, Some(subject), format!("{purged} {plural} {how}"));
         Some(purged)
     }
 
@@ -357,6 +411,44 @@ impl Operations for App {
             query: CanonicalQuery::new(query),
         };
         Some(explain(&key, self.ground.store.get(&key), Instant::now()))
+    }
+
+    fn observer(&self) -> &Arc<Observer> {
+        &self.observer
+    }
+
+    fn look(&self) -> Arc<Snapshot> {
+        let ground = &self.ground;
+        let house = ground.house.load();
+        let responses = &ground.http.responses;
+        let (entries, bytes) = responses.size();
+        let reasons = self.not_ready();
+        self.observer.look(&Sources {
+            lookup: Lookup { house: &house, store: &ground.store, budgets: &ground.budgets },
+            flights: &ground.flights,
+            responses: (entries, bytes, responses.capacity()),
+            events: &self.events,
+            condition: if reasons.is_empty() { "ready".to_owned() } else { reasons.join(", ") },
+            last_reload: self.last_reload().map(|reload| state::Reload {
+                at: state::millis(reload.at),
+                succeeded: reload.result.is_ok(),
+                text: reload.told(),
+            }),
+        })
+    }
+
+    fn metrics(&self) -> String {
+        let Ground { house, store, flights, http, budgets, metrics, .. } = &self.ground;
+        let (entries, bytes) = http.responses.size();
+        let responses = StoreGauges {
+            holds: "responses",
+            entries,
+            bytes,
+            capacity: http.responses.capacity(),
+            flights: http.meetings.count(),
+            keeping: http.responses.keeping().clone(),
+        };
+        Scene { house: &house.load(), store, flights, responses, budgets, metrics }.scrape()
     }
 }
 

@@ -21,6 +21,8 @@ use crate::listen::accept::{Drained, Listener};
 use crate::listen::bind::Presence;
 use crate::telemetry;
 
+mod status;
+
 /// Something failed while running.
 const FAILED: u8 = 1;
 
@@ -32,6 +34,7 @@ Examples:
   merge-sync-proxy demo                      see it work, without account or network
   merge-sync-proxy check --config proxy.toml say what a start would do, or what is wrong
   merge-sync-proxy --config proxy.toml       run the proxy
+  merge-sync-proxy status --watch            see what a running proxy does
   merge-sync-proxy --replace                 run it beside the one that it replaces, which is then stopped
   merge-sync-proxy key new recruiting-sync   make a key for a team";
 
@@ -80,6 +83,8 @@ enum Command {
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
         admin: SocketAddr,
     },
+    /// Show what a running proxy does: accounts, consumers, budgets, cache, events
+    Status(status::Arguments),
     /// Keys for consumers
     Key {
         #[command(subcommand)]
@@ -108,6 +113,7 @@ pub fn run() -> ExitCode {
             let free = |address: SocketAddr| if requests.is_some() { (address.ip(), 0).into() } else { address };
             demo(run::Options { requests, listen: free(listen), admin: free(admin) })
         }
+        Command::Status(arguments) => status::run(&arguments),
         Command::Key { command: KeyCommand::New { name } } => new_key(&name),
     }
 }
@@ -125,6 +131,12 @@ fn refuse(faults: &Faults) -> ExitCode {
 fn fail(error: &dyn std::error::Error) -> ExitCode {
     anstream::eprintln!("merge-sync-proxy: {error}");
     ExitCode::from(FAILED)
+}
+
+/// The usage is wrong in a way that only a look at the surroundings shows.
+fn wrong(message: &str) -> ExitCode {
+    anstream::eprintln!("merge-sync-proxy: {message}");
+    ExitCode::from(WRONG)
 }
 
 fn check(path: &Path) -> ExitCode {

@@ -50,6 +50,27 @@ pub mod listen {
 /// A name and a log line for every request.
 pub mod telemetry;
 
+/// What is counted, and how it is told to Prometheus.
+pub mod metrics {
+    pub mod requests;
+
+    pub mod calls;
+
+    pub mod registry;
+
+    pub mod numbers;
+
+    pub mod histogram;
+
+    pub mod gauges;
+
+    pub mod exposition;
+
+    mod rows;
+
+    mod process;
+}
+
 /// `Outcome` to `Response`.
 pub mod reply {
     pub mod render;
@@ -189,6 +210,10 @@ pub mod domain {
 
     pub mod relay;
 
+    pub mod ending;
+
+    pub mod tally;
+
     pub mod body;
 
     pub mod end_to_end;
@@ -198,6 +223,8 @@ pub mod domain {
     pub mod page;
 
     pub mod setback;
+
+    pub mod event;
 
     pub mod history;
 
@@ -268,9 +295,37 @@ pub mod config {
 pub mod admin {
     pub mod routes;
 
+    pub mod guard;
+
+    pub mod page;
+
     pub mod reloaded;
 
     pub mod explain;
+
+    pub mod scrape;
+
+    pub mod state;
+
+    pub mod rows;
+
+    pub mod spenders;
+
+    pub mod readings;
+
+    pub mod alarms;
+
+    pub mod history;
+
+    pub mod observer;
+
+    pub mod view;
+
+    pub mod events;
+
+    pub mod table;
+
+    pub mod ask;
 }
 
 /// The command line.

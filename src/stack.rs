@@ -19,6 +19,8 @@ use crate::domain::problem::Problem;
 use crate::domain::relay::{Call, Called, Relay, Relayed};
 use crate::door::admit;
 use crate::door::fork::Fork;
+use crate::metrics::registry::Metrics;
+use crate::metrics::{calls, requests};
 use crate::relay::{resync, service as relay};
 use crate::reply::render;
 use crate::telemetry;
@@ -43,6 +45,8 @@ pub struct Ground {
     pub budgets: budget::Budgets,
     /// The way to Merge.
     pub client: crate::upstream::client::Client,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// Requests travel down this page, answers travel back up.
@@ -56,7 +60,9 @@ where
     let fetch: BoxCloneSyncService<Fetch, Received, Problem> = ServiceBuilder::new()
         .layer(BoxCloneSyncService::layer())
         .layer(retry::layer(ground.retries.clone())) // above the budget: every try pays
+        .layer(calls::refusals(ground.metrics.clone())) // what the budget refuses
         .layer(budget::layer(ground.budgets.clone())) // sees every try's status: learns, counts failures
+        .layer(calls::tries(ground.metrics.clone())) // what goes out
         .service(ground.client.clone()); // signs, sends, reads whole, parses
 
     // Ask -> Given: what is held, or one fetch that everybody shares.
@@ -72,7 +78,9 @@ where
     let call: BoxCloneSyncService<Call, Called, Problem> = ServiceBuilder::new()
         .layer(BoxCloneSyncService::layer())
         .layer(retry::layer(ground.retries.clone())) // only what never got an answer and can do no harm
+        .layer(calls::refusals(ground.metrics.clone()))
         .layer(budget::layer(ground.budgets.clone())) // until the last byte of the answer
+        .layer(calls::tries(ground.metrics.clone()))
         .service(ground.client.clone()); // signs, sends, streams both ways
 
     // Relay -> Relayed: routes with cache = "off" or "http".
@@ -91,6 +99,7 @@ where
     // Request -> Response: who asks, for what, and how it is said.
     ServiceBuilder::new()
         .layer(telemetry::layer()) // a name and a log line for everything
+        .layer(requests::layer(ground.metrics.clone())) // counts every answer, refusals too
         .layer(render::layer()) // from here up nothing fails
         .layer(admit::layer(ground.house.clone())) // Request -> Ask or Relay; all refusals happen here
         .service(Fork::new(answer, relay)) // by the route's cache rule

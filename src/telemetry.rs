@@ -19,7 +19,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::domain::body::ReplyBody;
-use crate::domain::exchange::{Forward, Outcome, Served, Why};
+use crate::domain::ending::Ending;
+use crate::domain::exchange::Outcome;
 use crate::reply::render::{Reply, X_REQUEST_ID};
 
 /// Begins logging to standard error what `filter` lets through: lines for people if `pretty`, else one JSON object a line.
@@ -136,37 +137,22 @@ struct Line {
 
 impl Line {
     fn write(self, reply: &Reply) {
-        let Outcome { caller, account, result } = &reply.outcome;
+        let Outcome { caller, account, route, result } = &reply.outcome;
+        let ending = Ending::of(result);
         let id = reply.response.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok());
-        let problem = result.as_ref().err().map(|problem| problem.row().slug);
         tracing::info!(
             target: "access",
             method = self.method.as_str(),
             path = self.uri.path(),
             status = reply.response.status().as_u16(),
-            cache = result.as_ref().map_or("-", |given| label(given.served())),
-            problem,
+            result = ending.result(),
+            reason = Some(ending.reason()).filter(|reason| !reason.is_empty()),
+            route = route.as_deref(),
             consumer = caller.as_ref().map(|caller| &*caller.consumer.name),
             account = account.as_ref().map(|account| account.label()),
             microseconds = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
             id,
         );
-    }
-}
-
-/// How logs and metrics call the way in which an answer came about.
-pub fn label(served: Served) -> &'static str {
-    match served {
-        Served::Hit => "hit",
-        Served::Negative => "negative",
-        Served::Stale(Why::Revalidating) => "stale-revalidating",
-        Served::Stale(Why::UpstreamError) => "stale-error",
-        Served::Stale(Why::Accepted) => "stale-accepted",
-        Served::Fetched { forward: Forward::UriMiss | Forward::VaryMiss, .. } => "miss",
-        Served::Fetched { forward: Forward::Stale, .. } => "expired",
-        Served::Fetched { forward: Forward::Request, .. } => "forced",
-        Served::Fetched { forward: Forward::Method | Forward::Bypass, .. } => "passed",
-        Served::Collapsed { .. } => "collapsed",
     }
 }
 

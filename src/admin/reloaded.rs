@@ -1,17 +1,16 @@
 //! What an operator is told about a reload.
 
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
-use http_body_util::Full;
 use serde_json::{Value, json};
 
 use super::routes;
 use crate::config::changes::Changes;
 use crate::config::{Fault, Faults};
+use crate::domain::body::ReplyBody;
 
 /// 200 with what has changed, or 422 with every fault.
-pub(super) fn reply(result: &Result<Changes, Faults>) -> Response<Full<Bytes>> {
+pub(super) fn reply(result: &Result<Changes, Faults>) -> Response<ReplyBody> {
     match result {
         Ok(Changes { changed, needs_restart, warnings }) => {
             let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();

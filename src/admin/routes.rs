@@ -1,23 +1,25 @@
 //! The operators' side: is it alive, is it ready, what is in the cache and out with it.
 
 use std::convert::Infallible;
-use std::future::ready;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 use tower::Service;
 
-use super::reloaded;
+use super::observer::{Observer, Snapshot};
+use super::view::View;
+use super::{events, guard, page, reloaded};
 use crate::config::changes::Changes;
 use crate::config::{Faults, Secret};
+use crate::domain::body::ReplyBody;
 use crate::domain::problem::Objection;
+use crate::metrics::exposition;
 
 /// What operators can see and do.
 pub trait Operations: Clone + Send + Sync + 'static {
@@ -35,6 +37,15 @@ pub trait Operations: Clone + Send + Sync + 'static {
 
     /// What the cache holds for a question; `None` if there is no such account or category.
     fn explain(&self, account: &str, category: &str, query: &str) -> Option<Value>;
+
+    /// Who looks for all who watch.
+    fn observer(&self) -> &Arc<Observer>;
+
+    /// How things are. It walks over all pages, so it has no place on a thread that serves.
+    fn look(&self) -> Arc<Snapshot>;
+
+    /// All metrics, as Prometheus reads them.
+    fn metrics(&self) -> String;
 }
 
 /// The service of the admin listener.
@@ -47,6 +58,10 @@ pub struct Admin<O> {
 enum Question<'a> {
     Live,
     Ready,
+    Page,
+    State { query: &'a str },
+    Events { query: &'a str },
+    Metrics,
     Purge { account: Option<String> },
     Reload,
     Explain { query: &'a str },
@@ -54,8 +69,9 @@ enum Question<'a> {
 
 const RELOAD: &str = "/api/reload";
 
-const PAGES: &str = "there are GET /livez, GET /readyz, GET /api/explain?account=NAME&category=NAME&query=QUERY, \
-                     POST /api/reload, DELETE /api/cache and DELETE /api/cache/accounts/NAME";
+const PAGES: &str = "there are GET / for people, GET /livez, GET /readyz, GET /metrics, GET /api/state, GET /api/events, \
+                     GET /api/explain?account=NAME&category=NAME&query=QUERY, POST /api/reload, \
+                     DELETE /api/cache and DELETE /api/cache/accounts/NAME";
 
 impl<O: Operations> Admin<O> {
     /// Answers for `operations`, to those who have its token if there is one.
@@ -63,7 +79,7 @@ impl<O: Operations> Admin<O> {
         Self { operations }
     }
 
-    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Request<()>) -> Response<ReplyBody> {
         if let Some(Objection(problem)) = request.extensions().get() {
             let row = problem.row();
             return reply(row.status, &json!({ "error": row.detail }));
@@ -73,12 +89,8 @@ impl<O: Operations> Admin<O> {
             Ok(question) => question,
             Err(refusal) => return *refusal,
         };
-        // Health is for load balancers, which hold no secrets.
-        let is_open = matches!(question, Question::Live | Question::Ready);
-        if !is_open && !self.may_operate(request.headers()) {
-            let mut refused = reply(StatusCode::UNAUTHORIZED, &json!({"error": "send 'Authorization: Bearer TOKEN'"}));
-            refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            return refused;
+        if let Some(refusal) = self.refuse(&question, request) {
+            return refusal;
         }
         match question {
             Question::Live => reply(StatusCode::OK, &json!({"alive": true})),
@@ -86,6 +98,13 @@ impl<O: Operations> Admin<O> {
                 let reasons = self.operations.not_ready();
                 let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 reply(status, &json!({"ready": reasons.is_empty(), "reasons": reasons}))
+            }
+            Question::Page => page::file(uri.path()).unwrap_or_else(no_such_page),
+            Question::State { query } => self.state(query).await,
+            Question::Events { query } => self.events(query).await,
+            Question::Metrics => {
+                let text = self.operations.metrics();
+                plain(StatusCode::OK, HeaderValue::from_static(exposition::CONTENT_TYPE), text)
             }
             Question::Purge { account } => {
                 let hard = parameter(uri.query().unwrap_or_default(), "hard").is_some_and(|hard| hard == "true");
@@ -95,11 +114,75 @@ impl<O: Operations> Admin<O> {
                 }
             }
             Question::Explain { query } => self.explain(query),
-            Question::Reload => reloaded::reply(&self.operations.reload()),
+            Question::Reload => self.reload().await,
         }
     }
 
-    fn explain(&self, query: &str) -> Response<Full<Bytes>> {
+    /// Why this request is not answered, if it is not.
+    fn refuse(&self, question: &Question<'_>, request: &Request<()>) -> Option<Response<ReplyBody>> {
+        // Health is for load balancers, which hold no secrets and call us what they like.
+        if matches!(question, Question::Live | Question::Ready) {
+            return None;
+        }
+        if self.operations.token().is_none() && !guard::is_own_name(request) {
+            return Some(reply(StatusCode::MISDIRECTED_REQUEST, &json!({"error": guard::OTHER_NAME})));
+        }
+        // The page itself holds nothing, and asks for the token; a link to it may stand anywhere.
+        if matches!(question, Question::Page) {
+            return None;
+        }
+        if !guard::is_same_site(request) {
+            return Some(reply(StatusCode::FORBIDDEN, &json!({"error": guard::OTHER_SITE})));
+        }
+        (!self.may_operate(request.headers())).then(|| {
+            let mut refused = reply(StatusCode::UNAUTHORIZED, &json!({"error": "send 'Authorization: Bearer TOKEN'"}));
+            refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            refused
+        })
+    }
+
+    async fn state(&self, query: &str) -> Response<ReplyBody> {
+        let view = match View::read(query) {
+            Ok(view) => view,
+            Err(wrong) => return reply(StatusCode::BAD_REQUEST, &json!({"error": wrong})),
+        };
+        let Some(snapshot) = self.look().await else { return broken() };
+        let mut state = view.of(&snapshot);
+        if parameter(query, "history").is_some_and(|history| history == "true") {
+            state.history = Some(self.operations.observer().history());
+        }
+        reply(StatusCode::OK, &json!(state))
+    }
+
+    async fn events(&self, query: &str) -> Response<ReplyBody> {
+        let view = match View::read(query) {
+            Ok(view) => view,
+            Err(wrong) => return reply(StatusCode::BAD_REQUEST, &json!({"error": wrong})),
+        };
+        let Some(snapshot) = self.look().await else { return broken() };
+        let mut response = Response::new(events::stream(self.operations.observer().clone(), view, snapshot));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        // A proxy in between that buffers would show the past.
+        headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        response
+    }
+
+    async fn reload(&self) -> Response<ReplyBody> {
+        let operations = self.operations.clone();
+        // It reads files; whoever serves must not wait for them.
+        let result = tokio::task::spawn_blocking(move || operations.reload()).await;
+        result.map_or_else(|_panic| broken(), |result| reloaded::reply(&result))
+    }
+
+    async fn look(&self) -> Option<Arc<Snapshot>> {
+        let operations = self.operations.clone();
+        tokio::task::spawn_blocking(move || operations.look()).await.ok()
+    }
+
+    fn explain(&self, query: &str) -> Response<ReplyBody> {
         let [account, category, asked] = ["account", "category", "query"].map(|name| parameter(query, name));
         let (Some(account), Some(category)) = (account, category) else {
             return reply(StatusCode::BAD_REQUEST, &json!({"error": "say account=NAME and category=NAME"}));
@@ -119,11 +202,15 @@ impl<O: Operations> Admin<O> {
 }
 
 /// Path and method to question.
-fn ask<'a>(method: &Method, path: &str, query: &'a str) -> Result<Question<'a>, Box<Response<Full<Bytes>>>> {
+fn ask<'a>(method: &Method, path: &str, query: &'a str) -> Result<Question<'a>, Box<Response<ReplyBody>>> {
     const READ: &[Method] = &[Method::GET, Method::HEAD];
     let (methods, question) = match path {
         "/livez" => (READ, Question::Live),
         "/readyz" => (READ, Question::Ready),
+        "/" | "/status.css" | "/status.js" | "/icon.svg" => (READ, Question::Page),
+        "/api/state" => (READ, Question::State { query }),
+        "/api/events" => (READ, Question::Events { query }),
+        "/metrics" => (READ, Question::Metrics),
         "/api/explain" => (READ, Question::Explain { query }),
         RELOAD => (&[Method::POST][..], Question::Reload),
         "/api/cache" => (&[Method::DELETE][..], Question::Purge { account: None }),
@@ -132,7 +219,7 @@ fn ask<'a>(method: &Method, path: &str, query: &'a str) -> Result<Question<'a>, 
                 let account = Some(percent_decode_str(name).decode_utf8_lossy().into_owned());
                 (&[Method::DELETE][..], Question::Purge { account })
             }
-            None => return Err(Box::new(reply(StatusCode::NOT_FOUND, &json!({ "error": PAGES })))),
+            None => return Err(Box::new(no_such_page())),
         },
     };
     if methods.contains(method) {
@@ -153,16 +240,31 @@ fn parameter(query: &str, name: &str) -> Option<String> {
     form_urlencoded::parse(query.as_bytes()).find(|(known, _)| known == name).map(|(_, value)| value.into_owned())
 }
 
-pub(super) fn reply(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
+fn no_such_page() -> Response<ReplyBody> {
+    reply(StatusCode::NOT_FOUND, &json!({ "error": PAGES }))
+}
+
+/// Looking has failed, which is a fault of this program.
+fn broken() -> Response<ReplyBody> {
+    reply(StatusCode::INTERNAL_SERVER_ERROR, &json!({"error": "the state cannot be told; the log says why"}))
+}
+
+pub(super) fn reply(status: StatusCode, body: &Value) -> Response<ReplyBody> {
+    plain(status, HeaderValue::from_static("application/json"), format!("{body}\n"))
+}
+
+fn plain(status: StatusCode, content_type: HeaderValue, body: String) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::whole(body.into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
-impl<O: Operations, B: Send + 'static> Service<Request<B>> for Admin<O> {
-    type Response = Response<Full<Bytes>>;
+impl<O: Operations, B> Service<Request<B>> for Admin<O> {
+    type Response = Response<ReplyBody>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
@@ -171,17 +273,7 @@ impl<O: Operations, B: Send + 'static> Service<Request<B>> for Admin<O> {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if request.uri().path() != RELOAD {
-            return Box::pin(ready(Ok(self.answer(&request))));
-        }
-        let admin = self.clone();
-        let request = request.map(drop);
-        Box::pin(async move {
-            // It reads files; whoever serves must not wait for them.
-            let answer = tokio::task::spawn_blocking(move || admin.answer(&request)).await;
-            Ok(answer.unwrap_or_else(|_panic| {
-                reply(StatusCode::INTERNAL_SERVER_ERROR, &json!({"error": "this failed; the log says more"}))
-            }))
-        })
+        let (admin, request) = (self.clone(), request.map(drop));
+        Box::pin(async move { Ok(admin.answer(&request).await) })
     }
 }

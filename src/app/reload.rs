@@ -16,6 +16,7 @@ use crate::config::changes::{self, Changes};
 use crate::config::effective::Config;
 use crate::config::fault::{Fault, Faults};
 use crate::domain::access::{Name, Upstream};
+use crate::domain::event::Kind;
 use crate::domain::key::TokenHasher;
 use crate::telemetry;
 use crate::upstream::client::Transport;
@@ -79,6 +80,21 @@ pub(crate) struct Reloads {
     refused: AtomicU64,
 }
 
+impl Reload {
+    /// What people are told of it, in a line.
+    pub fn told(&self) -> String {
+        match &self.result {
+            Ok(Changes { changed, needs_restart, .. }) if needs_restart.is_empty() => {
+                format!("changed: {}", changed.join(", "))
+            }
+            Ok(Changes { changed, needs_restart, .. }) => {
+                format!("changed: {}; needs a restart: {}", changed.join(", "), needs_restart.join(", "))
+            }
+            Err(faults) => faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        }
+    }
+}
+
 impl Reloads {
     pub(crate) fn new(config: &Config, hasher: TokenHasher) -> Self {
         Self {
@@ -130,7 +146,11 @@ impl App {
         report(cause, &result);
         let counter = if result.is_ok() { &self.reloads.applied } else { &self.reloads.refused };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.reloads.last.store(Some(Arc::new(Reload { at: SystemTime::now(), cause, result: result.clone() })));
+        let reload = Reload { at: SystemTime::now(), cause, result: result.clone() };
+        let kind = if result.is_ok() { Kind::Reload } else { Kind::ReloadFailed };
+        self.events.note(kind, None, reload.told());
+        self.ground.metrics.reloaded(result.is_ok());
+        self.reloads.last.store(Some(Arc::new(reload)));
         result
     }
 

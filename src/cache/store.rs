@@ -8,6 +8,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
+use moka::notification::RemovalCause;
 use moka::ops::compute::{CompResult, Op};
 use moka::sync::Cache;
 use parking_lot::Mutex;
@@ -23,6 +24,7 @@ use crate::domain::history::History;
 use crate::domain::key::PageKey;
 use crate::domain::page::{Kind, Lifetime, Page, Received, Validators};
 use crate::domain::problem::{Cause, Problem};
+use crate::domain::tally::Keeping;
 
 /// All stored pages. Cheap to clone; all clones share the pages.
 #[derive(Clone)]
@@ -30,6 +32,7 @@ pub struct Store {
     pages: Cache<PageKey, Arc<Page>, RandomState>,
     purges: Arc<Mutex<Purges>>,
     changes: Changes,
+    keeping: Keeping,
 }
 
 /// What moka and the shared pointers need for an entry beside key and page, in bytes: measured over 100,000 entries.
@@ -53,11 +56,16 @@ impl Store {
         let weigh = |key: &PageKey, page: &Arc<Page>| {
             u32::try_from(key.size() + page.size() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
         };
-        Self {
-            pages: Cache::builder().max_capacity(max_bytes).weigher(weigh).build_with_hasher(RandomState::default()),
-            purges: Arc::default(),
-            changes: Changes::default(),
-        }
+        let keeping = Keeping::default();
+        let evicted = keeping.evicted.clone();
+        let count = move |_, _, cause| {
+            if cause == RemovalCause::Size {
+                evicted.add();
+            }
+        };
+        let pages = Cache::builder().max_capacity(max_bytes).weigher(weigh).eviction_listener(count);
+        let pages = pages.build_with_hasher(RandomState::default());
+        Self { pages, purges: Arc::default(), changes: Changes::default(), keeping }
     }
 
     /// The page under `key`, fresh or not.
@@ -84,7 +92,11 @@ impl Store {
             return false;
         }
         self.changes.tell(key);
-        matches!(kept, CompResult::Inserted(_) | CompResult::ReplacedWith(_))
+        let is_kept = matches!(kept, CompResult::Inserted(_) | CompResult::ReplacedWith(_));
+        if !is_kept {
+            self.keeping.outdated.add();
+        }
+        is_kept
     }
 
     /// Who hears of pages that change.
@@ -166,9 +178,24 @@ impl Store {
         self.purge(hard, now, |_| true)
     }
 
+    /// A walk over all pages, which does not count as use. What changes meanwhile may or may not be met.
+    pub fn pages(&self) -> impl Iterator<Item = (Arc<PageKey>, Arc<Page>)> {
+        self.pages.iter()
+    }
+
+    /// How many bytes there is room for.
+    pub fn capacity(&self) -> u64 {
+        self.pages.policy().max_capacity().unwrap_or(u64::MAX)
+    }
+
     /// How many pages there are, and how many bytes they weigh; both lag a little behind.
     pub fn size(&self) -> (u64, u64) {
         (self.pages.entry_count(), self.pages.weighted_size())
+    }
+
+    /// What became of pages.
+    pub fn keeping(&self) -> &Keeping {
+        &self.keeping
     }
 
     /// Does what moka has put off: evictions, and the bookkeeping behind [`Store::size`].
@@ -261,8 +288,12 @@ fn land(store: &Store, fetch: &Fetch, received: &Received) -> Result<Landing, Pr
         status => return Err(Problem::UpstreamFailed(Cause::Unexpected(status.as_u16()))),
     };
     let page = Arc::new(page);
-    let may_keep = !fetch.private && page.kind != Kind::Passing && page.body.len() <= policy.max_page_bytes;
-    let stored = may_keep && store.keep(&fetch.key, &page);
+    let may_keep = !fetch.private && page.kind != Kind::Passing;
+    let fits = page.body.len() <= policy.max_page_bytes;
+    if may_keep && !fits {
+        store.keeping.too_large.add();
+    }
+    let stored = may_keep && fits && store.keep(&fetch.key, &page);
     if stored && page.kind == Kind::Good {
         store.encode(fetch.key.clone(), page.clone());
     }

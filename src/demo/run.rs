@@ -116,7 +116,7 @@ fn welcome(merge: &Merge, upstream: SocketAddr, proxy: SocketAddr, admin: Socket
 merge-sync-proxy demo
 
   proxy            http://{proxy}
-  admin            http://{admin}/readyz
+  status page      http://{admin}/
   simulated Merge  http://{upstream}  (a minute of its syncs passes in a second)
 
   accounts, to be named in X-Account-Token:

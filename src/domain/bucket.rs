@@ -28,7 +28,7 @@ impl Rate {
 
     /// How many may go at once after a quiet time: a fifth of the count, so that a cold start is quick and the sustained
     /// rate still is four fifths of what is allowed.
-    fn burst(self) -> u32 {
+    pub fn burst(self) -> u32 {
         (self.count.get() / 5).max(1)
     }
 

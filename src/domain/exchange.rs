@@ -2,8 +2,8 @@
 //! through as itself has its own, in [`relay`](super::relay).
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use http::{HeaderValue, StatusCode, Uri};
 use tokio::sync::Semaphore;
@@ -18,6 +18,7 @@ use super::page::Page;
 use super::problem::{Problem, whole_seconds};
 use super::relay::{Relay, Relayed};
 use super::rules::{CacheRule, Lifetimes};
+use super::tally::Tally;
 
 /// A consumer while the proxy runs: who it is, and what it has left.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct Caller {
     pub misses: Arc<Semaphore>,
     /// Its places among those who follow a page.
     pub follows: Arc<Semaphore>,
+    /// Where its requests are counted, once one has been.
+    pub tally: OnceLock<Arc<Tally>>,
     /// Whom its calls to the upstream are charged to.
     pub payer: Payer,
 }
@@ -71,9 +74,16 @@ impl Caller {
             forced_refreshes: consumer.forced_refreshes.map(|rate| Arc::new(Bucket::new(rate, now))),
             misses: places(consumer.max_in_flight_misses),
             follows: places(consumer.max_followers),
+            tally: OnceLock::new(),
             payer: Payer { name: consumer.name.clone(), weight: consumer.weight },
             consumer,
         }
+    }
+
+    /// How many of its requests have a place among those who wait for the upstream.
+    pub fn waiting(&self) -> usize {
+        let places = usize::try_from(self.consumer.max_in_flight_misses).unwrap_or(usize::MAX);
+        places.min(Semaphore::MAX_PERMITS).saturating_sub(self.misses.available_permits())
     }
 
     /// The same consumer after its rules were changed: what it has spent stays spent.
@@ -94,7 +104,8 @@ impl Caller {
         let misses = if same_places { self.misses.clone() } else { new.misses };
         let same_seats = before.max_followers == after.max_followers;
         let follows = if same_seats { self.follows.clone() } else { new.follows };
-        Self { quota, forced_refreshes, misses, follows, payer: new.payer, consumer: new.consumer }
+        let (tally, payer) = (OnceLock::new(), new.payer);
+        Self { quota, forced_refreshes, misses, follows, tally, payer, consumer: new.consumer }
     }
 }
 
@@ -148,13 +159,32 @@ pub struct Ask {
     pub deadline: Instant,
 }
 
-/// Why a page is fetched.
+/// Why an upstream is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// Somebody waits for it.
     Miss,
     /// Somebody has been served a stale page meanwhile.
     Refresh,
+    /// The try before failed.
+    Retry,
+    /// It passes through as itself.
+    Pass,
+}
+
+impl Reason {
+    /// All of them, each at the place that its number says.
+    pub const ALL: [Self; 4] = [Self::Miss, Self::Refresh, Self::Retry, Self::Pass];
+
+    /// What metrics call it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Miss => "miss",
+            Self::Refresh => "refresh",
+            Self::Retry => "retry",
+            Self::Pass => "pass",
+        }
+    }
 }
 
 /// One page to be fetched from the upstream.
@@ -278,6 +308,8 @@ pub struct Outcome {
     pub caller: Option<Arc<Caller>>,
     /// The account, once it has been found and granted.
     pub account: Option<Arc<Account>>,
+    /// The route as configured, once it has been found.
+    pub route: Option<Name>,
     /// The answer, or why there is none.
     pub result: Result<Given, Problem>,
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::body::{ReplyBody, StreamBody, empty};
 use super::cache_control::Wants;
-use super::exchange::{Caller, Payer, Policy, Served, Target};
+use super::exchange::{Caller, Payer, Policy, Reason, Served, Target};
 use super::key::PageKey;
 
 /// A request on a route with `cache = "off"` or `"http"` that has been admitted.
@@ -48,6 +48,8 @@ pub struct Call {
     pub headers: HeaderMap,
     /// The body, as it comes.
     pub body: StreamBody,
+    /// Why it is made.
+    pub reason: Reason,
     /// Until when it may wait for its turn or be tried again.
     pub deadline: Instant,
 }
@@ -56,7 +58,7 @@ impl Call {
     /// The same call once more, if that can do no harm: a safe method, and no body that would be spent.
     pub fn again(&self) -> Option<Self> {
         let harmless = self.method.is_safe() && self.body.is_end_stream();
-        harmless.then(|| self.with(self.method.clone(), self.headers.clone()))
+        harmless.then(|| Self { reason: Reason::Retry, ..self.with(self.method.clone(), self.headers.clone()) })
     }
 
     /// A call for the same thing with another method and other fields, and no body.
@@ -69,6 +71,7 @@ impl Call {
             method,
             headers,
             body: empty(),
+            reason: self.reason,
             deadline: self.deadline,
         }
     }

@@ -26,10 +26,10 @@ use super::quota;
 use super::resolve::Accounts;
 use super::route::Routes;
 use super::strangers::Strangers;
-use crate::domain::access::Account;
+use crate::domain::access::{Account, Name};
 use crate::domain::body;
 use crate::domain::cache_control::Wants;
-use crate::domain::exchange::{Admitted, Ask, Caller, Given, Outcome};
+use crate::domain::exchange::{Admitted, Ask, Caller, Given, Outcome, Reason};
 use crate::domain::follow::Follow;
 use crate::domain::key::{CanonicalQuery, PageKey};
 use crate::domain::peer::Peer;
@@ -77,6 +77,7 @@ impl House {
         }
         let is_plain = self.check_head(&head)?;
         let stop = self.routes.find(&head.method, head.uri.path())?;
+        known.route = Some(stop.place.route.clone());
         let peer = head.extensions.get::<Arc<Peer>>().map(|peer| &**peer);
         let identified = self.consumers.identify(&head.headers, peer, &self.strangers, now);
         let caller = identified.map_err(|stranger| self.refuse(stranger, peer, now))?;
@@ -110,7 +111,8 @@ impl House {
                 let headers = pass_on::choose(&head.headers, &stop.request_headers);
                 let (uri, method, body) = (head.uri, head.method, body::stream(body));
                 let payer = caller.payer.clone();
-                let call = Call { target, key, uri, payer, method, headers, body, deadline };
+                let reason = Reason::Miss;
+                let call = Call { target, key, uri, payer, method, headers, body, reason, deadline };
                 Ok(Admitted::Relay(Box::new(Relay { caller, call, asked: head.headers, wants, policy, resync })))
             }
         }
@@ -193,6 +195,7 @@ where
 struct Known {
     caller: Option<Arc<Caller>>,
     account: Option<Arc<Account>>,
+    route: Option<Name>,
 }
 
 pin_project! {
@@ -221,6 +224,7 @@ impl<F: Future<Output = Result<Given, Problem>>> Future for Admitting<F> {
             StepProjection::Refused { problem } => Err(problem.take().expect("a future is not polled after its end")),
             StepProjection::Asking { answer } => ready!(answer.poll(cx)),
         };
-        Poll::Ready(Ok(Outcome { caller: this.known.caller.take(), account: this.known.account.take(), result }))
+        let Known { caller, account, route } = std::mem::take(this.known);
+        Poll::Ready(Ok(Outcome { caller, account, route, result }))
     }
 }

@@ -78,6 +78,13 @@ impl Consumers {
         Self { open, by_name, by_key, recognised, by_uid, by_certificate }
     }
 
+    /// All consumers, each once; the open mode is one.
+    pub fn all(&self) -> Vec<&Arc<Caller>> {
+        let mut all: Vec<_> = self.open.iter().chain(self.by_name.values()).collect();
+        all.sort_by(|a, b| a.consumer.name.cmp(&b.consumer.name));
+        all
+    }
+
     /// Who sent these headers over a connection of `peer`. Of those who may not come in, not all are looked at: see [`Strangers`].
     pub fn identify<'a>(
         &'a self,

@@ -55,6 +55,16 @@ impl Accounts {
         Ok(Target { upstream, account })
     }
 
+    /// All accounts that have names.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Account>> {
+        self.by_name.values()
+    }
+
+    /// The upstreams.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.values()
+    }
+
     /// The account of this name.
     pub fn named(&self, name: &str) -> Option<&Arc<Account>> {
         self.by_name.get(name)

@@ -34,6 +34,7 @@ use super::strict::Strict;
 use super::tls::{self, Tls};
 use crate::domain::body::Holding;
 use crate::domain::peer::Peer;
+use crate::domain::tally::Connections;
 
 /// A bound socket.
 #[derive(Debug)]
@@ -136,6 +137,7 @@ pub async fn serve<S, B>(
     listeners: Vec<Listener>,
     service: S,
     limits: Arc<ArcSwap<Limits>>,
+    connections: &Connections,
     stop: impl Future,
     cut: impl Future,
 ) -> Drained
@@ -154,7 +156,12 @@ where
     let (phase, watched) = watch::channel(Phase::Serve);
     {
         let accepting = join_all(listeners.iter().map(|listener| {
-            let guide = Guide { service: service.clone(), limits: limits.clone(), phase: watched.clone() };
+            let guide = Guide {
+                service: service.clone(),
+                limits: limits.clone(),
+                phase: watched.clone(),
+                connections: connections.clone(),
+            };
             accept(listener, guide, places.clone())
         }));
         let mut accepting = pin!(accepting.fuse());
@@ -190,6 +197,7 @@ struct Guide<S> {
     service: S,
     limits: Arc<ArcSwap<Limits>>,
     phase: watch::Receiver<Phase>,
+    connections: Connections,
 }
 
 async fn accept<S, B>(listener: &Listener, guide: Guide<S>, places: Arc<Places>)
@@ -290,6 +298,7 @@ where
         peer: Peer,
         builder: Builder<TokioExecutor>,
     ) {
+        let _open = self.connections.open();
         let pulse = Pulse::new();
         // One for the whole connection, not a copy for each request: services here are always ready, and wait inside their calls.
         let service = Mutex::new(self.service);

@@ -20,7 +20,7 @@ use super::store::Responses;
 use super::stored::{Came, Stored};
 use super::vary::Selection;
 use crate::domain::body::{Holding, ReplyBody, StreamBody, stream};
-use crate::domain::exchange::{Caller, Forward, Served};
+use crate::domain::exchange::{Caller, Forward, Reason, Served};
 use crate::domain::key::PageKey;
 use crate::domain::problem::{Cause, Problem};
 use crate::domain::relay::{Call, Called, Relay, Relayed};
@@ -31,7 +31,7 @@ where
     S: Service<Call, Response = Called, Error = Problem>,
 {
     let place = place(&relay.caller, relay.call.deadline).await?;
-    let called = inner.oneshot(relay.call).await?;
+    let called = inner.oneshot(Call { reason: Reason::Pass, ..relay.call }).await?;
     Ok(relayed(called.response.map(|body| stream(Holding::new(body, place))), forward))
 }
 
@@ -172,7 +172,12 @@ where
         }
         // A failure is read whole too: those who wait need not each call for one of their own.
         match timeout_at(deadline, read(body, most)).await.unwrap_or(Err(Problem::UpstreamTimeout))? {
-            Read::Longer(body) => Ok(passing(body, place)),
+            Read::Longer(body) => {
+                if selection.is_some() {
+                    responses.keeping().too_large.add();
+                }
+                Ok(passing(body, place))
+            }
             Read::Whole(bytes) => {
                 let stored = Arc::new(came.store(&bytes, selection.clone().unwrap_or_default()));
                 let kept = selection.is_some() && responses.keep(&key, &stored, &request);

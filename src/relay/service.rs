@@ -17,7 +17,7 @@ use super::place;
 use super::store::{Found, Responses};
 use super::stored::Stored;
 use super::verdict::Verdict;
-use crate::domain::exchange::{Forward, Served, Why};
+use crate::domain::exchange::{Forward, Reason, Served, Why};
 use crate::domain::problem::{Cause, Problem};
 use crate::domain::relay::{Call, Called, Relay, Relayed};
 use crate::domain::rules::CacheRule;
@@ -249,7 +249,9 @@ where
     /// Fetches what `stored` has become, for those who will ask.
     fn refresh(&self, stored: &Arc<Stored>) {
         if let Role::First(first) = self.http.meetings.join(self.topic()) {
-            tokio::spawn(self.fetching(Some(stored.clone())).fetch(Some(first)));
+            let mut fetching = self.fetching(Some(stored.clone()));
+            fetching.call.reason = Reason::Refresh;
+            tokio::spawn(fetching.fetch(Some(first)));
         }
     }
 

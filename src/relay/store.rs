@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use http::HeaderMap;
+use moka::notification::RemovalCause;
 use moka::ops::compute::{CompResult, Op};
 use moka::sync::Cache;
 use tokio::time::Instant;
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use super::stored::Stored;
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::key::PageKey;
+use crate::domain::tally::Keeping;
 
 /// All stored responses. Cheap to clone; all clones share them.
 #[derive(Clone)]
@@ -20,6 +22,7 @@ pub struct Responses {
     entries: Cache<PageKey, Variants, RandomState>,
     /// What was invalidated when: a response that was asked for before that must not come in after it.
     invalidated: Cache<Scope, Instant, RandomState>,
+    keeping: Keeping,
 }
 
 /// The responses under one key, newest first.
@@ -61,8 +64,17 @@ impl Responses {
             let sizes: usize = variants.iter().map(|stored| stored.size()).sum();
             u32::try_from(key.size() + sizes + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
         };
+        let keeping = Keeping::default();
+        let evicted = keeping.evicted.clone();
+        let count = move |_, _, cause| {
+            if cause == RemovalCause::Size {
+                evicted.add();
+            }
+        };
+        let entries = Cache::builder().max_capacity(max_bytes).weigher(weigh).eviction_listener(count);
         Self {
-            entries: Cache::builder().max_capacity(max_bytes).weigher(weigh).build_with_hasher(RandomState::default()),
+            entries: entries.build_with_hasher(RandomState::default()),
+            keeping,
             invalidated: Cache::builder().time_to_live(MEMORY).build_with_hasher(RandomState::default()),
         }
     }
@@ -92,7 +104,11 @@ impl Responses {
             self.entries.invalidate(key);
             return false;
         }
-        matches!(kept, CompResult::Inserted(_) | CompResult::ReplacedWith(_))
+        let is_kept = matches!(kept, CompResult::Inserted(_) | CompResult::ReplacedWith(_));
+        if !is_kept {
+            self.keeping.outdated.add();
+        }
+        is_kept
     }
 
     fn is_invalidated(&self, key: &PageKey, began: Instant) -> bool {
@@ -173,6 +189,16 @@ impl Responses {
     /// How many keys there are, and how many bytes all weighs; both lag a little behind.
     pub fn size(&self) -> (u64, u64) {
         (self.entries.entry_count(), self.entries.weighted_size())
+    }
+
+    /// How many bytes there is room for.
+    pub fn capacity(&self) -> u64 {
+        self.entries.policy().max_capacity().unwrap_or(u64::MAX)
+    }
+
+    /// What became of responses.
+    pub fn keeping(&self) -> &Keeping {
+        &self.keeping
     }
 
     /// Does what moka has put off.

@@ -14,7 +14,7 @@ use tower::retry::budget::{Budget, TpsBudget};
 use tower::{Layer, Service, ServiceExt};
 
 use crate::domain::access::{Name, Upstream};
-use crate::domain::exchange::Fetch;
+use crate::domain::exchange::{Fetch, Reason};
 use crate::domain::page::Received;
 use crate::domain::problem::{Cause, Problem};
 use crate::domain::relay::{Call, Called};
@@ -125,7 +125,8 @@ where
                 if !wait(pause, fetch.deadline, &budget).await {
                     break;
                 }
-                match inner.clone().oneshot(fetch.clone()).await {
+                let again = Fetch { reason: Reason::Retry, ..fetch.clone() };
+                match inner.clone().oneshot(again).await {
                     // What the upstream said says more than that it may not be asked again.
                     Err(Problem::BudgetExhausted { .. } | Problem::Overloaded { .. }) => break,
                     next => outcome = next,

@@ -62,6 +62,41 @@ impl Model {
     }
 }
 
+/// One model of a page, as Merge reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelStatus {
+    /// Its name without the category, such as `Candidate`.
+    pub name: Box<str>,
+    /// Its status; empty if there is none.
+    pub status: Box<str>,
+    /// When its next sync is due.
+    pub next_sync: Option<SystemTime>,
+}
+
+/// Categories have some ten models; this many are shown of a page that claims to have more.
+const MOST_MODELS: usize = 64;
+
+/// The longest text that is shown of a page, in characters.
+const LONGEST_TEXT: usize = 48;
+
+/// The models of `body`; none if it is not what it should be.
+pub fn models(body: &[u8]) -> Vec<ModelStatus> {
+    let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    let Ok(json) = serde_json::from_slice::<Value>(text) else { return Vec::new() };
+    let results = json.get("results").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let model = |model: &Value| {
+        let text = |field: &str| model.get(field).and_then(Value::as_str);
+        let short = |text: &str| text.chars().take(LONGEST_TEXT).collect::<String>().into_boxed_str();
+        let id = text("model_name").or_else(|| text("model_id")).unwrap_or_default();
+        ModelStatus {
+            name: short(id.rsplit_once('.').map_or(id, |(_, name)| name)),
+            status: short(text("status").unwrap_or_default()),
+            next_sync: text("next_sync_start").and_then(instant),
+        }
+    };
+    results.iter().take(MOST_MODELS).map(model).collect()
+}
+
 /// Start and length of a run; `None` if the two times belong to different runs, which shows in an end before the start.
 fn whole_run(started: Option<SystemTime>, finished: Option<SystemTime>) -> Option<(u32, Duration)> {
     let (started, finished) = (started?, finished?);
@@ -163,10 +198,28 @@ mod tests {
         assert_eq!(only(future), (true, seconds(30), None, None));
     }
 
+    #[test]
+    fn models_are_told_as_merge_reports_them_within_bounds() {
+        let body = json!({"results": [
+            {"model_name": "Candidate", "model_id": "ats.Candidate", "status": "FAILED", "next_sync_start": "2026-04-15T10:00:00Z"},
+            {"model_id": "ats.Job", "status": null, "next_sync_start": "soon"},
+            {"model_id": "x".repeat(1_000), "status": "y".repeat(1_000)},
+            7,
+        ]});
+        let models = models(body.to_string().as_bytes());
+        let told = |at: usize| (&*models[at].name, &*models[at].status, models[at].next_sync);
+        assert_eq!(told(0), ("Candidate", "FAILED", Some(date())));
+        assert_eq!(told(1), ("Job", "", None));
+        assert_eq!((models[2].name.len(), models[2].status.len(), told(3)), (48, 48, ("", "", None)));
+        assert_eq!(super::models(json!({"results": vec![1; 1_000]}).to_string().as_bytes()).len(), MOST_MODELS);
+        assert_eq!(super::models(b"<html>"), []);
+    }
+
     proptest! {
         #[test]
         fn no_body_makes_it_fail(body in proptest::collection::vec(any::<u8>(), 0..200)) {
             digest(&body, date());
+            models(&body);
         }
 
         #[test]

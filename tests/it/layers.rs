@@ -13,6 +13,7 @@ const ALL: &[&str] = &[
     "domain",
     "door",
     "listen",
+    "metrics",
     "relay",
     "reply",
     "stack",
@@ -32,11 +33,28 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("reply", &["domain"]),
     // The outermost layer unwraps the renderer's `Reply`: response and outcome go apart there.
     ("telemetry", &["domain", "reply"]),
-    ("stack", &["cache", "domain", "door", "listen", "relay", "reply", "telemetry", "upstream"]),
-    ("admin", &["cache", "config", "domain", "door", "listen", "reply", "telemetry", "upstream"]),
+    ("metrics", &["domain", "reply"]),
+    ("stack", &["cache", "domain", "door", "listen", "metrics", "relay", "reply", "telemetry", "upstream"]),
+    ("admin", &["cache", "config", "domain", "door", "listen", "metrics", "reply", "telemetry", "upstream"]),
     ("demo", &["cache", "config", "domain", "door", "listen", "reply", "telemetry", "upstream"]),
     ("app", ALL),
-    ("cli", &["admin", "app", "cache", "config", "demo", "domain", "door", "listen", "reply", "telemetry", "upstream"]),
+    (
+        "cli",
+        &[
+            "admin",
+            "app",
+            "cache",
+            "config",
+            "demo",
+            "domain",
+            "door",
+            "listen",
+            "metrics",
+            "reply",
+            "telemetry",
+            "upstream",
+        ],
+    ),
 ];
 
 /// The demo starts a whole proxy, as the command line does; the simulated Merge beside it knows nothing of one.

@@ -10,6 +10,8 @@ mod breaker;
 
 mod budget;
 
+mod chromium;
+
 mod cli;
 
 mod conformance;
@@ -24,7 +26,9 @@ mod drain;
 
 mod encodings;
 
+mod exposition;
 mod fairness;
+
 mod faults;
 
 mod flights;
@@ -46,9 +50,12 @@ mod malformed;
 
 mod merge;
 
+mod metrics;
+
 mod origin;
 
 mod packages;
+mod page;
 mod peers;
 
 mod problems;
@@ -71,6 +78,10 @@ mod secrets;
 mod soak;
 
 mod stale;
+
+mod status;
+
+mod status_command;
 
 mod support;
 

@@ -1,0 +1,105 @@
+//! Who spends what may be sent to Merge: a row for each upstream and one for each consumer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::readings::Readings;
+use super::rows::Lookup;
+use super::state::{ConsumerRow, Refused, UpstreamRow, WallClock};
+use crate::config::units::rate_text;
+use crate::domain::access::Upstream;
+use crate::domain::exchange::Caller;
+use crate::door::admit::House;
+use crate::metrics::numbers::{ConsumerNumbers, Counts};
+use crate::upstream::breaker::State;
+use crate::upstream::standing::UpstreamStanding;
+
+/// A row for each upstream.
+pub fn upstreams(from: Lookup<'_>, clock: WallClock) -> Vec<UpstreamRow> {
+    let standings = from.budgets.upstreams();
+    let row = |upstream: &Arc<Upstream>| {
+        let rules = &upstream.budget;
+        let standing = standings.iter().find(|standing| standing.name == upstream.name);
+        let number = |number: fn(&UpstreamStanding) -> usize| standing.map_or(0, number);
+        let breaker = standing.map_or(State::Closed, |standing| standing.breaker);
+        UpstreamRow {
+            name: upstream.name.to_string(),
+            per_account: rules.per_account.map(rate_text),
+            in_flight: number(|standing| standing.in_flight),
+            concurrency: rules.concurrency,
+            waiting: number(|standing| standing.waiting),
+            failures: rules.errors.map(|_| number(|standing| standing.failed)),
+            failures_allowed: rules.errors.map(|rate| rate.count.get()),
+            failure_budget: rules.errors.map(rate_text),
+            blocked_until: match breaker {
+                State::Open { until } => Some(clock.millis(until)),
+                State::Closed | State::HalfOpen => None,
+            },
+            breaker: Some(breaker_word(breaker).to_owned()),
+        }
+    };
+    let mut rows: Vec<UpstreamRow> = from.house.accounts.upstreams().map(row).collect();
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    rows
+}
+
+fn breaker_word(state: State) -> &'static str {
+    match state {
+        State::Closed => "closed",
+        State::Open { .. } => "open",
+        State::HalfOpen => "half-open",
+    }
+}
+
+/// So many consumers are shown, those who make most calls first.
+const MOST_CONSUMERS: usize = 100;
+
+/// What those are called whose requests were refused before it was known who they are.
+const NOBODY: &str = "(no consumer)";
+
+/// A row for each consumer, those who spend most first, and how many there are.
+pub fn consumers(house: &House, readings: &Readings, now: Instant) -> (Vec<ConsumerRow>, usize) {
+    let numbers: HashMap<Option<&str>, &ConsumerNumbers> = readings
+        .latest()
+        .map(|reading| reading.consumers.iter().map(|consumer| (consumer.name.as_deref(), consumer)).collect())
+        .unwrap_or_default();
+    let row = |name: Option<&str>, caller: Option<&Caller>| {
+        let none = ConsumerNumbers { name: None, counts: Counts::default(), calls: 0 };
+        let ConsumerNumbers { counts: whole, calls, .. } = numbers.get(&name).copied().unwrap_or(&none);
+        let pace = readings.span().map(|span| span.pace(name)).unwrap_or_default();
+        let refused = |(reason, count): (&&str, &u64)| Refused { reason: (*reason).to_owned(), count: *count };
+        let mut refused: Vec<Refused> = whole.refused_by.iter().map(refused).collect();
+        refused.sort_by_key(|refused| std::cmp::Reverse(refused.count));
+        ConsumerRow {
+            name: name.unwrap_or(NOBODY).to_owned(),
+            requests_per_second: tenths(pace.requests),
+            hit_ratio: pace.hit_ratio.map(|ratio| (ratio * 1_000.0).round() / 1_000.0),
+            calls_per_second: tenths(pace.calls),
+            requests_total: whole.requests,
+            calls_total: *calls,
+            quota_left: caller.and_then(|caller| caller.quota.as_ref()).map(|quota| quota.bucket.remaining(now)),
+            quota: caller.and_then(|caller| caller.consumer.quota).map(rate_text),
+            waiting: caller.map_or(0, Caller::waiting),
+            refused,
+        }
+    };
+    let all = house.consumers.all();
+    let total = all.len();
+    let mut rows: Vec<ConsumerRow> =
+        all.into_iter().map(|caller| row(Some(&caller.consumer.name), Some(caller))).collect();
+    rows.extend(numbers.get(&None).filter(|numbers| numbers.counts.requests > 0).map(|_| row(None, None)));
+    rows.sort_by(|a, b| {
+        let spend = |row: &ConsumerRow| (row.calls_per_second, row.requests_per_second);
+        let by_rate = spend(b).partial_cmp(&spend(a)).unwrap_or(std::cmp::Ordering::Equal);
+        by_rate.then(b.calls_total.cmp(&a.calls_total)).then_with(|| a.name.cmp(&b.name))
+    });
+    rows.truncate(MOST_CONSUMERS);
+    (rows, total)
+}
+
+/// What is read by people needs no more than one decimal; what is rounded changes less often.
+pub(super) fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}

@@ -1,0 +1,358 @@
+//! The state as text for a terminal: aligned, and coloured where colours are shown.
+
+use std::fmt::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+
+use super::state::{AccountRow, Condition, ConsumerRow, Millis, ModelRow, State, UpstreamRow};
+
+const PLAIN: Style = Style::new();
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+
+/// How many consumers and events are printed.
+const MOST: usize = 10;
+
+/// The whole state as text.
+pub fn table(state: &State) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write(state, &mut text);
+    text
+}
+
+fn write(state: &State, out: &mut String) -> fmt::Result {
+    let head = &state.head;
+    let now = head.proxy.time;
+    let ready = head.proxy.condition == "ready";
+    let style = if ready { color(AnsiColor::Green) } else { color(AnsiColor::Yellow) };
+    writeln!(
+        out,
+        "{BOLD}merge-sync-proxy{BOLD:#} {}   {style}{}{style:#}, up {}",
+        head.proxy.version,
+        head.proxy.condition,
+        duration(now.saturating_sub(head.proxy.started_at))
+    )?;
+    if let Some(reload) = head.proxy.last_reload.as_ref().filter(|reload| !reload.succeeded) {
+        let style = color(AnsiColor::Red);
+        writeln!(
+            out,
+            "{style}the last reload failed{style:#} {} ago: {}",
+            duration(now.saturating_sub(reload.at)),
+            reload.text
+        )?;
+    }
+    let figures = &head.now;
+    writeln!(
+        out,
+        "\n{BOLD}now{BOLD:#}        {:.1} requests/s, {} needed no call; {:.1} calls/s to Merge, {} calls saved today",
+        figures.requests_per_second,
+        percent(figures.hit_ratio),
+        figures.calls_per_second,
+        figures.calls_saved_today
+    )?;
+    writeln!(
+        out,
+        "           99 of 100 hits within {}, misses within {}",
+        latency(figures.hit_p99_microseconds),
+        latency(figures.miss_p99_microseconds)
+    )?;
+    let cache = &head.cache;
+    writeln!(
+        out,
+        "{BOLD}cache{BOLD:#}      {} pages, {} of {}; {} fetches under way, {} requests wait for them",
+        cache.entries,
+        size(cache.bytes),
+        size(cache.capacity),
+        cache.flights,
+        cache.waiters
+    )?;
+    accounts(state, out)?;
+    consumers(&head.consumers, out)?;
+    upstreams(&head.upstreams, now, out)?;
+    if !head.events.is_empty() {
+        writeln!(out, "\n{BOLD}events{BOLD:#}")?;
+    }
+    let rows = head.events.iter().take(MOST).map(|event| {
+        let times = if event.count > 1 { format!(" ({} times)", event.count) } else { String::new() };
+        vec![
+            cell(format!("{} ago", duration(now.saturating_sub(event.at)))),
+            cell(&event.kind),
+            cell(event.subject.as_deref().unwrap_or("-")),
+            cell(format!("{}{times}", event.text)),
+        ]
+    });
+    lines(&[], rows.collect(), out)
+}
+
+fn accounts(state: &State, out: &mut String) -> fmt::Result {
+    let (accounts, now) = (&state.accounts, state.head.proxy.time);
+    let counts = &accounts.conditions;
+    writeln!(
+        out,
+        "\n{BOLD}accounts{BOLD:#}   {}: {} problem, {} warning, {} ok, {} idle",
+        accounts.total, counts.problem, counts.warning, counts.ok, counts.idle
+    )?;
+    let rows = accounts.rows.iter().map(|row| account(row, now)).collect();
+    let head = ["STATE", "ACCOUNT", "UPSTREAM", "CATEGORY", "MODELS", "AGE", "NEXT SYNC", "BUDGET", "BECAUSE"];
+    lines(&head, rows, out)?;
+    let left = accounts.matching.saturating_sub(accounts.offset + accounts.rows.len());
+    if left > 0 {
+        writeln!(out, "  {DIM}and {left} more; --filter WORDS chooses{DIM:#}")?;
+    }
+    Ok(())
+}
+
+fn account(row: &AccountRow, now: Millis) -> Vec<Cell> {
+    let style = match row.condition {
+        Condition::Problem => color(AnsiColor::Red),
+        Condition::Warning => color(AnsiColor::Yellow),
+        Condition::Ok => color(AnsiColor::Green),
+        Condition::Idle => DIM,
+    };
+    let next = row.next_sync.map(|at| if at > now { format!("in {}", duration(at - now)) } else { "due".to_owned() });
+    let budget = match (row.budget_left, row.budget_burst) {
+        (Some(left), Some(burst)) => format!("{left}/{burst}"),
+        _ => "unlimited".to_owned(),
+    };
+    let because = match &row.last_error {
+        Some(error) if error.text == row.because => {
+            format!("{}, {} ago", row.because, duration(now.saturating_sub(error.at)))
+        }
+        Some(error) => {
+            format!("{}; {} ago: {}", row.because, duration(now.saturating_sub(error.at)), error.text)
+        }
+        None => row.because.clone(),
+    };
+    vec![
+        Cell { text: row.condition.slug().to_owned(), style },
+        cell(&row.name),
+        cell(&row.upstream),
+        cell(if row.categories.is_empty() { "-".to_owned() } else { row.categories.join(",") }),
+        cell(models(&row.models)),
+        cell(row.fetched_at.map_or_else(|| "-".to_owned(), |at| duration(now.saturating_sub(at)))),
+        cell(next.unwrap_or_else(|| "-".to_owned())),
+        cell(budget),
+        cell(because),
+    ]
+}
+
+/// How many models have which status, those that need a look first.
+fn models(models: &[ModelRow]) -> String {
+    let order = ["FAILED", "PARTIALLY_SYNCED", "SYNCING", "DONE"];
+    let place = |status: &str| order.iter().position(|known| *known == status).unwrap_or(order.len());
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for model in models {
+        match counts.iter_mut().find(|(status, _)| *status == model.status) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((&model.status, 1)),
+        }
+    }
+    counts.sort_by_key(|(status, _)| place(status));
+    let words: Vec<String> =
+        counts.iter().map(|(status, count)| format!("{count} {}", status.to_lowercase().replace('_', " "))).collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(", ") }
+}
+
+fn consumers(rows: &[ConsumerRow], out: &mut String) -> fmt::Result {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{BOLD}consumers{BOLD:#}  those who make most calls first")?;
+    let row = |row: &ConsumerRow| {
+        let refused: Vec<String> =
+            row.refused.iter().map(|refused| format!("{} {}", refused.count, refused.reason)).collect();
+        let quota = match (row.quota_left, &row.quota) {
+            (Some(left), Some(quota)) => format!("{left} of {quota}"),
+            _ => "unlimited".to_owned(),
+        };
+        vec![
+            cell(&row.name),
+            cell(format!("{:.1}", row.requests_per_second)),
+            cell(percent(row.hit_ratio)),
+            cell(format!("{:.1}", row.calls_per_second)),
+            cell(row.calls_total.to_string()),
+            cell(quota),
+            cell(if refused.is_empty() { "-".to_owned() } else { refused.join(", ") }),
+        ]
+    };
+    let head = ["CONSUMER", "REQUESTS/S", "FROM CACHE", "CALLS/S", "CALLS", "QUOTA LEFT", "REFUSED"];
+    lines(&head, rows.iter().take(MOST).map(row).collect(), out)?;
+    let left = rows.len().saturating_sub(MOST);
+    if left > 0 {
+        writeln!(out, "  {DIM}and {left} more{DIM:#}")?;
+    }
+    Ok(())
+}
+
+fn upstreams(rows: &[UpstreamRow], now: Millis, out: &mut String) -> fmt::Result {
+    writeln!(out, "\n{BOLD}upstreams{BOLD:#}")?;
+    let row = |row: &UpstreamRow| {
+        let of = |count: usize, most: Option<u32>| {
+            most.map_or_else(|| count.to_string(), |most| format!("{count} of {most}"))
+        };
+        let allowed = row.failures_allowed.and_then(|allowed| usize::try_from(allowed).ok());
+        let is_spent = row.failures.zip(allowed).is_some_and(|(failures, allowed)| failures >= allowed);
+        let blocked = row.blocked_until.filter(|until| *until > now);
+        let state = match (blocked, row.breaker.as_deref()) {
+            (Some(until), _) => {
+                Cell { text: format!("stopped for {}", duration(until - now)), style: color(AnsiColor::Red) }
+            }
+            (None, _) if is_spent => Cell { text: "stopped, too many failed".to_owned(), style: color(AnsiColor::Red) },
+            (None, Some(breaker)) if breaker != "closed" => {
+                Cell { text: format!("breaker {breaker}"), style: color(AnsiColor::Red) }
+            }
+            _ => Cell { text: "calls may go".to_owned(), style: color(AnsiColor::Green) },
+        };
+        vec![
+            cell(&row.name),
+            cell(of(row.in_flight, row.concurrency)),
+            cell(row.failures.map_or_else(|| "unlimited".to_owned(), |failures| of(failures, row.failures_allowed))),
+            cell(row.waiting.to_string()),
+            cell(row.per_account.as_deref().unwrap_or("unlimited")),
+            state,
+        ]
+    };
+    let head = ["UPSTREAM", "IN FLIGHT", "FAILURES", "WAITING", "PER ACCOUNT", "STATE"];
+    lines(&head, rows.iter().map(row).collect(), out)
+}
+
+struct Cell {
+    text: String,
+    style: Style,
+}
+
+fn cell(text: impl Into<String>) -> Cell {
+    Cell { text: text.into(), style: PLAIN }
+}
+
+fn color(color: AnsiColor) -> Style {
+    Style::new().fg_color(Some(color.into()))
+}
+
+/// Rows whose columns stand below each other.
+fn lines(head: &[&str], rows: Vec<Vec<Cell>>, out: &mut String) -> fmt::Result {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let head: Vec<Cell> = head.iter().map(|name| Cell { text: (*name).to_owned(), style: DIM }).collect();
+    let all: Vec<Vec<Cell>> = [head].into_iter().filter(|head| !head.is_empty()).chain(rows).collect();
+    let columns = all.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |at: usize| all.iter().filter_map(|row| row.get(at)).map(|cell| cell.text.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|at| width(at).unwrap_or_default()).collect();
+    for row in &all {
+        out.push(' ');
+        for (at, Cell { text, style }) in row.iter().enumerate() {
+            let missing = if at + 1 == row.len() { 0 } else { widths[at] - text.chars().count() };
+            write!(
+                out,
+                " {style}{text}{style:#}{:missing$}{}",
+                "",
+                if missing > 0 || at + 1 < row.len() { " " } else { "" }
+            )?;
+        }
+        out.push('\n');
+    }
+    Ok(())
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0))
+}
+
+fn latency(microseconds: Option<f64>) -> String {
+    match microseconds {
+        None => "-".to_owned(),
+        Some(time) if time < 1e3 => format!("{time:.0} µs"),
+        Some(time) if time < 1e6 => format!("{:.1} ms", time / 1e3),
+        Some(time) => format!("{:.1} s", time / 1e6),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut size, mut unit) = (bytes as f64, 0);
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        (size, unit) = (size / 1024.0, unit + 1);
+    }
+    let decimals = usize::from(unit > 0 && size < 100.0);
+    format!("{size:.decimals$} {}", UNITS[unit])
+}
+
+/// A time in its largest unit, as people say it.
+fn duration(milliseconds: Millis) -> String {
+    match milliseconds / 1_000 {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3_600 => format!("{} min", seconds / 60),
+        seconds @ 3_600..172_800 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::state::{EventRow, Failure, Refused};
+    use crate::admin::view::View;
+    use crate::admin::view::tests::{account, snapshot};
+
+    #[test]
+    fn columns_stand_below_each_other_and_nothing_is_left_out() {
+        let broken = AccountRow {
+            last_error: Some(Failure { at: 4_000, text: "Merge answered 500".into() }),
+            next_sync: Some(190_000),
+            ..account("globex-long-name", Condition::Problem)
+        };
+        let mut state = View::default().of(&snapshot(vec![account("acme", Condition::Ok), broken]));
+        state.head.consumers.push(ConsumerRow {
+            name: "team".into(),
+            requests_per_second: 12.0,
+            hit_ratio: Some(0.975),
+            calls_per_second: 0.3,
+            requests_total: 100,
+            calls_total: 3,
+            quota_left: Some(7),
+            quota: Some("600/min".into()),
+            waiting: 0,
+            refused: vec![Refused { reason: "quota-exceeded".into(), count: 2 }],
+        });
+        let event = |count| EventRow {
+            id: 1,
+            at: 9_000,
+            kind: "purge".into(),
+            subject: Some("acme".into()),
+            text: "1 page made stale".into(),
+            count,
+        };
+        state.head.events = vec![event(1), event(3)];
+        let text = anstream::adapter::strip_str(&table(&state)).to_string();
+        let line =
+            |part: &str| text.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{part}: {text}"));
+        let (globex, acme) = (line("globex-long-name"), line(" acme  "));
+        assert_eq!(globex.find(" us "), acme.find(" us "), "{text}");
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(
+            words(globex).ends_with("1 done 9 s in 3 min 20/20 in sync; 6 s ago: Merge answered 500"),
+            "{globex:?}"
+        );
+        assert_eq!(words(line("team")), "team 12.0 97.5 % 0.3 3 7 of 600/min 2 quota-exceeded");
+        assert_eq!(words(line("(3 times)")), "1 s ago purge acme 1 page made stale (3 times)");
+        assert!(text.lines().all(|line| !line.ends_with(' ')), "{text}");
+    }
+
+    #[test]
+    fn times_are_said_in_their_largest_unit() {
+        for (milliseconds, said) in
+            [(0, "0 s"), (59_999, "59 s"), (60_000, "1 min"), (3_660_000, "1 h 1 min"), (259_200_000, "3 days")]
+        {
+            assert_eq!(duration(milliseconds), said);
+        }
+        for (bytes, said) in [(0, "0 B"), (1_536, "1.5 KiB"), (256 << 20, "256 MiB"), (u64::MAX, "16777216 TiB")] {
+            assert_eq!(size(bytes), said);
+        }
+        assert_eq!(
+            (latency(Some(85.0)), latency(Some(2_500.0)), latency(None)),
+            ("85 µs".into(), "2.5 ms".into(), "-".into())
+        );
+    }
+}

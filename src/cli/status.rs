@@ -1,0 +1,136 @@
+//! `status`: what a running proxy does, once or again and again.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{fail, runtime, stop_signal, wrong};
+use crate::admin::ask::{self, AskError, Place};
+use crate::admin::state::State;
+use crate::admin::table::table;
+use crate::config::Secret;
+use crate::config::secret::{SecretSource, Surroundings};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The admin listener, `http://HOST:PORT` or `unix:/PATH`
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8081", env = "MERGE_SYNC_PROXY_ADMIN")]
+    admin: Place,
+    /// Print again every second, until Ctrl-C
+    #[arg(long, short)]
+    watch: bool,
+    /// Print JSON: one object, or with --watch one a line
+    #[arg(long)]
+    json: bool,
+    /// Show only accounts that have these words in their name, models, statuses or condition
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    filter: String,
+    /// Show at most so many accounts
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    limit: u16,
+    /// The variable that holds the admin token
+    #[arg(long, value_name = "NAME", conflicts_with = "token_file")]
+    token_env: Option<String>,
+    /// The file that holds the admin token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// How often `--watch` asks.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Begins the screen anew without a flash: to the top, and later clear what is left below.
+const TOP: &str = "\x1b[H";
+const CLEAR_LINE: &str = "\x1b[K\n";
+const CLEAR_BELOW: &str = "\x1b[J";
+
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let token = match arguments.token() {
+        Ok(token) => token,
+        Err(message) => return wrong(&message),
+    };
+    let result = runtime(1).map(|runtime| {
+        runtime.block_on(async {
+            if arguments.watch { arguments.watch(token.as_ref()).await } else { arguments.once(token.as_ref()).await }
+        })
+    });
+    match result {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(&*error),
+        Err(error) => fail(&error),
+    }
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+impl Arguments {
+    fn token(&self) -> Result<Option<Secret>, String> {
+        let source = match (&self.token_env, &self.token_file) {
+            (Some(name), _) => SecretSource::Env(name.clone()),
+            (None, Some(file)) => SecretSource::File(file.clone()),
+            (None, None) => return Ok(None),
+        };
+        let env = |name: &str| std::env::var(name).ok();
+        Surroundings { env: &env, folder: Path::new("") }.read(&source).map(Some)
+    }
+
+    async fn ask(&self, token: Option<&Secret>) -> Result<State, AskError> {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("filter", &self.filter).append_pair("limit", &self.limit.to_string());
+        ask::state(&self.admin, token, &query.finish()).await
+    }
+
+    fn text(&self, state: &State) -> Result<String, Failure> {
+        Ok(if self.json { format!("{}\n", serde_json::to_string(state)?) } else { table(state) })
+    }
+
+    async fn once(&self, token: Option<&Secret>) -> Result<(), Failure> {
+        let text = self.text(&self.ask(token).await?)?;
+        print(&text)
+    }
+
+    /// A proxy that is gone for a while is waited for; one that was never there is an error.
+    async fn watch(&self, token: Option<&Secret>) -> Result<(), Failure> {
+        let stop = stop_signal()?;
+        tokio::pin!(stop);
+        let on_screen = !self.json && io::stdout().is_terminal();
+        let mut seen = false;
+        loop {
+            let text = match self.ask(token).await {
+                Ok(state) => self.text(&state)?,
+                Err(error @ (AskError::Nobody(..) | AskError::Silent(_) | AskError::Unreadable(..))) if seen => {
+                    if on_screen {
+                        format!("{error}\n")
+                    } else {
+                        anstream::eprintln!("merge-sync-proxy: {error}");
+                        String::new()
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if on_screen {
+                let clear = if seen { "" } else { CLEAR_BELOW };
+                print(&format!("{TOP}{clear}{}{CLEAR_BELOW}", text.replace('\n', CLEAR_LINE)))?;
+            } else {
+                print(&text)?;
+            }
+            seen = true;
+            tokio::select! {
+                _ = &mut stop => return Ok(()),
+                () = sleep(EVERY) => {}
+            }
+        }
+    }
+}
+
+/// Whoever reads a part and leaves, as `head` does, has what they wanted.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = anstream::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        written => Ok(written?),
+    }
+}

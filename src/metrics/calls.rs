@@ -1,0 +1,241 @@
+//! Counts the calls to upstreams: every try that goes out, and every one that could not for want of budget.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use futures_util::future::BoxFuture;
+use http::StatusCode;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tower::layer::layer_fn;
+use tower::{Layer, Service, ServiceExt};
+
+use super::numbers::{AccountNumbers, CallEnd, LastError};
+use super::registry::{Kind, Metrics};
+use crate::domain::access::Name;
+use crate::domain::exchange::{Fetch, Payer, Reason, Target};
+use crate::domain::page::Received;
+use crate::domain::problem::{Cause, Problem};
+use crate::domain::relay::{Call, Called};
+use crate::domain::tally::{CLASSES, Counter};
+
+/// How a call ended as its label says: the classes of statuses, and no answer of use.
+pub const CALL_CLASSES: [&str; 5] = [CLASSES[0], CLASSES[1], CLASSES[2], CLASSES[3], "none"];
+
+/// The calls for one account.
+#[derive(Debug, Default)]
+pub struct AccountCalls {
+    counts: [[AtomicU64; CALL_CLASSES.len()]; Reason::ALL.len()],
+    rate_limited: Counter,
+    refused: Counter,
+    last: Mutex<Last>,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    success: Option<(Instant, SystemTime)>,
+    error: Option<(Instant, SystemTime, CallEnd)>,
+}
+
+impl AccountCalls {
+    /// A try has ended.
+    fn count(&self, reason: Reason, ended: CallEnd) {
+        let class = match ended.status() {
+            Some(status) => usize::from(status.as_u16() / 100).saturating_sub(2).min(CLASSES.len() - 1),
+            None => CALL_CLASSES.len() - 1,
+        };
+        self.counts[reason as usize][class].fetch_add(1, Ordering::Relaxed);
+        if ended.status() == Some(StatusCode::TOO_MANY_REQUESTS) {
+            self.rate_limited.add();
+        }
+        let now = (Instant::now(), SystemTime::now());
+        let mut last = self.last.lock();
+        if ended.is_success() {
+            last.success = Some(now);
+        } else if ended != CallEnd::Abandoned {
+            last.error = Some((now.0, now.1, ended));
+        }
+    }
+
+    /// How many tries ended how, by reason and class; what never happened is left out.
+    pub fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let rows = Reason::ALL.into_iter().zip(&self.counts);
+        let all = rows.flat_map(|(reason, by_class)| {
+            let cells = CALL_CLASSES.into_iter().zip(by_class);
+            cells.map(move |(class, count)| (reason.label(), class, count.load(Ordering::Relaxed)))
+        });
+        all.filter(|(_, _, count)| *count > 0).collect()
+    }
+
+    /// All of it, for the account of this name.
+    pub(super) fn numbers(&self, upstream: &Name, name: &Name, now: Instant) -> AccountNumbers {
+        let counts = self.counts();
+        let sum = |failed: bool| {
+            let chosen = counts.iter().filter(|(_, class, _)| !failed || !matches!(*class, "2xx" | "3xx"));
+            chosen.map(|(_, _, count)| count).sum()
+        };
+        let last = self.last.lock();
+        let ago = |at: Instant| now.saturating_duration_since(at);
+        let failed_at = last.error.map(|(at, ..)| at);
+        AccountNumbers {
+            upstream: upstream.clone(),
+            name: name.clone(),
+            calls: sum(false),
+            failures: sum(true),
+            rate_limited: self.rate_limited.get(),
+            refused: self.refused.get(),
+            last_success: last.success.map(|(at, clock)| (ago(at), clock)),
+            last_error: last.error.map(|(instant, at, ended)| LastError { ended, at, ago: ago(instant) }),
+            is_failing: failed_at.is_some() && failed_at >= last.success.map(|(at, _)| at),
+        }
+    }
+}
+
+/// A try that is under way. It is counted however it ends, also when nobody waits for it any more: to Merge it has been made.
+struct Try {
+    metrics: Metrics,
+    calls: Arc<AccountCalls>,
+    reason: Reason,
+    began: Instant,
+    ended: CallEnd,
+}
+
+impl Try {
+    fn begin(metrics: &Metrics, target: &Target, payer: &Payer, reason: Reason) -> Self {
+        metrics.charge(&payer.name);
+        let calls = metrics.calls(target);
+        Self { metrics: metrics.clone(), calls, reason, began: Instant::now(), ended: CallEnd::Abandoned }
+    }
+
+    fn end(mut self, ended: Result<StatusCode, &Problem>) {
+        self.ended = match ended {
+            Ok(status) => CallEnd::Answered(status),
+            Err(Problem::UpstreamTimeout) => CallEnd::TimedOut,
+            Err(Problem::UpstreamFailed(cause)) => CallEnd::Failed(*cause),
+            // Whatever else it was, it had nothing to do with the upstream.
+            Err(_) => CallEnd::Failed(Cause::Died),
+        };
+    }
+}
+
+impl Drop for Try {
+    fn drop(&mut self) {
+        self.calls.count(self.reason, self.ended);
+        self.metrics.duration(Kind::Upstream, self.began.elapsed());
+    }
+}
+
+/// The layer below the budget: every try that goes out is counted.
+pub fn tries<S>(metrics: Metrics) -> impl Layer<S, Service = Tries<S>> + Clone {
+    layer_fn(move |inner| Tries { inner, metrics: metrics.clone() })
+}
+
+/// See [`tries`].
+#[derive(Clone)]
+pub struct Tries<S> {
+    inner: S,
+    metrics: Metrics,
+}
+
+impl<S> Service<Fetch> for Tries<S>
+where
+    S: Service<Fetch, Response = Received, Error = Problem, Future: Send> + Clone + Send + 'static,
+{
+    type Response = Received;
+    type Error = Problem;
+    type Future = BoxFuture<'static, Result<Received, Problem>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Problem>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, fetch: Fetch) -> Self::Future {
+        let (inner, attempt) =
+            (self.inner.clone(), Try::begin(&self.metrics, &fetch.target, &fetch.payer, fetch.reason));
+        Box::pin(async move {
+            let outcome = inner.oneshot(fetch).await;
+            attempt.end(outcome.as_ref().map(|received| received.status));
+            outcome
+        })
+    }
+}
+
+impl<S> Service<Call> for Tries<S>
+where
+    S: Service<Call, Response = Called, Error = Problem, Future: Send> + Clone + Send + 'static,
+{
+    type Response = Called;
+    type Error = Problem;
+    type Future = BoxFuture<'static, Result<Called, Problem>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Problem>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        let (inner, attempt) = (self.inner.clone(), Try::begin(&self.metrics, &call.target, &call.payer, call.reason));
+        Box::pin(async move {
+            let outcome = inner.oneshot(call).await;
+            attempt.end(outcome.as_ref().map(|called| called.response.status()));
+            outcome
+        })
+    }
+}
+
+/// The layer above the budget: what it refuses is counted.
+pub fn refusals<S>(metrics: Metrics) -> impl Layer<S, Service = Refusals<S>> + Clone {
+    layer_fn(move |inner| Refusals { inner, metrics: metrics.clone() })
+}
+
+/// See [`refusals`].
+#[derive(Clone)]
+pub struct Refusals<S> {
+    inner: S,
+    metrics: Metrics,
+}
+
+/// What is paid for with an account's budget.
+pub trait Paid {
+    /// Whose budget it is.
+    fn target(&self) -> &Target;
+}
+
+impl Paid for Fetch {
+    fn target(&self) -> &Target {
+        &self.target
+    }
+}
+
+impl Paid for Call {
+    fn target(&self) -> &Target {
+        &self.target
+    }
+}
+
+impl<S, R> Service<R> for Refusals<S>
+where
+    S: Service<R, Error = Problem, Future: Send + 'static>,
+    R: Paid,
+{
+    type Response = S::Response;
+    type Error = Problem;
+    type Future = BoxFuture<'static, Result<S::Response, Problem>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Problem>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, paid: R) -> Self::Future {
+        let calls = self.metrics.calls(paid.target());
+        let outcome = self.inner.call(paid);
+        Box::pin(async move {
+            let outcome = outcome.await;
+            if let Err(Problem::BudgetExhausted { .. }) = &outcome {
+                calls.refused.add();
+            }
+            outcome
+        })
+    }
+}

@@ -1,0 +1,224 @@
+//! What Prometheus is told: in a form that it takes, with names that stay, and with labels from the configuration alone.
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use http::StatusCode;
+use merge_sync_proxy::admin::routes::Operations;
+use merge_sync_proxy::demo::fault::Fault;
+use tower::ServiceExt;
+
+use crate::support::{SYNC_STATUS, Wire, World, ask, consumer, merge, with};
+
+const README: &str = include_str!("../../README.md");
+
+/// Some of everything: hits, misses, stale pages, refusals, failures, and what passes through.
+pub(crate) async fn exercised() -> World {
+    let routes = "
+        [[routes]]
+        path = '/api/{category}/v1/sync-status'
+        [[routes]]
+        path = '/api/ats/v1/jobs'
+        cache = 'http'
+        [[routes]]
+        path = '/api/ats/v1/jobs/*'
+        cache = 'off'\n";
+    let team = "accounts = ['*']\nraw_tokens = true\nmax_in_flight_misses = 1000\n";
+    let budget = "[upstreams.us.budget]\nper_account = '1000000/s'\nerrors = '100000/10s'\nconcurrency = 32\n";
+    let teams = consumer("one", team) + &consumer("other", "accounts = ['acme']\nquota = '2/h'");
+    let world = World::with(merge(), &(budget.to_owned() + routes + &teams));
+    for target in [SYNC_STATUS, SYNC_STATUS, "/api/ats/v1/jobs", "/api/ats/v1/jobs/7", "/nowhere"] {
+        send(&world, "one", "acme", target).await;
+    }
+    for target in [SYNC_STATUS, SYNC_STATUS, SYNC_STATUS] {
+        send(&world, "other", "acme", target).await;
+    }
+    send(&world, "one", "some-token", SYNC_STATUS).await;
+    send(&world, "one", "some-token", SYNC_STATUS).await;
+    send(&world, "nobody", "acme", SYNC_STATUS).await;
+    send(&world, "other", "globex", SYNC_STATUS).await;
+    send(&world, "one", "acme", &format!("{SYNC_STATUS}?page_size=0")).await;
+    tokio::time::advance(Duration::from_secs(70)).await;
+    world.merge.set(Fault::Status(500));
+    send(&world, "one", "acme", SYNC_STATUS).await;
+    send(&world, "one", "globex", SYNC_STATUS).await;
+    world.merge.clear();
+    world.settle().await;
+    world
+}
+
+async fn send(world: &World, consumer: &str, account: &str, target: &str) -> StatusCode {
+    let key = format!("Bearer {consumer}");
+    world.send(with(target, &[("x-account-token", account), ("authorization", &key)])).await.status
+}
+
+/// The series of a text: names and labels without values.
+fn series(text: &str) -> BTreeSet<&str> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.rsplit_once(' ').expect("a name and a value").0).collect()
+}
+
+/// The names of all metrics in a text, without those that every process has.
+pub(crate) fn names(text: &str) -> BTreeSet<&str> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    types.filter(|name| name.starts_with("merge_sync_proxy_")).collect()
+}
+
+fn value(text: &str, series: &str) -> f64 {
+    let found = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    found.unwrap_or_else(|| panic!("no {series} in\n{text}")).parse().expect("a number")
+}
+
+/// Runs `promtool check` over a text, where it is installed.
+pub(crate) fn promtool(arguments: &[&str], text: &str) {
+    let started = Command::new("promtool")
+        .arg("check")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut promtool = match started {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            println!("promtool is not installed (Debian: prometheus): its checks are left out");
+            return;
+        }
+        started => started.expect("promtool starts"),
+    };
+    let mut input = promtool.stdin.take().expect("it is piped");
+    input.write_all(text.as_bytes()).expect("promtool reads");
+    drop(input);
+    let done = promtool.wait_with_output().expect("promtool ends");
+    let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{said}\n{text}");
+}
+
+#[tokio::test]
+async fn the_admin_listener_tells_prometheus_in_its_own_format() {
+    let wire = Wire::new().await;
+    wire.get(SYNC_STATUS).await;
+    wire.get(SYNC_STATUS).await;
+    let told = wire.admin("/metrics").await;
+    assert_eq!(told.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    let text = String::from_utf8(told.body.to_vec()).expect("text");
+    let hits = r#"merge_sync_proxy_requests_total{consumer="open",route="/api/{category}/v1/sync-status",result="hit",status="2xx"}"#;
+    assert!((value(&text, hits) - 1.0).abs() < 0.1);
+    assert!(value(&text, "merge_sync_proxy_connections_open") >= 1.0);
+    assert!(value(&text, "merge_sync_proxy_connections_total") >= 1.0);
+    for of_the_process in ["cpu_seconds_total", "resident_memory_bytes", "open_fds", "threads"] {
+        assert!(value(&text, &format!("process_{of_the_process}")) >= 0.0);
+    }
+    promtool(&["metrics"], &text);
+}
+
+#[tokio::test(start_paused = true)]
+async fn promtool_finds_nothing_to_complain_about() {
+    promtool(&["metrics"], &exercised().await.app.metrics());
+}
+
+#[tokio::test(start_paused = true)]
+async fn budgets_stores_and_calls_are_told_by_the_names_of_the_configuration() {
+    let text = exercised().await.app.metrics();
+    for (series, expected) in [
+        (r#"budget_limit{upstream="us",account="globex"}"#, 1_000_000.0),
+        (r#"budget_window_seconds{upstream="us",account="globex"}"#, 1.0),
+        (r#"budget_waiting{upstream="us",account="raw"}"#, 0.0),
+        (r#"upstream_calls_total{upstream="us",account="raw",reason="miss",status="4xx"}"#, 1.0),
+        (r#"upstream_calls_total{upstream="us",account="acme",reason="refresh",status="5xx"}"#, 1.0),
+        (r#"account_failing{upstream="us",account="globex"}"#, 1.0),
+        (r#"account_last_success_age_seconds{upstream="us",account="acme"}"#, 70.0),
+        (r#"failure_budget_limit{upstream="us"}"#, 100_000.0),
+        (r#"failure_budget_used{upstream="us"}"#, 2.0),
+        (r#"breaker_open{upstream="us"}"#, 0.0),
+        (r#"upstream_in_flight{upstream="us"}"#, 0.0),
+        (r#"flights{store="pages"}"#, 0.0),
+        ("flight_waiters", 0.0),
+        (r#"cache_bytes_limit{store="pages"}"#, 134_217_728.0),
+        ("config_last_reload_successful", 1.0),
+        (r#"request_duration_seconds_count{result="miss"}"#, 4.0),
+        ("page_age_seconds_count", 4.0),
+    ] {
+        let found = value(&text, &format!("merge_sync_proxy_{series}"));
+        assert!((found - expected).abs() < 1e-6, "{series} is {found} and not {expected}\n{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_fit_into_the_store_shows_in_its_counters() {
+    let world = World::with(merge(), "[cache]\nmax_bytes = '64KiB'\nmax_page_bytes = '32KiB'");
+    world.merge.page("acme", "hris", "[".to_owned() + &" ".repeat(40_000) + "]");
+    world.get("/api/hris/v1/sync-status").await;
+    for number in 0..100 {
+        world.get(&format!("{SYNC_STATUS}?strange={number}")).await;
+    }
+    world.settle().await;
+    world.app.ground().store.maintain();
+    let text = world.app.metrics();
+    let rejected = r#"merge_sync_proxy_cache_rejections_total{store="pages",reason="too-large"}"#;
+    assert!((value(&text, rejected) - 1.0).abs() < 0.1);
+    assert!(value(&text, r#"merge_sync_proxy_cache_evictions_total{store="pages"}"#) > 1.0);
+    let entries = value(&text, r#"merge_sync_proxy_cache_entries{store="pages"}"#);
+    assert!(entries > 1.0 && entries < 100.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_thousand_strange_requests_bring_no_new_labels() {
+    let world = exercised().await;
+    let service = world.app.service();
+    let mut before = String::new();
+    for number in 0_u32..100_100 {
+        // The first hundred are one of each kind.
+        if number == 100 {
+            world.settle().await;
+            before = world.app.metrics();
+        }
+        let random = format!("{:016x}", without_a_pattern(number));
+        let (consumer, account, target) = match number % 100 {
+            0 => ("one", "acme", &*format!("{SYNC_STATUS}?strange={random}")),
+            1 => ("one", &*random, SYNC_STATUS),
+            2 => ("one", "acme", &*format!("/api/ats/v1/jobs/{random}")),
+            3..30 => ("one", "acme", &*format!("/{random}/v1/sync-status")),
+            30..50 => (&*random, "acme", SYNC_STATUS),
+            50..70 => ("other", &*random, SYNC_STATUS),
+            70..90 => ("one", "acme", &*format!("{SYNC_STATUS}?page_size={random}")),
+            _ => ("one", "acme", SYNC_STATUS),
+        };
+        let key = format!("Bearer {consumer}");
+        let request = with(target, &[("x-account-token", account), ("authorization", &key)]);
+        let Ok(_) = service.clone().oneshot(request).await;
+    }
+    world.settle().await;
+    let after = world.app.metrics();
+    let new: Vec<_> = series(&after).difference(&series(&before)).copied().map(str::to_owned).collect();
+    assert_eq!(new, Vec::<String>::new());
+    let all: u64 = world.app.ground().metrics.totals().counts.requests;
+    assert!(all >= 100_100, "{all}");
+}
+
+/// Numbers without a pattern, the same in each run.
+fn without_a_pattern(number: u32) -> u64 {
+    (u64::from(number) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_readme_lists_every_metric_and_no_other() {
+    let text = exercised().await.app.metrics();
+    let section = README.split("## Watching it").nth(1).expect("a section").split("\n## ").next().expect("its text");
+    let table = section.split("| `result` | `reason` |").next().expect("the first table");
+    let first = table.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let quoted = first.flat_map(|cell| cell.split(", ").map(|name| name.trim_matches('`')));
+    let listed: BTreeSet<String> = quoted.map(|name| format!("merge_sync_proxy_{name}")).collect();
+    let told: BTreeSet<String> = names(&text).into_iter().map(str::to_owned).collect();
+    assert_eq!(listed, told);
+}
+
+#[tokio::test]
+async fn metrics_need_the_token_where_there_is_one() {
+    let wire = Wire::with_admin(merge(), "token = 'let-me-in'").await;
+    assert_eq!(wire.admin("/metrics").await.status, 401);
+    let told = wire.operate(with("/metrics", &[("authorization", "Bearer let-me-in")])).await;
+    assert_eq!(told.status, 200);
+    assert_eq!(wire.operate(crate::support::method(http::Method::POST, ask("/metrics"))).await.status, 405);
+}
