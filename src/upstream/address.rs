@@ -152,8 +152,8 @@ impl Address {
         let now = Instant::now();
         let result = change(&mut state.ledger, now);
         state.dispatch(now);
-        if !state.line.is_empty() {
-            // What was waited for may by now be known to come at a certain time.
+        if state.watched {
+            // What was waited for may by now be known to come at a certain time, or nobody waits any more.
             self.changed.notify_one();
         }
         result
@@ -211,6 +211,7 @@ impl Drop for Place<'_> {
             // It was not sent, so it has not failed. Its token is spent, which errs on the safe side.
             state.ledger.unsent(&unused, now);
             state.dispatch(now);
+            self.address.changed.notify_one();
         }
     }
 }

@@ -98,16 +98,21 @@ pub(crate) fn faults() -> Vec<Fault> {
     ]
 }
 
-async fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    listener.local_addr().expect("it is bound").port()
+/// A port that is nobody else's and refuses everybody: bound, and not listened on.
+fn deaf() -> (Socket, u16) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::new(V4, 0).into()).expect("a free port");
+    let port = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("it is bound").port();
+    (socket, port)
 }
 
 async fn refused() {
-    let port = free_port().await;
+    let (socket, port) = deaf();
     let front = before(port, &Names::new(&[V4]), "").await;
     examine(&front, Told::Failed).await;
-    let listener = TcpListener::bind((V4, port)).await.expect("it is still free");
+    socket.listen(16).expect("it is bound");
+    socket.set_nonblocking(true).expect("a socket");
+    let listener = TcpListener::from_std(socket.into()).expect("a runtime");
     let _upstream = Upstream::on(listener, Speech::Plain, vec![], 0);
     recover(&front, Told::Failed).await;
 }
