@@ -62,6 +62,7 @@ use crate::metrics::gauges::StoreGauges;
 use crate::metrics::registry::Metrics;
 use crate::relay::service::Http;
 use crate::stack::{self, Ground};
+use crate::trace::export::{ExportError, Traces};
 use crate::upstream::breaker;
 use crate::upstream::budget::Budgets;
 use crate::upstream::client::{Client, Transport};
@@ -88,6 +89,9 @@ pub enum StartError {
         /// What is wrong.
         reason: TransportError,
     },
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] ExportError),
 }
 
 /// What to do about an address that cannot be had.
@@ -147,7 +151,13 @@ impl App {
             }
         };
         let transports = config.upstreams.iter().map(connect).collect::<Result<_, _>>()?;
-        Ok(Self::with_transports(config, hasher, transports))
+        let traces = match &config.telemetry.otlp {
+            Some(endpoint) => Traces::start(endpoint, config.telemetry.sample)?,
+            None => Traces::default(),
+        };
+        let mut app = Self::with_transports(config, hasher, transports);
+        app.ground.traces = traces;
+        Ok(app)
     }
 
     /// The proxy of `config`, reaching its upstreams through `transports`.
@@ -170,6 +180,7 @@ impl App {
             budgets: Budgets::default(),
             client: Client::new(transports),
             metrics,
+            traces: Traces::default(),
         };
         Self {
             ground,
@@ -274,7 +285,10 @@ impl App {
                 both = futures_util::future::join(consumers, admin) => both.0,
             }
         };
-        upkeep.await
+        let drained = upkeep.await;
+        let traces = self.ground.traces.clone();
+        let _ = tokio::task::spawn_blocking(move || traces.flush()).await;
+        drained
     }
 
     async fn renew(&self, tls: Option<Tls>) {

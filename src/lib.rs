@@ -50,6 +50,15 @@ pub mod listen {
 /// A name and a log line for every request.
 pub mod telemetry;
 
+/// Which requests are recorded, and where that goes.
+pub mod trace {
+    pub mod requests;
+
+    pub mod attempts;
+
+    pub mod export;
+}
+
 /// What is counted, and how it is told to Prometheus.
 pub mod metrics {
     pub mod requests;
@@ -213,6 +222,8 @@ pub mod domain {
     pub mod ending;
 
     pub mod tally;
+
+    pub mod trace;
 
     pub mod body;
 

@@ -24,6 +24,8 @@ use crate::metrics::{calls, requests};
 use crate::relay::{resync, service as relay};
 use crate::reply::render;
 use crate::telemetry;
+use crate::trace::export::Traces;
+use crate::trace::{attempts, requests as recorded};
 use crate::upstream::{budget, retry};
 
 /// What the stack is built on: state that all requests share, and that outlives a reload.
@@ -47,6 +49,8 @@ pub struct Ground {
     pub client: crate::upstream::client::Client,
     /// What is counted.
     pub metrics: Metrics,
+    /// Which requests are recorded.
+    pub traces: Traces,
 }
 
 /// Requests travel down this page, answers travel back up.
@@ -63,6 +67,7 @@ where
         .layer(calls::refusals(ground.metrics.clone())) // what the budget refuses
         .layer(budget::layer(ground.budgets.clone())) // sees every try's status: learns, counts failures
         .layer(calls::tries(ground.metrics.clone())) // what goes out
+        .layer(attempts::layer()) // as a part of the caller's trace
         .service(ground.client.clone()); // signs, sends, reads whole, parses
 
     // Ask -> Given: what is held, or one fetch that everybody shares.
@@ -81,6 +86,7 @@ where
         .layer(calls::refusals(ground.metrics.clone()))
         .layer(budget::layer(ground.budgets.clone())) // until the last byte of the answer
         .layer(calls::tries(ground.metrics.clone()))
+        .layer(attempts::layer())
         .service(ground.client.clone()); // signs, sends, streams both ways
 
     // Relay -> Relayed: routes with cache = "off" or "http".
@@ -99,6 +105,7 @@ where
     // Request -> Response: who asks, for what, and how it is said.
     ServiceBuilder::new()
         .layer(telemetry::layer()) // a name and a log line for everything
+        .layer(recorded::layer(ground.traces.clone())) // a span, if it is one of those that are recorded
         .layer(requests::layer(ground.metrics.clone())) // counts every answer, refusals too
         .layer(render::layer()) // from here up nothing fails
         .layer(admit::layer(ground.house.clone())) // Request -> Ask or Relay; all refusals happen here

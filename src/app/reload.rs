@@ -229,7 +229,7 @@ fn named<'a>(config: &'a Config, name: &Name) -> Option<&'a Arc<Upstream>> {
 }
 
 /// What cannot change while the proxy runs: sockets are bound and threads started once, and the store has one size.
-const FIXED: [&str; 9] = [
+const FIXED: [&str; 11] = [
     "admin.listen",
     "cache.max_bytes",
     "server.listen",
@@ -239,6 +239,8 @@ const FIXED: [&str; 9] = [
     "server.unix",
     "server.workers",
     "telemetry.log",
+    "telemetry.otlp",
+    "telemetry.sample",
 ];
 
 fn is_fixed(key: &str) -> bool {
@@ -255,6 +257,8 @@ fn keep_fixed(config: &mut Config, old: &Config) {
     config.server.unix = old.server.unix;
     config.server.workers = old.server.workers;
     config.telemetry.log = old.telemetry.log;
+    config.telemetry.otlp.clone_from(&old.telemetry.otlp);
+    config.telemetry.sample = old.telemetry.sample;
 }
 
 /// The file may be sound with its own addresses, and still open to a network the sockets that stay.

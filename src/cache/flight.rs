@@ -16,6 +16,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use opentelemetry::trace::SpanContext;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -27,6 +28,7 @@ use crate::domain::exchange::{Ask, Departure, Fetch, Landing, Reason};
 use crate::domain::key::PageKey;
 use crate::domain::page::{Freshness, Kind, Page};
 use crate::domain::problem::{Cause, Problem};
+use crate::domain::trace::Trace;
 
 /// A request for the page of `ask`, fetched now or already on its way.
 #[derive(Clone, Debug)]
@@ -64,6 +66,7 @@ impl Join {
             reason: *reason,
             // Those who share a flight may have come with less time, so its end is reckoned from the rules and not from theirs.
             deadline: Instant::now() + upstream.budget.max_wait + upstream.client.timeout,
+            trace: ask.trace.step("fetch"),
             departure: Departure::default(),
             private: ask.wants.no_store,
         }
@@ -93,6 +96,8 @@ struct Flight {
     began: Instant,
     /// Its receivers are the callers that wait.
     outcome: watch::Sender<Option<Outcome>>,
+    /// Where its fetch is traced.
+    traced: Option<SpanContext>,
 }
 
 /// What a caller does after it has looked at the flights in the air.
@@ -100,18 +105,18 @@ enum Seat {
     /// The page landed between the caller's look into the store and now.
     Landed(Arc<Page>),
     /// Wait for a flight.
-    Wait { outcome: watch::Receiver<Option<Outcome>>, collapsed: bool },
+    Wait { outcome: watch::Receiver<Option<Outcome>>, collapsed: bool, trace: Trace },
 }
 
 impl Seat {
     /// Waits until the flight has ended, or until the caller has no more time.
     async fn wait(self, deadline: Instant) -> Joined {
-        let (mut waiting, collapsed) = match self {
+        let (mut waiting, collapsed, _trace) = match self {
             Self::Landed(page) => {
                 let landing = Landing { status: page.status, page, stored: true, remembered: false };
                 return Joined { outcome: Ok(landing), collapsed: true };
             }
-            Self::Wait { outcome, collapsed } => (outcome, collapsed),
+            Self::Wait { outcome, collapsed, trace } => (outcome, collapsed, trace),
         };
         let outcome = match timeout_at(deadline, waiting.wait_for(Option::is_some)).await {
             Ok(Ok(outcome)) => outcome.clone().unwrap_or(DIED),
@@ -160,18 +165,20 @@ impl Flights {
         if let Entry::Occupied(flight) = &place
             && !self.store.was_purged_since(key, flight.get().began)
         {
-            return Seat::Wait { outcome: flight.get().outcome.subscribe(), collapsed: true };
+            let trace = join.ask.trace.wait("wait for flight", flight.get().traced.as_ref());
+            return Seat::Wait { outcome: flight.get().outcome.subscribe(), collapsed: true, trace };
         }
         // A caller that missed just before a landing comes here just after it: without this second look it would fetch twice.
         if let Some(landed) = self.landed_since(key, join.seen.as_ref()) {
             return Seat::Landed(landed);
         }
         let (sender, outcome) = watch::channel(None);
-        let flight = Arc::new(Flight { began: Instant::now(), outcome: sender });
+        let pages = join.fetch();
+        let flight = Arc::new(Flight { began: Instant::now(), outcome: sender, traced: pages.trace.place() });
         place.insert_entry(flight.clone());
         let slot = Slot { flights: self.clone(), key: key.clone(), flight };
-        tokio::spawn(fly(slot, join.fetch(), fetch));
-        Seat::Wait { outcome, collapsed: false }
+        tokio::spawn(fly(slot, pages, fetch));
+        Seat::Wait { outcome, collapsed: false, trace: Trace::default() }
     }
 
     /// A fresh page that is not the one that the caller has seen.

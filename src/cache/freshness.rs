@@ -64,6 +64,18 @@ pub enum Decision {
     NotCached,
 }
 
+impl Decision {
+    /// What traces call it.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Hit(_) => "hit",
+            Self::Stale(..) => "stale",
+            Self::Fetch(..) => "fetch",
+            Self::NotCached => "not-cached",
+        }
+    }
+}
+
 /// Whether `page` may answer a request that `wants` something, now (RFC 9111 §4).
 pub fn decide(page: Option<Arc<Page>>, wants: &Wants, now: Instant) -> Decision {
     let Some(page) = page else { return fetch(wants, Forward::UriMiss, None) };

@@ -46,12 +46,15 @@ where
 
     fn call(&mut self, mut ask: Ask) -> Self::Future {
         let now = Instant::now();
+        let looking = ask.trace.step("lookup");
         let mut decision = freshness::decide(self.store.get(&ask.key), &ask.wants, now);
         let refresh_limited = forces(&decision, &ask.wants) && !may_force(&ask, now);
         if refresh_limited {
             ask.wants = ask.wants.unforced();
             decision = freshness::decide(self.store.get(&ask.key), &ask.wants, now);
         }
+        looking.note("proxy.decision", decision.label());
+        drop(looking);
         let from_store = |page, served| Ok(Answer { page, served, now, refresh_limited });
         Either::Left(ready(match decision {
             Decision::Hit(page) => {

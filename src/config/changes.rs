@@ -127,8 +127,14 @@ fn cache(cache: &Cache, tables: &mut BTreeMap<String, Table>) {
 }
 
 fn telemetry(telemetry: &Telemetry) -> Table {
-    let Telemetry { log, filter, access_log } = telemetry;
-    Table::from([("log", plain(log)), ("filter", plain(filter)), ("access_log", plain(access_log))])
+    let Telemetry { log, filter, access_log, otlp, sample } = telemetry;
+    Table::from([
+        ("log", plain(log)),
+        ("filter", plain(filter)),
+        ("access_log", plain(access_log)),
+        ("otlp", plain(otlp)),
+        ("sample", plain(sample)),
+    ])
 }
 
 fn upstream(upstream: &Upstream, hasher: &TokenHasher, tables: &mut BTreeMap<String, Table>) {

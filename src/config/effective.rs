@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
+
 use super::address::ListenAddress;
 use super::fault::Warning;
 use super::secret::{Secret, SecretSource};
@@ -92,7 +94,7 @@ pub struct Cache {
 }
 
 /// What is told to the outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Telemetry {
     /// How log lines look; `None`: pretty on a terminal, JSON otherwise.
     pub log: Option<LogFormat>,
@@ -100,6 +102,10 @@ pub struct Telemetry {
     pub filter: String,
     /// Whether each request makes a log line.
     pub access_log: bool,
+    /// Where traces go; `None`: nowhere.
+    pub otlp: Option<Uri>,
+    /// The share of requests that are recorded.
+    pub sample: f64,
 }
 
 /// Where each secret is from, by the name of its owner.

@@ -9,7 +9,7 @@ use super::consumers::consumers;
 use super::effective::{Config, Sources};
 use super::fault::{Fault, Faults};
 use super::findings::Findings;
-use super::item::{Item, Place, Table};
+use super::item::{Place, Table};
 use super::routes::routes;
 use super::schema::File;
 use super::secret::Surroundings;
@@ -82,7 +82,6 @@ impl Config {
 fn refuse_unavailable(file: &File, findings: &mut Findings<'_>) {
     refuse("the webhook", file.webhook.iter().map(Table::place), findings);
     refuse("the shared store", file.shared.iter().map(Table::place), findings);
-    refuse("the export of traces", file.telemetry.otlp.iter().map(Item::place), findings);
 }
 
 fn refuse<'p>(what: &str, places: impl Iterator<Item = &'p Place>, findings: &mut Findings<'_>) {

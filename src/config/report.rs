@@ -176,7 +176,11 @@ fn telemetry(config: &Config) -> Vec<Row> {
     let log =
         config.telemetry.log.map_or("pretty on a terminal, else json".into(), |log| format!("{log:?}").to_lowercase());
     let access = if config.telemetry.access_log { "a line per request" } else { "no line per request" };
-    vec![row(["log", &log, &format!("filter {}", config.telemetry.filter), access])]
+    let mut rows = vec![row(["log", &log, &format!("filter {}", config.telemetry.filter), access])];
+    rows.extend(config.telemetry.otlp.as_ref().map(|collector| {
+        row(["traces", &collector.to_string(), &format!("{} of the requests", config.telemetry.sample)])
+    }));
+    rows
 }
 
 fn limit(rate: Option<Rate>) -> String {

@@ -17,7 +17,7 @@ use super::item::{Item, List, Table};
 use super::route_words::{Category, HeaderEntry, PathTemplate};
 use super::secret::SecretSource;
 use super::units::{ByteSize, Workers};
-use super::words::{CertificateName, FileMode, LogFormat};
+use super::words::{CertificateName, FileMode, LogFormat, Share};
 use crate::domain::access::{KeyHash, Name, Pattern};
 use crate::domain::bucket::Rate;
 use crate::domain::rules::{BudgetRules, CacheRule, ClientOptions, ForwardProxy, Http2, Lifetimes, SocketAccess};
@@ -344,11 +344,18 @@ pub struct Telemetry {
     pub log: Option<Item<LogFormat>>,
     pub filter: Item<String>,
     pub access_log: Item<bool>,
-    pub otlp: Option<Item<String>>,
+    pub otlp: Option<Item<BaseUrl>>,
+    pub sample: Item<Share>,
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { log: None, filter: "info".to_owned().into(), access_log: true.into(), otlp: None }
+        Self {
+            log: None,
+            filter: "info".to_owned().into(),
+            access_log: true.into(),
+            otlp: None,
+            sample: Share(0.01).into(),
+        }
     }
 }

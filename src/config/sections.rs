@@ -1,9 +1,10 @@
 //! The tables that stand on their own: server, admin, cache, telemetry.
 
+use http::Uri;
 use nix::unistd::Group;
 use tracing_subscriber::EnvFilter;
 
-use super::address::ListenAddress;
+use super::address::{BaseUrl, ListenAddress};
 use super::effective::{Admin, Cache, Server, Telemetry};
 use super::findings::Findings;
 use super::item::{Item, NOWHERE, Table};
@@ -170,6 +171,12 @@ pub(super) fn cache(cache: &schema::Cache, findings: &mut Findings<'_>) -> Cache
     }
 }
 
+/// Where a collector takes traces: the path that OTLP prescribes, below the URL.
+fn collector(BaseUrl { scheme, authority, prefix }: &BaseUrl) -> Uri {
+    let url = format!("{scheme}://{authority}{prefix}/v1/traces");
+    url.parse().expect("what was read from a URL makes one")
+}
+
 /// `[telemetry]`.
 pub(super) fn telemetry(telemetry: &schema::Telemetry, findings: &mut Findings<'_>) -> Telemetry {
     if EnvFilter::builder().parse(telemetry.filter.as_str()).is_err() {
@@ -179,6 +186,8 @@ pub(super) fn telemetry(telemetry: &schema::Telemetry, findings: &mut Findings<'
         log: telemetry.log.as_deref().copied(),
         filter: (*telemetry.filter).clone(),
         access_log: *telemetry.access_log,
+        otlp: telemetry.otlp.as_deref().map(collector),
+        sample: telemetry.sample.0,
     }
 }
 
@@ -221,6 +230,11 @@ mod tests {
                 "[telemetry]\nfilter = 'a=b=c'",
                 "2:10  telemetry.filter  'a=b=c': must be a filter of tracing, as in \"info\" or \"warn,hyper=debug\"",
             ),
+            (
+                "[telemetry]\notlp = 'collector:4318'",
+                "2:8  telemetry.otlp  'collector:4318': must be a URL that starts with https:// or http://",
+            ),
+            ("[telemetry]\nsample = 1.5", "2:10  telemetry.sample  1.5: must be a number from 0 to 1, as in 0.01"),
         ]);
     }
 
@@ -247,6 +261,16 @@ mod tests {
         let guarded = config("[admin]\nlisten = '[::]:8081'\ntoken = { env = 'TOKEN' }");
         assert_eq!(guarded.admin.token.as_ref().map(Secret::expose), Some("canary-token"));
         assert!(!format!("{guarded:?}").contains("canary"));
+    }
+
+    #[test]
+    fn traces_go_where_otlp_prescribes() {
+        let telemetry = config("[telemetry]\notlp = 'http://collector:4318'\nsample = 1").telemetry;
+        assert_eq!(telemetry.otlp.expect("a collector"), "http://collector:4318/v1/traces");
+        assert!(telemetry.sample > 0.99);
+        let below = config("[telemetry]\notlp = 'https://collector/otlp/'").telemetry;
+        assert_eq!(below.otlp.expect("a collector"), "https://collector/otlp/v1/traces");
+        assert!((below.sample - 0.01).abs() < 1e-9);
     }
 
     #[test]
@@ -282,7 +306,6 @@ mod tests {
         for (text, key, what) in [
             ("[webhook]\nsecret = { env = 'TOKEN' }", "1:1  webhook", "the webhook"),
             ("[shared]\nurl = 'redis://host'", "1:1  shared", "the shared store"),
-            ("[telemetry]\notlp = 'http://host'", "2:8  telemetry.otlp", "the export of traces"),
         ] {
             assert_eq!(faults(text), format!("proxy.toml:{key}: {what} is not available in this version"));
         }

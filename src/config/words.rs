@@ -18,6 +18,18 @@ impl Setting for String {
     }
 }
 
+/// A share of a whole, from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share(pub f64);
+
+impl Setting for Share {
+    fn read(value: &Value) -> Result<Self, String> {
+        let number = value.as_float().or_else(|| value.as_integer().map(|whole| whole as f64));
+        let share = number.filter(|share| (0.0..=1.0).contains(share));
+        share.map(Self).ok_or_else(|| "must be a number from 0 to 1, as in 0.01".into())
+    }
+}
+
 impl Setting for PathBuf {
     fn read(value: &Value) -> Result<Self, String> {
         String::read(value).map(Self::from)

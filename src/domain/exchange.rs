@@ -19,6 +19,7 @@ use super::problem::{Problem, whole_seconds};
 use super::relay::{Relay, Relayed};
 use super::rules::{CacheRule, Lifetimes};
 use super::tally::Tally;
+use super::trace::Trace;
 
 /// A consumer while the proxy runs: who it is, and what it has left.
 #[derive(Debug)]
@@ -157,6 +158,8 @@ pub struct Ask {
     pub policy: Arc<Policy>,
     /// Until when an answer is of use.
     pub deadline: Instant,
+    /// Its place in a distributed trace.
+    pub trace: Trace,
 }
 
 /// Why an upstream is called.
@@ -206,6 +209,8 @@ pub struct Fetch {
     pub reason: Reason,
     /// When the whole fetch ends, whatever happens.
     pub deadline: Instant,
+    /// Its place in the trace of whoever asked first.
+    pub trace: Trace,
     /// Set once the call has gone out.
     pub departure: Departure,
     /// Whether the page is for one caller alone and may not be stored (`no-store`).

@@ -13,6 +13,7 @@ use super::body::{ReplyBody, StreamBody, empty};
 use super::cache_control::Wants;
 use super::exchange::{Caller, Payer, Policy, Reason, Served, Target};
 use super::key::PageKey;
+use super::trace::Trace;
 
 /// A request on a route with `cache = "off"` or `"http"` that has been admitted.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub struct Call {
     pub reason: Reason,
     /// Until when it may wait for its turn or be tried again.
     pub deadline: Instant,
+    /// Its place in a distributed trace.
+    pub trace: Trace,
 }
 
 impl Call {
@@ -73,6 +76,7 @@ impl Call {
             body: empty(),
             reason: self.reason,
             deadline: self.deadline,
+            trace: self.trace.clone(),
         }
     }
 }

@@ -36,6 +36,7 @@ use crate::domain::peer::Peer;
 use crate::domain::problem::{Objection, Problem};
 use crate::domain::relay::{Call, Relay};
 use crate::domain::rules::CacheRule;
+use crate::domain::trace::Trace;
 
 /// Who may come in, as of now. A reload replaces it whole; each request sees one version.
 #[derive(Debug)]
@@ -102,17 +103,18 @@ impl House {
         let deadline = now + target.upstream.budget.max_wait + target.upstream.client.timeout + LAST_WORD;
         let wants = if is_plain { Wants::default() } else { Wants::read(&head.headers) };
         let (caller, policy) = (caller.clone(), stop.policy);
+        let trace = head.extensions.get::<Trace>().cloned().unwrap_or_default();
         match policy.rule {
             CacheRule::SyncStatus | CacheRule::Fixed(_) => {
                 let follow = Follow::read(&head.method, &head.headers).map(Box::new);
-                Ok(Admitted::Ask(Ask { caller, target, key, uri: head.uri, wants, follow, policy, deadline }))
+                Ok(Admitted::Ask(Ask { caller, target, key, uri: head.uri, wants, follow, policy, deadline, trace }))
             }
             CacheRule::Http | CacheRule::Off => {
                 let headers = pass_on::choose(&head.headers, &stop.request_headers);
                 let (uri, method, body) = (head.uri, head.method, body::stream(body));
                 let payer = caller.payer.clone();
                 let reason = Reason::Miss;
-                let call = Call { target, key, uri, payer, method, headers, body, reason, deadline };
+                let call = Call { target, key, uri, payer, method, headers, body, reason, deadline, trace };
                 Ok(Admitted::Relay(Box::new(Relay { caller, call, asked: head.headers, wants, policy, resync })))
             }
         }

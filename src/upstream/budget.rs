@@ -109,11 +109,13 @@ where
     fn call(&mut self, fetch: Fetch) -> Self::Future {
         let Self { inner, budgets } = self.clone();
         Box::pin(async move {
+            let waiting = fetch.trace.step("wait for budget");
             let mut permit = match budgets.reserve(&fetch.target, &fetch.payer, fetch.deadline).await {
                 Ok(permit) => permit,
                 Err(Refused::Problem(problem)) => return Err(problem),
                 Err(Refused::Remembered(refusal)) => return Ok(Received { remembered: true, ..(*refusal).clone() }),
             };
+            drop(waiting);
             fetch.departure.depart();
             match inner.oneshot(fetch).await {
                 Ok(received) if concerns_the_token(received.status) => {
@@ -148,12 +150,14 @@ where
     fn call(&mut self, call: Call) -> Self::Future {
         let Self { inner, budgets } = self.clone();
         Box::pin(async move {
+            let waiting = call.trace.step("wait for budget");
             let mut permit = match budgets.reserve(&call.target, &call.payer, call.deadline).await {
                 Ok(permit) => permit,
                 Err(Refused::Problem(problem)) => return Err(problem),
                 // What passes through is never answered with what another call has brought.
                 Err(Refused::Remembered(_)) => return Err(Problem::BudgetExhausted { retry_after: SHORTEST_PAUSE }),
             };
+            drop(waiting);
             let called = inner.oneshot(call).await.inspect_err(|problem| learn_from(&mut permit, problem))?;
             let Called { response, began, retry_at } = called;
             let retry_at = learn(&mut permit, response.status(), response.headers(), retry_at);

@@ -86,6 +86,7 @@ fn sign(fetch: &Fetch) -> Result<Request<StreamBody>, Problem> {
         headers.extend(validators.etag.iter().map(|tag| (IF_NONE_MATCH, tag.clone())));
         headers.extend(validators.last_modified.iter().map(|date| (IF_MODIFIED_SINCE, date.clone())));
     }
+    headers.extend(fetch.trace.headers());
     sign::request(&fetch.target, (&fetch.key.place.path, fetch.uri.query()), Method::GET, headers, empty())
 }
 

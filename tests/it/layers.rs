@@ -18,6 +18,7 @@ const ALL: &[&str] = &[
     "reply",
     "stack",
     "telemetry",
+    "trace",
     "upstream",
 ];
 
@@ -34,7 +35,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The outermost layer unwraps the renderer's `Reply`: response and outcome go apart there.
     ("telemetry", &["domain", "reply"]),
     ("metrics", &["domain", "reply"]),
-    ("stack", &["cache", "domain", "door", "listen", "metrics", "relay", "reply", "telemetry", "upstream"]),
+    ("trace", &["domain", "reply"]),
+    ("stack", &["cache", "domain", "door", "listen", "metrics", "relay", "reply", "telemetry", "trace", "upstream"]),
     ("admin", &["cache", "config", "domain", "door", "listen", "metrics", "reply", "telemetry", "upstream"]),
     ("demo", &["cache", "config", "domain", "door", "listen", "reply", "telemetry", "upstream"]),
     ("app", ALL),

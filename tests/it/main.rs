@@ -87,6 +87,7 @@ mod support;
 
 mod tenants;
 mod tls;
+mod traces;
 
 mod wants;
 
