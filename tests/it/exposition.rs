@@ -71,10 +71,9 @@ fn value(text: &str, series: &str) -> f64 {
     found.unwrap_or_else(|| panic!("no {series} in\n{text}")).parse().expect("a number")
 }
 
-/// Runs `promtool check` over a text, where it is installed.
+/// Runs `promtool` over a text, where it is installed.
 pub(crate) fn promtool(arguments: &[&str], text: &str) {
     let started = Command::new("promtool")
-        .arg("check")
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -88,7 +87,8 @@ pub(crate) fn promtool(arguments: &[&str], text: &str) {
         started => started.expect("promtool starts"),
     };
     let mut input = promtool.stdin.take().expect("it is piped");
-    input.write_all(text.as_bytes()).expect("promtool reads");
+    // A check that reads files may be done before it has read what comes in.
+    let _ = input.write_all(text.as_bytes());
     drop(input);
     let done = promtool.wait_with_output().expect("promtool ends");
     let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
@@ -110,12 +110,12 @@ async fn the_admin_listener_tells_prometheus_in_its_own_format() {
     for of_the_process in ["cpu_seconds_total", "resident_memory_bytes", "open_fds", "threads"] {
         assert!(value(&text, &format!("process_{of_the_process}")) >= 0.0);
     }
-    promtool(&["metrics"], &text);
+    promtool(&["check", "metrics"], &text);
 }
 
 #[tokio::test(start_paused = true)]
 async fn promtool_finds_nothing_to_complain_about() {
-    promtool(&["metrics"], &exercised().await.app.metrics());
+    promtool(&["check", "metrics"], &exercised().await.app.metrics());
 }
 
 #[tokio::test(start_paused = true)]

@@ -52,6 +52,8 @@ mod merge;
 
 mod metrics;
 
+mod ops;
+
 mod origin;
 
 mod packages;
