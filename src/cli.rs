@@ -168,7 +168,7 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let listeners = match Listeners::bind_with(&config, presence).await {
             Ok(listeners) => listeners,
             Err(error) => return fail(&error),
@@ -205,7 +205,9 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
                 ExitCode::from(FAILED)
             }
         }
-    })
+    });
+    telemetry::finish();
+    ended
 }
 
 fn demo(options: run::Options) -> ExitCode {

@@ -50,6 +50,9 @@ pub mod listen {
 /// A name and a log line for every request.
 pub mod telemetry;
 
+/// The log line of a request, for those who answer many.
+pub mod access_log;
+
 /// Which requests are recorded, and where that goes.
 pub mod trace {
     pub mod requests;

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::Entry;
+use http::header;
 use http::{HeaderValue, Method, Request, Response, Uri};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use tower::{Layer, Service};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::access_log::{AccessLog, Entry};
 use crate::domain::body::ReplyBody;
 use crate::domain::ending::Ending;
 use crate::domain::exchange::Outcome;
@@ -28,6 +29,9 @@ use crate::reply::render::{Reply, X_REQUEST_ID};
 pub fn start(pretty: bool, filter: &str, access_log: bool) {
     let lines = tracing_subscriber::fmt().with_env_filter(parse(filter, access_log)).with_writer(std::io::stderr);
     let lines = lines.with_ansi(std::io::stderr().is_terminal());
+    if !pretty && let Ok(log) = AccessLog::start(std::io::stderr()) {
+        let _ = ACCESS_LOG.set(log);
+    }
     // The two formats are two types, and so are their handles.
     if pretty {
         let lines = lines.compact().with_filter_reloading();
@@ -72,6 +76,16 @@ fn parse(text: &str, access_log: bool) -> EnvFilter {
     filter
 }
 
+/// Where the lines of requests go, if not among all others.
+static ACCESS_LOG: OnceLock<AccessLog> = OnceLock::new();
+
+/// Writes what has been logged and not written yet. Nothing that is logged later is sure to be written.
+pub fn finish() {
+    if let Some(log) = ACCESS_LOG.get() {
+        log.flush();
+    }
+}
+
 /// The outermost layer: gives each request its id, and logs it when it has been answered.
 pub fn layer<S>() -> impl Layer<S, Service = Telemetry<S>> + Clone {
     layer_fn(|inner| Telemetry { inner })
@@ -97,9 +111,9 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match request.headers_mut().entry(X_REQUEST_ID) {
-            Entry::Occupied(name) if may_name(name.get()) => {}
-            Entry::Occupied(mut name) => drop(name.insert(new_name())),
-            Entry::Vacant(none) => drop(none.insert(new_name())),
+            header::Entry::Occupied(name) if may_name(name.get()) => {}
+            header::Entry::Occupied(mut name) => drop(name.insert(new_name())),
+            header::Entry::Vacant(none) => drop(none.insert(new_name())),
         }
         let line = tracing::enabled!(target: "access", tracing::Level::INFO).then(|| Line {
             began: Instant::now(),
@@ -139,21 +153,31 @@ impl Line {
     fn write(self, reply: &Reply) {
         let Outcome { caller, account, route, result } = &reply.outcome;
         let ending = Ending::of(result);
-        let id = reply.response.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok());
-        tracing::info!(
-            target: "access",
-            method = self.method.as_str(),
-            path = self.uri.path(),
-            status = reply.response.status().as_u16(),
-            result = ending.result(),
-            reason = Some(ending.reason()).filter(|reason| !reason.is_empty()),
-            route = route.as_deref(),
-            consumer = caller.as_ref().map(|caller| &*caller.consumer.name),
-            account = account.as_ref().map(|account| account.label()),
-            microseconds = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
-            id,
-        );
+        let entry = Entry {
+            method: self.method.as_str(),
+            path: self.uri.path(),
+            status: reply.response.status().as_u16(),
+            result: ending.result(),
+            reason: Some(ending.reason()).filter(|reason| !reason.is_empty()),
+            route: route.as_deref(),
+            consumer: caller.as_ref().map(|caller| &*caller.consumer.name),
+            account: account.as_ref().map(|account| account.label()),
+            microseconds: u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            id: reply.response.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok()),
+        };
+        match ACCESS_LOG.get() {
+            Some(log) => log.log(&entry),
+            None => tell(&entry),
+        }
     }
+}
+
+/// The line of a request among all others, for people.
+fn tell(entry: &Entry<'_>) {
+    let Entry { method, path, status, result, reason, route, consumer, account, microseconds, id } = *entry;
+    tracing::info!(
+        target: "access", method, path, status, result, reason, route, consumer, account, microseconds, id
+    );
 }
 
 pin_project! {

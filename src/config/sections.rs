@@ -232,7 +232,7 @@ mod tests {
             ),
             (
                 "[telemetry]\notlp = 'collector:4318'",
-                "2:8  telemetry.otlp  'collector:4318': must be a URL that starts with https:// or http://",
+                "2:8  telemetry.otlp: must be a URL that starts with https:// or http://",
             ),
             ("[telemetry]\nsample = 1.5", "2:10  telemetry.sample  1.5: must be a number from 0 to 1, as in 0.01"),
         ]);

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const ALL: &[&str] = &[
+    "access_log",
     "admin",
     "cache",
     "cli",
@@ -33,7 +34,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("upstream", &["domain"]),
     ("reply", &["domain"]),
     // The outermost layer unwraps the renderer's `Reply`: response and outcome go apart there.
-    ("telemetry", &["domain", "reply"]),
+    ("access_log", &[]),
+    ("telemetry", &["access_log", "domain", "reply"]),
     ("metrics", &["domain", "reply"]),
     ("trace", &["domain", "reply"]),
     ("stack", &["cache", "domain", "door", "listen", "metrics", "relay", "reply", "telemetry", "trace", "upstream"]),

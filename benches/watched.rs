@@ -1,0 +1,215 @@
+//! What it costs to be watched: the CPU time of a hit over real connections, with metrics and the access log and without both.
+//!
+//! Two servers answer the same requests in turns, each on a thread of its own; what counts is the time that the kernel says these
+//! threads (and the one that writes the log) have run. Only the ratios of rounds that follow each other are compared.
+
+#![allow(clippy::print_stdout, reason = "it is there to show figures")]
+
+#[path = "support/ground.rs"]
+mod ground;
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use ground::Ground;
+use http::Request;
+use hyper::body::Incoming;
+use merge_sync_proxy::app::App;
+use merge_sync_proxy::cache::{flight, lookup};
+use merge_sync_proxy::domain::exchange::{Fetch, Given, Landing, Outcome};
+use merge_sync_proxy::domain::problem::Problem;
+use merge_sync_proxy::domain::relay::{Relay, Relayed};
+use merge_sync_proxy::domain::tally::Connections;
+use merge_sync_proxy::door::admit;
+use merge_sync_proxy::door::fork::Fork;
+use merge_sync_proxy::listen::accept::{self, Limits, Listener};
+use merge_sync_proxy::listen::pulse::Patience;
+use merge_sync_proxy::reply::render::{self, Reply};
+use merge_sync_proxy::telemetry;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
+use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+
+const CONNECTIONS: usize = 32;
+
+/// Requests of one round on each connection.
+const REQUESTS: usize = 1_000;
+
+const ROUNDS: usize = 41;
+
+/// Marks the process whose log goes to a file.
+const CHILD: &str = "--with-its-log-in-a-file";
+
+fn main() {
+    // Without this, `cargo test --benches` would run it too.
+    if std::env::args().any(|argument| argument == CHILD) {
+        return measure();
+    }
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = File::create(folder.path().join("log")).expect("a file");
+    let program = std::env::current_exe().expect("it has a path");
+    let child = Command::new(program).arg(CHILD).stderr(Stdio::from(log)).status().expect("it starts");
+    assert!(child.success());
+}
+
+fn measure() {
+    telemetry::start(false, "info", true);
+    let ground = Ground::new(1_000, 1_000);
+    let client = runtime();
+    let (watched, unwatched) = (serve("watched", ground.app.service()), serve("unwatched", unwatched(&ground.app)));
+    let request = text(&ground);
+    let mut rounds = Vec::new();
+    for round in 0..ROUNDS {
+        let cost = |server: &Server| {
+            let before = time_of(server.name) + time_of("access-log");
+            client.block_on(load(server.address, &request));
+            time_of(server.name) + time_of("access-log") - before
+        };
+        // Which comes first alternates, so that a machine that gets slower or faster favours neither.
+        let (with, without) = if round % 2 == 0 {
+            let with = cost(&watched);
+            (with, cost(&unwatched))
+        } else {
+            let without = cost(&unwatched);
+            (cost(&watched), without)
+        };
+        rounds.push((with.as_secs_f64() / without.as_secs_f64(), with, without));
+    }
+    // The first round warms up.
+    let mut rounds = rounds.split_off(1);
+    rounds.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / (CONNECTIONS * REQUESTS) as f64;
+    let (quarter, half) = (rounds.len() / 4, rounds.len() / 2);
+    println!(
+        "a hit: {:.2} us of CPU watched, {:.2} us unwatched; ratio {:.3} (quartiles {:.3} to {:.3})",
+        each(rounds[half].1),
+        each(rounds[half].2),
+        rounds[half].0,
+        rounds[quarter].0,
+        rounds[rounds.len() - 1 - quarter].0,
+    );
+}
+
+/// The stack as it is, without the layers that watch.
+fn unwatched(
+    app: &App,
+) -> impl Service<
+    Request<Incoming>,
+    Response = http::Response<merge_sync_proxy::domain::body::ReplyBody>,
+    Error = std::convert::Infallible,
+    Future: Send,
+> + Clone
++ Send
++ 'static {
+    let ground = app.ground();
+    let no_fetch = service_fn(|_: Fetch| async { Err::<Landing, _>(Problem::Draining) });
+    let answer = ServiceBuilder::new()
+        .layer(BoxCloneSyncService::layer())
+        .layer(lookup::layer(ground.store.clone()))
+        .layer(flight::layer(ground.flights.clone()))
+        .service(no_fetch);
+    let no_relay = service_fn(|_: Relay| async { Err::<Relayed, _>(Problem::Draining) });
+    let relay: BoxCloneSyncService<Relay, Relayed, Problem> = BoxCloneSyncService::new(no_relay);
+    let stack = ServiceBuilder::new()
+        .layer(render::layer())
+        .layer(admit::layer(ground.house.clone()))
+        .service(Fork::new(answer, relay));
+    ServiceExt::<Request<Incoming>>::map_response(stack, |Reply { response, outcome }| {
+        let Outcome { result, .. } = &outcome;
+        debug_assert!(matches!(result, Ok(Given::Page(_))));
+        response
+    })
+}
+
+struct Server {
+    name: &'static str,
+    address: SocketAddr,
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+/// Serves on a thread of this name until the process ends.
+fn serve<S>(name: &'static str, service: S) -> Server
+where
+    S: Service<
+            Request<Incoming>,
+            Response = http::Response<merge_sync_proxy::domain::body::ReplyBody>,
+            Error = std::convert::Infallible,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static,
+{
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.set_nonblocking(true).expect("it can wait");
+    let address = listener.local_addr().expect("it is bound");
+    let serving = move || {
+        runtime().block_on(async {
+            let listener = Listener::Tcp(TcpListener::from_std(listener).expect("a runtime has it"));
+            let hour = Duration::from_secs(3600);
+            let patience = Patience { header: hour, idle: hour };
+            let limits = Limits { max_connections: 10_000, patience, drain: hour };
+            accept::serve(vec![listener], service, limits, &Connections::default(), std::future::pending::<()>()).await;
+        });
+    };
+    std::thread::Builder::new().name(name.into()).spawn(serving).expect("a thread");
+    Server { name, address }
+}
+
+/// A consumer's request as it goes over the wire.
+fn text(ground: &Ground) -> Vec<u8> {
+    let request = ground.request(7, 7, "");
+    // The page is there before anything is measured.
+    let Ok(answer) = runtime().block_on(ground.app.service().oneshot(request.clone()));
+    assert_eq!(answer.status(), 200);
+    let mut text = format!("GET {} HTTP/1.1\r\n", request.uri());
+    for (name, value) in request.headers() {
+        text += &format!("{name}: {}\r\n", value.to_str().expect("ASCII"));
+    }
+    (text + "\r\n").into_bytes()
+}
+
+/// Asks on all connections at a time, on each for one after the other.
+async fn load(address: SocketAddr, request: &[u8]) {
+    let asking = (0..CONNECTIONS).map(|_| async move {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        let mut answer = vec![0; 64 << 10];
+        for _ in 0..REQUESTS {
+            stream.write_all(request).await.expect("it reads");
+            let mut read = 0;
+            while length(&answer[..read]).is_none_or(|length| read < length) {
+                read += stream.read(&mut answer[read..]).await.expect("it answers");
+            }
+        }
+    });
+    futures_util::future::join_all(asking).await;
+}
+
+/// The length of an answer, once its head is there.
+fn length(answer: &[u8]) -> Option<usize> {
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let text = std::str::from_utf8(&answer[..head]).ok()?;
+    assert!(text.starts_with("HTTP/1.1 200") && text.contains("; hit;"), "{text}");
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length: "))?;
+    Some(head + length.parse::<usize>().ok()?)
+}
+
+/// How long the threads of this name have run, in the kernel and outside; Linux counts it in nanoseconds.
+fn time_of(name: &str) -> Duration {
+    let threads = fs::read_dir("/proc/self/task").expect("Linux").map(|thread| thread.expect("a thread").path());
+    let named = threads.filter(|thread| fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm.trim() == name));
+    let time = |thread: std::path::PathBuf| {
+        let text = fs::read_to_string(thread.join("schedstat")).expect("Linux");
+        text.split(' ').next().and_then(|time| time.parse::<u64>().ok()).expect("a number")
+    };
+    Duration::from_nanos(named.map(time).sum())
+}

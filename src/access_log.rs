@@ -1,0 +1,302 @@
+//! The access log as JSON, one line a request, for those who answer thousands of requests a second.
+//!
+//! A line looks like every other line of the log, and takes a fraction of the time: it is put together without anything that
+//! could be formatted otherwise, and a thread of its own writes what has come together. At the end of the process
+//! [`AccessLog::flush`] writes the rest.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::{Condvar, Mutex};
+
+/// Takes lines. Cheap to clone; all clones are the same log.
+#[derive(Clone)]
+pub struct AccessLog(Arc<Shared>);
+
+struct Shared {
+    /// The lines that are to be written.
+    pending: Mutex<Vec<u8>>,
+    has_come: Condvar,
+    /// Lines that were left out, since nobody takes what is written.
+    left_out: AtomicU64,
+    out: Mutex<Box<dyn Write + Send>>,
+}
+
+/// What a line tells of a request.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "they are the fields of the line")]
+pub struct Entry<'a> {
+    pub method: &'a str,
+    pub path: &'a str,
+    pub status: u16,
+    pub result: &'a str,
+    pub reason: Option<&'a str>,
+    pub route: Option<&'a str>,
+    pub consumer: Option<&'a str>,
+    pub account: Option<&'a str>,
+    pub microseconds: u64,
+    pub id: Option<&'a str>,
+}
+
+/// How long lines come together before they are written: short enough for who watches, and long enough that a busy proxy writes
+/// hundreds at once.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// The most that waits to be written, in bytes: some thousand lines. A log that stands still must not fill the memory.
+const MOST: usize = 1 << 20;
+
+impl AccessLog {
+    /// A log that is written to `out`.
+    ///
+    /// # Errors
+    /// If there can be no thread for it.
+    pub fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            pending: Mutex::default(),
+            has_come: Condvar::new(),
+            left_out: AtomicU64::new(0),
+            out: Mutex::new(Box::new(out)),
+        });
+        let writing = Arc::downgrade(&shared);
+        thread::Builder::new().name("access-log".into()).spawn(move || {
+            while let Some(shared) = writing.upgrade() {
+                shared.wait();
+                thread::sleep(GATHER);
+                shared.write();
+            }
+        })?;
+        Ok(Self(shared))
+    }
+
+    /// Adds a line.
+    pub fn log(&self, entry: &Entry<'_>) {
+        thread_local!(static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            entry.format(SystemTime::now(), line);
+            self.0.add(line);
+        });
+    }
+
+    /// Writes all lines that there are.
+    pub fn flush(&self) {
+        self.0.write();
+    }
+}
+
+impl Shared {
+    fn add(&self, line: &[u8]) {
+        let mut pending = self.pending.lock();
+        if pending.len() + line.len() > MOST {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let is_first = pending.is_empty();
+        pending.extend_from_slice(line);
+        drop(pending);
+        if is_first {
+            self.has_come.notify_one();
+        }
+    }
+
+    /// Waits for a line, for no longer than a second, so that a log that nobody has any more ends.
+    fn wait(&self) {
+        let mut pending = self.pending.lock();
+        if pending.is_empty() {
+            self.has_come.wait_for(&mut pending, Duration::from_secs(1));
+        }
+    }
+
+    fn write(&self) {
+        // Whoever has the way out takes what is there now, so lines stay in order.
+        let mut out = self.out.lock();
+        let pending = {
+            let mut pending = self.pending.lock();
+            let size = pending.capacity();
+            std::mem::replace(&mut *pending, Vec::with_capacity(size))
+        };
+        let left_out = self.left_out.swap(0, Ordering::Relaxed);
+        // A log that cannot be written cannot say so either.
+        let _ = out.write_all(&pending);
+        if left_out > 0 {
+            tracing::warn!(left_out, "lines of the access log were left out, since it was not read fast enough");
+        }
+    }
+}
+
+impl Entry<'_> {
+    /// Appends the line.
+    fn format(&self, now: SystemTime, line: &mut Vec<u8>) {
+        line.extend_from_slice(b"{\"timestamp\":\"");
+        timestamp(now, line);
+        line.extend_from_slice(b"\",\"level\":\"INFO\",\"method\":\"");
+        escape(self.method, line);
+        line.extend_from_slice(b"\",\"path\":\"");
+        escape(self.path, line);
+        line.extend_from_slice(b"\",\"status\":");
+        number(u64::from(self.status), line);
+        let texts = [
+            (&b",\"result\":\""[..], Some(self.result)),
+            (b",\"reason\":\"", self.reason),
+            (b",\"route\":\"", self.route),
+            (b",\"consumer\":\"", self.consumer),
+            (b",\"account\":\"", self.account),
+            (b",\"id\":\"", self.id),
+        ];
+        for (name, text) in texts {
+            if let Some(text) = text {
+                line.extend_from_slice(name);
+                escape(text, line);
+                line.push(b'"');
+            }
+        }
+        line.extend_from_slice(b",\"microseconds\":");
+        number(self.microseconds, line);
+        line.extend_from_slice(b",\"target\":\"access\"}\n");
+    }
+}
+
+fn number(number: u64, line: &mut Vec<u8>) {
+    line.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// The time as RFC 3339 has it, in microseconds. Its first part changes once a second.
+fn timestamp(now: SystemTime, line: &mut Vec<u8>) {
+    const PART: usize = "2026-01-01T00:00:00".len();
+    thread_local!(static SECOND: Cell<(u64, [u8; PART])> = const { Cell::new((u64::MAX, [b'0'; PART])) });
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (mut second, mut text) = SECOND.get();
+    if second != since.as_secs() {
+        second = since.as_secs();
+        let whole = i64::try_from(second).ok().and_then(|second| jiff::Timestamp::from_second(second).ok());
+        let whole = whole.unwrap_or_default().to_string();
+        text.copy_from_slice(whole.as_bytes().get(..PART).unwrap_or(&[b'0'; PART]));
+        SECOND.set((second, text));
+    }
+    line.extend_from_slice(&text);
+    let mut fraction = *b".000000Z";
+    let mut rest = since.subsec_micros();
+    for digit in fraction[1..7].iter_mut().rev() {
+        *digit += u8::try_from(rest % 10).expect("a digit");
+        rest /= 10;
+    }
+    line.extend_from_slice(&fraction);
+}
+
+/// A text as it stands in JSON.
+fn escape(text: &str, line: &mut Vec<u8>) {
+    let is_plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
+    // All at once, since nearly always all are: this loop has no exit, so it is done in vectors.
+    if text.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
+        return line.extend_from_slice(text.as_bytes());
+    }
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => line.extend_from_slice(&[b'\\', byte]),
+            0..0x20 => {
+                let _ = write!(line, "\\u{byte:04x}");
+            }
+            _ => line.push(byte),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ENTRY: Entry<'static> = Entry {
+        method: "GET",
+        path: "/api/ats/v1/sync-status",
+        status: 200,
+        result: "hit",
+        reason: None,
+        route: Some("/api/{category}/v1/sync-status"),
+        consumer: Some("team"),
+        account: Some("acme"),
+        microseconds: 7,
+        id: Some("an-id"),
+    };
+
+    #[derive(Clone, Default)]
+    struct Taken(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Taken {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn line(entry: &Entry<'_>, now: SystemTime) -> serde_json::Value {
+        let mut line = Vec::new();
+        entry.format(now, &mut line);
+        assert_eq!(line.pop(), Some(b'\n'));
+        serde_json::from_slice(&line).expect("JSON")
+    }
+
+    #[test]
+    fn a_line_has_the_fields_that_people_grep_for() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_micros(1_776_247_200_000_042);
+        let expected = serde_json::json!({
+            "timestamp": "2026-04-15T10:00:00.000042Z", "level": "INFO", "target": "access", "method": "GET",
+            "path": "/api/ats/v1/sync-status", "status": 200, "result": "hit",
+            "route": "/api/{category}/v1/sync-status", "consumer": "team", "account": "acme", "microseconds": 7,
+            "id": "an-id",
+        });
+        assert_eq!(line(&ENTRY, now), expected);
+        let later = line(&Entry { reason: Some("expired"), ..ENTRY }, now + Duration::from_micros(999_958));
+        assert_eq!((&later["timestamp"], &later["reason"]), (&"2026-04-15T10:00:01.000000Z".into(), &"expired".into()));
+    }
+
+    #[test]
+    fn lines_stay_whole_and_in_order_and_the_rest_is_written_at_the_end() {
+        let taken = Taken::default();
+        let log = AccessLog::start(taken.clone()).expect("a thread");
+        for microseconds in 0..1_000 {
+            log.log(&Entry { microseconds, ..ENTRY });
+        }
+        log.flush();
+        let bytes = taken.0.lock().clone();
+        let lines: Vec<u64> = std::str::from_utf8(&bytes)
+            .expect("text")
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["microseconds"].as_u64())
+            .map(|number| number.expect("a number"))
+            .collect();
+        assert_eq!(lines, (0..1_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_is_bounded() {
+        let taken = Taken::default();
+        let log = AccessLog::start(taken.clone()).expect("a thread");
+        let stuck = log.0.out.lock();
+        for _ in 0..10_000 {
+            log.log(&ENTRY);
+        }
+        assert!(log.0.pending.lock().len() <= MOST);
+        assert!(log.0.left_out.load(Ordering::Relaxed) > 1_000);
+        drop(stuck);
+        log.flush();
+        assert!(taken.0.lock().len() <= MOST);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_path_holds_the_line_is_json(path in ".*", id in "[!-~]{0,40}") {
+            let told = line(&Entry { path: &path, id: Some(&id), ..ENTRY }, SystemTime::now());
+            prop_assert_eq!(&told["path"], &serde_json::Value::from(path));
+            prop_assert_eq!(&told["id"], &serde_json::Value::from(id));
+        }
+    }
+}
