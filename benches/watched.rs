@@ -8,6 +8,7 @@
 #[path = "support/ground.rs"]
 mod ground;
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -173,9 +174,10 @@ fn text(ground: &Ground) -> Vec<u8> {
     assert_eq!(answer.status(), 200);
     let mut text = format!("GET {} HTTP/1.1\r\n", request.uri());
     for (name, value) in request.headers() {
-        text += &format!("{name}: {}\r\n", value.to_str().expect("ASCII"));
+        write!(text, "{name}: {}\r\n", value.to_str().expect("ASCII")).expect("memory");
     }
-    (text + "\r\n").into_bytes()
+    // A request without a name is given one, watched or not.
+    (text + "x-request-id: a-name-of-its-own\r\n\r\n").into_bytes()
 }
 
 /// Asks on all connections at a time, on each for one after the other.
