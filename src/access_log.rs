@@ -134,20 +134,26 @@ impl Entry<'_> {
         line.extend_from_slice(b"{\"timestamp\":\"");
         timestamp(now, line);
         line.extend_from_slice(b"\",\"level\":\"INFO\",\"method\":\"");
-        escape(self.method, line);
+        // Methods, names from the configuration and the proxy's own words need no escape.
+        line.extend_from_slice(self.method.as_bytes());
         line.extend_from_slice(b"\",\"path\":\"");
         escape(self.path, line);
         line.extend_from_slice(b"\",\"status\":");
         number(u64::from(self.status), line);
-        let texts = [
+        let words = [
             (&b",\"result\":\""[..], Some(self.result)),
             (b",\"reason\":\"", self.reason),
-            (b",\"route\":\"", self.route),
             (b",\"consumer\":\"", self.consumer),
             (b",\"account\":\"", self.account),
-            (b",\"id\":\"", self.id),
         ];
-        for (name, text) in texts {
+        for (name, word) in words {
+            if let Some(word) = word {
+                line.extend_from_slice(name);
+                line.extend_from_slice(word.as_bytes());
+                line.push(b'"');
+            }
+        }
+        for (name, text) in [(&b",\"route\":\""[..], self.route), (b",\"id\":\"", self.id)] {
             if let Some(text) = text {
                 line.extend_from_slice(name);
                 escape(text, line);
