@@ -5,20 +5,20 @@
 
 #![allow(clippy::print_stdout, reason = "it is there to show figures")]
 
-#[path = "support/ground.rs"]
-mod ground;
+mod support;
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
-use ground::Ground;
+use arc_swap::ArcSwap;
 use http::Request;
 use hyper::body::Incoming;
 use merge_sync_proxy::app::App;
-use merge_sync_proxy::cache::{flight, lookup};
+use merge_sync_proxy::cache::{flight, follow, lookup};
 use merge_sync_proxy::domain::exchange::{Fetch, Given, Landing, Outcome};
 use merge_sync_proxy::domain::problem::Problem;
 use merge_sync_proxy::domain::relay::{Relay, Relayed};
@@ -26,9 +26,11 @@ use merge_sync_proxy::domain::tally::Connections;
 use merge_sync_proxy::door::admit;
 use merge_sync_proxy::door::fork::Fork;
 use merge_sync_proxy::listen::accept::{self, Limits, Listener};
+use merge_sync_proxy::listen::awaited::Awaited;
 use merge_sync_proxy::listen::pulse::Patience;
 use merge_sync_proxy::reply::render::{self, Reply};
 use merge_sync_proxy::telemetry;
+use support::ground::Ground;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
@@ -102,7 +104,7 @@ fn measure() {
 fn unwatched(
     app: &App,
 ) -> impl Service<
-    Request<Incoming>,
+    Request<Awaited<Incoming>>,
     Response = http::Response<merge_sync_proxy::domain::body::ReplyBody>,
     Error = std::convert::Infallible,
     Future: Send,
@@ -112,7 +114,7 @@ fn unwatched(
     let ground = app.ground();
     let no_fetch = service_fn(|_: Fetch| async { Err::<Landing, _>(Problem::Draining) });
     let answer = ServiceBuilder::new()
-        .layer(BoxCloneSyncService::layer())
+        .layer(follow::layer(ground.follows.clone()))
         .layer(lookup::layer(ground.store.clone()))
         .layer(flight::layer(ground.flights.clone()))
         .service(no_fetch);
@@ -122,7 +124,7 @@ fn unwatched(
         .layer(render::layer())
         .layer(admit::layer(ground.house.clone()))
         .service(Fork::new(answer, relay));
-    ServiceExt::<Request<Incoming>>::map_response(stack, |Reply { response, outcome }| {
+    ServiceExt::<Request<Awaited<Incoming>>>::map_response(stack, |Reply { response, outcome }| {
         let Outcome { result, .. } = &outcome;
         debug_assert!(matches!(result, Ok(Given::Page(_))));
         response
@@ -142,7 +144,7 @@ fn runtime() -> Runtime {
 fn serve<S>(name: &'static str, service: S) -> Server
 where
     S: Service<
-            Request<Incoming>,
+            Request<Awaited<Incoming>>,
             Response = http::Response<merge_sync_proxy::domain::body::ReplyBody>,
             Error = std::convert::Infallible,
             Future: Send,
@@ -157,9 +159,11 @@ where
         runtime().block_on(async {
             let listener = Listener::Tcp(TcpListener::from_std(listener).expect("a runtime has it"));
             let hour = Duration::from_secs(3600);
-            let patience = Patience { header: hour, idle: hour };
-            let limits = Limits { max_connections: 10_000, patience, drain: hour };
-            accept::serve(vec![listener], service, limits, &Connections::default(), std::future::pending::<()>()).await;
+            let patience = Patience { header: hour, body: hour, idle: hour };
+            let limits = Limits { max_connections: 10_000, max_connections_per_peer: 10_000, patience, drain: hour };
+            let limits = Arc::new(ArcSwap::from_pointee(limits));
+            let never = std::future::pending::<()>;
+            accept::serve(vec![listener], service, limits, &Connections::default(), never(), never()).await;
         });
     };
     std::thread::Builder::new().name(name.into()).spawn(serving).expect("a thread");
