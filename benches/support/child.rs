@@ -107,11 +107,15 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Descendants first: a parent that is killed leaves them behind.
-        for id in self.family().into_iter().skip(1) {
-            let _ = Command::new("kill").arg(id.to_string()).status();
-        }
         drop(self.child.stdin.take());
+        // Politely at first: a parent that is killed leaves its descendants behind.
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        for _ in 0..100 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
