@@ -124,6 +124,17 @@ pub struct Connections {
     pub handshakes: Counter,
     /// TLS handshakes that failed.
     pub failed_handshakes: Counter,
+    /// Those that a limit kept out.
+    pub limited: Limited,
+}
+
+/// Connections that a limit kept out.
+#[derive(Clone, Debug, Default)]
+pub struct Limited {
+    /// How often all places were taken, so that whoever came next had to wait for one.
+    pub total: Counter,
+    /// Closed at once, since their address had as many open as it may.
+    pub per_peer: Counter,
 }
 
 impl Connections {

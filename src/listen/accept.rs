@@ -152,7 +152,7 @@ where
         let limits = limits.load();
         (limits.max_connections, limits.max_connections_per_peer)
     };
-    let places = Places::new(most, most_per_peer);
+    let places = Places::new(most, most_per_peer, connections.limited.clone());
     let (phase, watched) = watch::channel(Phase::Serve);
     {
         let accepting = join_all(listeners.iter().map(|listener| {
@@ -281,12 +281,16 @@ where
             };
             match handshake {
                 Ok(stream) => {
+                    self.connections.handshakes.add();
                     let chosen = builder();
                     let chosen = if tls::chose_http2(&stream) { chosen.http2_only() } else { chosen.http1_only() };
                     let peer = peer.showing(tls::names(&stream));
                     self.converse(stream, peer, chosen).await;
                 }
-                Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
+                Err(error) => {
+                    self.connections.failed_handshakes.add();
+                    tracing::debug!(%error, "a TLS handshake failed");
+                }
             }
             drop(place);
         });

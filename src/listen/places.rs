@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::domain::peer::Origin;
+use crate::domain::tally::Limited;
 
 /// The places for connections.
 #[derive(Debug)]
@@ -18,14 +19,14 @@ pub struct Places {
     total: usize,
     most_per_origin: u32,
     taken: Mutex<Taken>,
+    limited: Limited,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
     /// Only origins that have a connection open: never more than there are places.
     by_origin: HashMap<Origin, u32, foldhash::fast::RandomState>,
-    turned_away: u64,
-    /// When that was last logged.
+    /// When it was last logged that one was turned away.
     told: Option<Instant>,
 }
 
@@ -44,15 +45,19 @@ pub struct Place {
 const TELL: Duration = Duration::from_secs(10);
 
 impl Places {
-    /// `total` places, of which one origin gets at most `most_per_origin`.
-    pub fn new(total: usize, most_per_origin: u32) -> Arc<Self> {
+    /// `total` places, of which one origin gets at most `most_per_origin`; whom that keeps out is counted in `limited`.
+    pub fn new(total: usize, most_per_origin: u32, limited: Limited) -> Arc<Self> {
         let total = total.min(Semaphore::MAX_PERMITS);
         let all = Arc::new(Semaphore::new(total));
-        Arc::new(Self { all, total, most_per_origin, taken: Mutex::default() })
+        Arc::new(Self { all, total, most_per_origin, taken: Mutex::default(), limited })
     }
 
     /// Waits until a place is free: until then the next connection waits in the kernel's queue.
     pub async fn free(&self) -> Free {
+        if let Ok(free) = self.all.clone().try_acquire_owned() {
+            return Free(free);
+        }
+        self.limited.total.add();
         Free(self.all.clone().acquire_owned().await.expect("the semaphore is never closed"))
     }
 
@@ -74,7 +79,8 @@ impl Places {
             let mut taken = self.taken.lock();
             match taken.by_origin.entry(origin) {
                 Entry::Occupied(count) if *count.get() >= self.most_per_origin => {
-                    taken.turn_away(origin);
+                    self.limited.per_peer.add();
+                    taken.tell(origin, self.limited.per_peer.get());
                     return None;
                 }
                 count => *count.or_default() += 1,
@@ -94,16 +100,11 @@ impl Places {
 }
 
 impl Taken {
-    fn turn_away(&mut self, origin: Origin) {
-        self.turned_away += 1;
+    fn tell(&mut self, origin: Origin, turned_away: u64) {
         let now = Instant::now();
         if self.told.is_none_or(|told| now >= told + TELL) {
             self.told = Some(now);
-            tracing::warn!(
-                ?origin,
-                turned_away = self.turned_away,
-                "too many connections of one address; closed at once"
-            );
+            tracing::warn!(?origin, turned_away, "too many connections of one address; closed at once");
         }
     }
 }
@@ -125,12 +126,12 @@ mod tests {
 
     #[tokio::test]
     async fn an_origin_has_its_share_and_gets_back_what_it_leaves() {
-        let places = Places::new(10, 2);
+        let places = Places::new(10, 2, Limited::default());
         let take = async |origin| places.take(places.free().await, origin);
         let (first, second) = (take(ONE).await, take(ONE).await);
         assert!(first.is_some() && second.is_some());
         assert!(take(ONE).await.is_none());
-        assert_eq!((places.taken(), places.taken.lock().turned_away), (2, 1), "who is turned away holds nothing");
+        assert_eq!((places.taken(), places.limited.per_peer.get()), (2, 1), "who is turned away holds nothing");
         let others = [take(OTHER).await, take(None).await, take(None).await, take(None).await];
         assert!(others.iter().all(Option::is_some));
         drop(first);
@@ -142,10 +143,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn when_all_are_taken_the_next_waits() {
-        let places = Places::new(1, 1);
+        let places = Places::new(1, 1, Limited::default());
         let only = places.take(places.free().await, None);
+        assert_eq!(places.limited.total.get(), 0);
         assert!(tokio::time::timeout(TELL, places.free()).await.is_err());
         drop(only);
         places.free().await;
+        assert_eq!((places.limited.total.get(), places.limited.per_peer.get()), (1, 0));
     }
 }

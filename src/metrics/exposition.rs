@@ -198,6 +198,10 @@ impl Ours {
         out.write("connections_open", "Connections of consumers", MetricType::Gauge, open)?;
         let opened = [count(totals.connections_opened)];
         out.write("connections", "Connections of consumers that were accepted", MetricType::Counter, opened)?;
+        let limited = [("total", &connections.limited.total), ("per-peer", &connections.limited.per_peer)]
+            .map(|(reason, counter)| Row::of([("reason", reason.into())], counter.get() as f64));
+        let help = "Times that a limit kept a connection out";
+        out.write("connections_limited", help, MetricType::Counter, limited)?;
         let by_result = |done: u64, failed: u64| {
             [("success", done), ("failure", failed)]
                 .map(|(result, count)| Row::of([("result", result.into())], count as f64))

@@ -66,9 +66,15 @@ pub(crate) fn names(text: &str) -> BTreeSet<&str> {
     types.filter(|name| name.starts_with("merge_sync_proxy_")).collect()
 }
 
-fn value(text: &str, series: &str) -> f64 {
+/// The value of this series in a text.
+pub(crate) fn value(text: &str, series: &str) -> f64 {
     let found = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     found.unwrap_or_else(|| panic!("no {series} in\n{text}")).parse().expect("a number")
+}
+
+/// The same of what is counted.
+pub(crate) fn count(text: &str, series: &str) -> u64 {
+    format!("{:.0}", value(text, series)).parse().expect("a whole number")
 }
 
 /// Runs `promtool` over a text, where it is installed.

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use merge_sync_proxy::admin::routes::Operations;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::exposition::count;
 use crate::support::{SYNC_STATUS, Wire, merge, soon};
 
 /// A proxy with these lines in its `[server]`, and `more` at the end.
@@ -59,6 +61,28 @@ async fn one_address_gets_its_share_of_connections_and_no_more() {
     soon(back).await;
     soon(hit(&mut second)).await;
     assert_eq!(wire.admin("/livez").await.status, 200, "operators are not counted");
+    let told = wire.app.metrics();
+    assert!(count(&told, r#"merge_sync_proxy_connections_limited_total{reason="per-peer"}"#) >= 1, "{told}");
+    assert!(count(&told, r#"merge_sync_proxy_connections_limited_total{reason="total"}"#) == 0, "{told}");
+}
+
+#[tokio::test]
+async fn when_all_places_are_taken_the_next_waits_and_metrics_say_so() {
+    let wire = wire("max_connections = 2", "").await;
+    let mut open = [connect(wire.proxy).await, connect(wire.proxy).await];
+    for stream in &mut open {
+        soon(hit(stream)).await;
+    }
+    let mut next = connect(wire.proxy).await;
+    let limited = || count(&wire.app.metrics(), r#"merge_sync_proxy_connections_limited_total{reason="total"}"#);
+    let noticed = async {
+        while limited() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(noticed).await;
+    drop(open);
+    soon(hit(&mut next)).await;
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::Version;
+use merge_sync_proxy::admin::routes::Operations;
 use rcgen::{KeyPair, date_time_ymd};
 use rustls::ALL_VERSIONS;
 use rustls::version::TLS12;
@@ -11,11 +12,19 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::authority::{Authority, Files, HOST, Identity, client, connect, named, over};
+use crate::exposition::count;
 use crate::process::{Folder, Running};
 use crate::support::{SYNC_STATUS, Wire, ask, merge, soon, with};
 
 fn local() -> http::Request<http_body_util::Full<bytes::Bytes>> {
     with(SYNC_STATUS, &[("host", HOST), ("x-account-token", "acme")])
+}
+
+/// How many handshakes have succeeded and failed by the metrics.
+fn handshakes(wire: &Wire) -> [u64; 2] {
+    let told = wire.app.metrics();
+    ["success", "failure"]
+        .map(|result| count(&told, &format!(r#"merge_sync_proxy_tls_handshakes_total{{result="{result}"}}"#)))
 }
 
 #[tokio::test]
@@ -38,6 +47,7 @@ async fn the_handshake_chooses_between_http1_and_http2() {
         }
     }
     assert_eq!(wire.merge.calls(), 1);
+    assert_eq!(handshakes(&wire), [6, 0]);
 }
 
 #[tokio::test]
@@ -52,6 +62,7 @@ async fn who_speaks_no_tls_or_another_protocol_gets_no_answer() {
     assert!(!said.starts_with(b"HTTP/"), "{said:?}");
     let stranger = client(&authority, &["smtp"], None, ALL_VERSIONS);
     assert!(soon(connect(&stranger, wire.proxy)).await.is_err());
+    assert_eq!(handshakes(&wire), [0, 2]);
     // The admin listener is as it was.
     assert_eq!(wire.admin("/livez").await.status, 200);
 }
@@ -79,6 +90,7 @@ async fn with_an_authority_for_clients_only_those_it_vouches_for_come_in() {
             assert_eq!(answer.map(|(_, got)| got.status.as_u16()), welcome.then_some(200));
         }
     }
+    assert_eq!(handshakes(&wire), [2, 6]);
 }
 
 #[tokio::test]
@@ -92,6 +104,7 @@ async fn a_handshake_that_takes_too_long_ends() {
     silent.write_all(&[22, 3, 1, 2, 0, 1]).await.expect("it is open");
     let _ = soon(silent.read_to_end(&mut Vec::new())).await;
     assert!(start.elapsed() >= Duration::from_millis(300));
+    assert_eq!(handshakes(&wire), [0, 1]);
 }
 
 #[tokio::test]
