@@ -173,11 +173,13 @@ pub enum Reason {
     Retry,
     /// It passes through as itself.
     Pass,
+    /// The upstream has been left alone for a while, and this one shows whether it is well again.
+    Probe,
 }
 
 impl Reason {
     /// All of them, each at the place that its number says.
-    pub const ALL: [Self; 4] = [Self::Miss, Self::Refresh, Self::Retry, Self::Pass];
+    pub const ALL: [Self; 5] = [Self::Miss, Self::Refresh, Self::Retry, Self::Pass, Self::Probe];
 
     /// What metrics call it.
     pub const fn label(self) -> &'static str {
@@ -186,6 +188,7 @@ impl Reason {
             Self::Refresh => "refresh",
             Self::Retry => "retry",
             Self::Pass => "pass",
+            Self::Probe => "probe",
         }
     }
 }

@@ -225,6 +225,11 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// Whether the breaker waits for this call, to see how the upstream is.
+    pub fn is_probe(&self) -> bool {
+        self.ticket.probe
+    }
+
     /// The call has ended, as far as its status goes; says until when the account is paused.
     pub fn ended(&mut self, ending: Ending, left: Option<Left>) -> Option<Instant> {
         let Self { address, ticket, ended } = self;

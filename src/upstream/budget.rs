@@ -19,7 +19,7 @@ use super::ledger::{Bid, Ending};
 use super::rate_limit_fields as fields;
 use crate::domain::access::Upstream;
 use crate::domain::body::{Holding, stream};
-use crate::domain::exchange::{Fetch, Payer, Target};
+use crate::domain::exchange::{Fetch, Payer, Reason, Target};
 use crate::domain::page::Received;
 use crate::domain::problem::{Cause, Problem};
 use crate::domain::relay::{Call, Called};
@@ -106,7 +106,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, fetch: Fetch) -> Self::Future {
+    fn call(&mut self, mut fetch: Fetch) -> Self::Future {
         let Self { inner, budgets } = self.clone();
         Box::pin(async move {
             let waiting = fetch.trace.step("wait for budget");
@@ -116,6 +116,9 @@ where
                 Err(Refused::Remembered(refusal)) => return Ok(Received { remembered: true, ..(*refusal).clone() }),
             };
             drop(waiting);
+            if permit.is_probe() {
+                fetch.reason = Reason::Probe;
+            }
             fetch.departure.depart();
             match inner.oneshot(fetch).await {
                 Ok(received) if concerns_the_token(received.status) => {
@@ -147,7 +150,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, call: Call) -> Self::Future {
+    fn call(&mut self, mut call: Call) -> Self::Future {
         let Self { inner, budgets } = self.clone();
         Box::pin(async move {
             let waiting = call.trace.step("wait for budget");
@@ -158,6 +161,9 @@ where
                 Err(Refused::Remembered(_)) => return Err(Problem::BudgetExhausted { retry_after: SHORTEST_PAUSE }),
             };
             drop(waiting);
+            if permit.is_probe() {
+                call.reason = Reason::Probe;
+            }
             let called = inner.oneshot(call).await.inspect_err(|problem| learn_from(&mut permit, problem))?;
             let Called { response, began, retry_at } = called;
             let retry_at = learn(&mut permit, response.status(), response.headers(), retry_at);

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use merge_sync_proxy::admin::routes::Operations;
 use merge_sync_proxy::demo::fault::Fault;
 use tokio::time::{Instant, advance, sleep};
 
+use crate::exposition::count;
 use crate::support::{self, SYNC_STATUS, World, with};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -56,6 +58,36 @@ async fn a_dead_upstream_is_left_alone_and_asked_once_before_all_may_ask_again()
     let after = join_all((0..10).map(|number| world.begin(&page(4_000 + number)))).await;
     assert!(after.into_iter().all(|got| got.expect("no panic").status == 200));
     world.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_is_counted_as_one_whether_it_fails_or_not_and_whatever_it_is_for() {
+    let routes = "[[routes]]\npath = '/api/{category}/v1/sync-status'\n\
+                  [[routes]]\npath = '/api/ats/v1/jobs'\nmethods = ['GET']\ncache = 'off'\n";
+    let budget = "per_account = 'unlimited'\nerrors = 'unlimited'\nmax_wait = '0s'\nbreaker = 3\n";
+    let world = world(&(budget.to_owned() + routes));
+    let probes = |status: &str| {
+        let series = format!(
+            r#"merge_sync_proxy_upstream_calls_total{{upstream="us",account="acme",reason="probe",status="{status}"}}"#
+        );
+        let told = world.app.metrics();
+        if told.contains(&series) { count(&told, &series) } else { 0 }
+    };
+    world.merge.set(Fault::ResetBeforeHeaders);
+    for number in 0..6 {
+        world.get(&page(number)).await;
+    }
+    assert_eq!(world.get(&page(6)).await.problem(), "overloaded", "it is open");
+    assert_eq!((probes("none"), probes("4xx")), (0, 0));
+    advance(SECOND * 2).await;
+    assert_eq!(world.get(&page(7)).await.problem(), "upstream-failed");
+    assert_eq!((probes("none"), probes("4xx")), (1, 0), "one probe, and no second try of it");
+    advance(SECOND * 4).await;
+    world.merge.clear();
+    assert_eq!(world.get("/api/ats/v1/jobs").await.status, 404, "a sign of life");
+    assert_eq!((probes("none"), probes("4xx")), (1, 1), "what passes through is a probe as well");
+    assert_eq!(world.get(&page(8)).await.status, 200);
+    assert_eq!((probes("none"), probes("4xx"), probes("2xx")), (1, 1, 0), "and what follows is none");
 }
 
 #[tokio::test(start_paused = true)]
