@@ -5,9 +5,12 @@ use std::io::{ErrorKind, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use merge_sync_proxy::admin::routes::Operations;
 use merge_sync_proxy::demo::fault::Fault;
+use merge_sync_proxy::demo::page::escape;
 use tower::ServiceExt;
 
 use crate::support::{SYNC_STATUS, Wire, World, ask, consumer, merge, with};
@@ -170,7 +173,8 @@ async fn what_does_not_fit_into_the_store_shows_in_its_counters() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hundred_thousand_strange_requests_bring_no_new_labels() {
+async fn a_hundred_thousand_requests_with_random_tokens_cursors_and_paths_bring_no_new_labels() {
+    let mut random = Random(fastrand::Rng::with_seed(7));
     let world = exercised().await;
     let service = world.app.service();
     let mut before = String::new();
@@ -180,19 +184,26 @@ async fn a_hundred_thousand_strange_requests_bring_no_new_labels() {
             world.settle().await;
             before = world.app.metrics();
         }
-        let random = format!("{:016x}", without_a_pattern(number));
+        let token = random.token();
         let (consumer, account, target) = match number % 100 {
-            0 => ("one", "acme", &*format!("{SYNC_STATUS}?strange={random}")),
-            1 => ("one", &*random, SYNC_STATUS),
-            2 => ("one", "acme", &*format!("/api/ats/v1/jobs/{random}")),
-            3..30 => ("one", "acme", &*format!("/{random}/v1/sync-status")),
-            30..50 => (&*random, "acme", SYNC_STATUS),
-            50..70 => ("other", &*random, SYNC_STATUS),
-            70..90 => ("one", "acme", &*format!("{SYNC_STATUS}?page_size={random}")),
-            _ => ("one", "acme", SYNC_STATUS),
+            // What comes to Merge.
+            0..2 => ("one", "acme", format!("{SYNC_STATUS}?cursor={}", random.cursor())),
+            2 => ("one", "acme", format!("{SYNC_STATUS}?page_size={}&cursor={}", number % 100 + 1, random.cursor())),
+            3 => ("one", "acme", format!("{SYNC_STATUS}?{}={}", random.word(), random.word())),
+            4..6 => ("one", &*token, SYNC_STATUS.to_owned()),
+            6 => ("one", &*token, format!("{SYNC_STATUS}?cursor={}", random.cursor())),
+            7 => ("one", "acme", format!("/api/ats/v1/jobs/{}", random.path())),
+            8 => ("one", "acme", format!("/api/ats/v1/jobs?cursor={}", random.cursor())),
+            // What the door refuses.
+            9..20 => ("one", "acme", format!("/{}", random.path())),
+            20..30 => ("one", "acme", format!("/api/{}/v1/sync-status", random.word())),
+            30..50 => (&*token, "acme", SYNC_STATUS.to_owned()),
+            50..70 => ("other", &*token, format!("{SYNC_STATUS}?cursor={}", random.cursor())),
+            70..90 => ("one", "acme", format!("{SYNC_STATUS}?page_size={}", random.word())),
+            _ => ("one", "acme", SYNC_STATUS.to_owned()),
         };
         let key = format!("Bearer {consumer}");
-        let request = with(target, &[("x-account-token", account), ("authorization", &key)]);
+        let request = with(&target, &[("x-account-token", account), ("authorization", &key)]);
         let Ok(_) = service.clone().oneshot(request).await;
     }
     world.settle().await;
@@ -203,9 +214,28 @@ async fn a_hundred_thousand_strange_requests_bring_no_new_labels() {
     assert!(all >= 100_100, "{all}");
 }
 
-/// Numbers without a pattern, the same in each run.
-fn without_a_pattern(number: u32) -> u64 {
-    (u64::from(number) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+/// What callers may send, the same in each run.
+struct Random(fastrand::Rng);
+
+impl Random {
+    fn word(&mut self) -> String {
+        (0..self.0.usize(1..20)).map(|_| self.0.alphanumeric()).collect()
+    }
+
+    /// As long as those of Merge.
+    fn token(&mut self) -> String {
+        (0..54).map(|_| if self.0.u8(..8) == 0 { '-' } else { self.0.alphanumeric() }).collect()
+    }
+
+    /// As it has to be written in a query.
+    fn cursor(&mut self) -> String {
+        let bytes: Vec<u8> = (0..self.0.usize(1..60)).map(|_| self.0.u8(..)).collect();
+        escape(&STANDARD.encode(bytes))
+    }
+
+    fn path(&mut self) -> String {
+        (0..self.0.usize(1..6)).map(|_| self.word()).collect::<Vec<_>>().join("/")
+    }
 }
 
 #[tokio::test(start_paused = true)]
