@@ -134,8 +134,8 @@ async fn a_faulty_file_changes_nothing_and_says_where() {
 #[tokio::test(start_paused = true)]
 async fn what_cannot_change_is_named_until_the_restart() {
     let (world, file) = world(merge(), "");
-    let fixed =
-        "[server]\nlisten = ['127.0.0.1:1']\nworkers = 7\nmax_connections = 9\n[telemetry]\nlog = 'json'\n[cache]\n";
+    let fixed = "[server]\nlisten = ['127.0.0.1:1']\nworkers = 7\nmax_connections = 9\n[telemetry]\nlog = 'json'\n\
+         otlp = 'http://127.0.0.1:4318'\nsample = 0.5\n[cache]\n";
     for lifetime in ["7s", "8s"] {
         let more = format!("{fixed}max_bytes = '9MiB'\n[cache.ttl]\nnegative = '{lifetime}'\n");
         file.write(text("http://merge.test", "", &more));
@@ -143,7 +143,15 @@ async fn what_cannot_change_is_named_until_the_restart() {
         assert_eq!(changes.changed, ["cache.ttl.negative"]);
         assert_eq!(
             changes.needs_restart,
-            ["cache.max_bytes", "server.listen", "server.max_connections", "server.workers", "telemetry.log"]
+            [
+                "cache.max_bytes",
+                "server.listen",
+                "server.max_connections",
+                "server.workers",
+                "telemetry.log",
+                "telemetry.otlp",
+                "telemetry.sample"
+            ]
         );
     }
 }
