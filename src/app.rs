@@ -438,7 +438,12 @@ impl Operations for App {
         let (entries, bytes) = responses.size();
         let reasons = self.not_ready();
         self.observer.look(&Sources {
-            lookup: Lookup { house: &house, store: &ground.store, budgets: &ground.budgets },
+            lookup: Lookup {
+                house: &house,
+                store: &ground.store,
+                budgets: &ground.budgets,
+                nameless: ground.metrics.nameless(),
+            },
             flights: &ground.flights,
             responses: (entries, bytes, responses.capacity()),
             events: &self.events,

@@ -68,6 +68,8 @@ pub mod metrics {
 
     pub mod calls;
 
+    pub mod last;
+
     pub mod registry;
 
     pub mod numbers;

@@ -55,15 +55,15 @@ impl Known {
         // A 429 is a failure as well, and has been told.
         let failed = account.failures - self.failures.min(account.failures);
         if failed > account.rate_limited.saturating_sub(self.rate_limited)
-            && let Some(error) = &account.last_error
+            && let Some(error) = &account.last.error
         {
             events.note(Kind::UpstreamFailed, subject(), failure(error.ended));
         }
-        if self.is_failing && !account.is_failing {
+        if self.is_failing && !account.last.is_failing {
             events.note(Kind::Recovered, subject(), "Merge answers again");
         }
-        let AccountNumbers { rate_limited, failures, is_failing, .. } = *account;
-        *self = Self { rate_limited, failures, is_failing };
+        let AccountNumbers { rate_limited, failures, ref last, .. } = *account;
+        *self = Self { rate_limited, failures, is_failing: last.is_failing };
     }
 }
 
@@ -84,7 +84,7 @@ pub fn failure(ended: CallEnd) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::numbers::LastError;
+    use crate::metrics::numbers::{LastCalls, LastError};
     use http::StatusCode;
     use std::time::{Duration, SystemTime};
 
@@ -97,9 +97,11 @@ mod tests {
             failures,
             rate_limited,
             refused: 0,
-            last_success: None,
-            last_error: Some(LastError { ended, at: SystemTime::now(), ago: Duration::ZERO }),
-            is_failing,
+            last: LastCalls {
+                success: None,
+                error: Some(LastError { ended, at: SystemTime::now(), ago: Duration::ZERO }),
+                is_failing,
+            },
         };
         Reading { accounts: vec![account], ..Reading::default() }
     }

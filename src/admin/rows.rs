@@ -17,7 +17,8 @@ use crate::domain::bucket::Rate;
 use crate::domain::key::PageKey;
 use crate::domain::page::{Freshness, Kind, Page};
 use crate::door::admit::House;
-use crate::metrics::numbers::AccountNumbers;
+use crate::metrics::last::Nameless;
+use crate::metrics::numbers::{LastCalls, NamelessNumbers};
 use crate::upstream::budget::Budgets;
 use crate::upstream::standing::AccountStanding;
 use crate::upstream::sync_status::{ModelStatus, models};
@@ -31,9 +32,12 @@ pub struct Lookup<'a> {
     pub store: &'a Store,
     /// What may be sent.
     pub budgets: &'a Budgets,
+    /// How the last calls went for accounts that have no name.
+    pub nameless: &'a Nameless,
 }
 
-/// Tokens that callers send themselves could be without number: the accounts behind so many of them are shown, the latest first.
+/// Tokens that callers send themselves could be without number: the accounts behind so many of them are shown, those that fail and
+/// then the latest.
 const MOST_RAW: usize = 100;
 
 /// The models of pages, by the entity tags of their bodies: a body is read once, however often its page is renewed.
@@ -51,9 +55,9 @@ pub fn accounts(
     clock: WallClock,
     now: Instant,
 ) -> Vec<AccountRow> {
-    let calls: HashMap<(&str, &str), &AccountNumbers> = readings
+    let calls: HashMap<(&str, &str), &LastCalls> = readings
         .latest()
-        .map(|reading| reading.accounts.iter().map(|calls| ((&*calls.upstream, &*calls.name), calls)).collect())
+        .map(|reading| reading.accounts.iter().map(|calls| ((&*calls.upstream, &*calls.name), &calls.last)).collect())
         .unwrap_or_default();
     let mut held: HashMap<AccountHash, Held> = HashMap::new();
     for (key, page) in from.store.pages() {
@@ -74,23 +78,51 @@ pub fn accounts(
         let calls = account.name.as_ref().and_then(|name| calls.get(&(&*account.upstream.name, &**name)).copied());
         rows.push(row(Whose::named(account, calls, from.budgets), &pages, &mut models, clock, now));
     }
-    let mut raw: Vec<(AccountHash, Held)> = held.into_iter().collect();
-    raw.sort_by_key(|(_, pages)| std::cmp::Reverse(pages[0].1.began));
-    for (hash, pages) in raw.into_iter().take(MOST_RAW) {
-        let upstream = from.house.accounts.upstreams().find(|upstream| upstream.name == pages[0].0.upstream);
+    for (hash, one) in unnamed(from, held, now) {
+        let upstream = from.house.accounts.upstreams().find(|upstream| upstream.name == one.upstream);
         let whose = Whose {
             label: format!("raw:{hash}").into(),
             named: false,
-            // Calls for accounts without a name are counted all together.
-            calls: None,
-            upstream: pages[0].0.upstream.clone(),
+            calls: one.last.as_ref(),
             standing: upstream.and_then(|upstream| from.budgets.account(upstream, hash)),
             rate: upstream.and_then(|upstream| upstream.budget.per_account),
+            upstream: one.upstream,
         };
-        rows.push(row(whose, &pages, &mut models, clock, now));
+        rows.push(row(whose, &one.pages, &mut models, clock, now));
     }
     *memo = read;
     rows
+}
+
+/// What is known of an account that has no name.
+struct Unnamed {
+    upstream: Name,
+    pages: Held,
+    last: Option<LastCalls>,
+}
+
+/// The accounts of which pages are `held` or calls have failed, without those that have by now got a name.
+fn unnamed(from: Lookup<'_>, held: HashMap<AccountHash, Held>, now: Instant) -> Vec<(AccountHash, Unnamed)> {
+    let of_pages = |(hash, pages): (AccountHash, Held)| {
+        (hash, Unnamed { upstream: pages[0].0.upstream.clone(), pages, last: None })
+    };
+    let mut all: HashMap<AccountHash, Unnamed> = held.into_iter().map(of_pages).collect();
+    let configured: HashSet<AccountHash> = from.house.accounts.all().map(|account| account.hash).collect();
+    for NamelessNumbers { upstream, hash, last } in from.nameless.numbers(now) {
+        if !configured.contains(&hash) {
+            let one = all.entry(hash).or_insert_with(|| Unnamed { upstream, pages: Held::new(), last: None });
+            one.last = Some(last);
+        }
+    }
+    let mut all: Vec<_> = all.into_iter().collect();
+    all.sort_by_cached_key(|(_, one)| {
+        let ago = |at: Instant| now.saturating_duration_since(at);
+        let failed = one.last.as_ref().and_then(|last| last.error.as_ref()).map(|error| error.ago);
+        let fetched = one.pages.first().map(|(_, page)| ago(page.began));
+        (!one.last.as_ref().is_some_and(|last| last.is_failing), [failed, fetched].into_iter().flatten().min())
+    });
+    all.truncate(MOST_RAW);
+    all
 }
 
 struct Whose<'a> {
@@ -99,11 +131,11 @@ struct Whose<'a> {
     upstream: Name,
     rate: Option<Rate>,
     standing: Option<AccountStanding>,
-    calls: Option<&'a AccountNumbers>,
+    calls: Option<&'a LastCalls>,
 }
 
 impl<'a> Whose<'a> {
-    fn named(account: &Account, calls: Option<&'a AccountNumbers>, budgets: &Budgets) -> Self {
+    fn named(account: &Account, calls: Option<&'a LastCalls>, budgets: &Budgets) -> Self {
         Self {
             label: account.name.clone().unwrap_or_else(|| format!("raw:{}", account.hash).into()),
             named: account.name.is_some(),
@@ -165,9 +197,9 @@ fn row(
         waiting: standing.map_or(0, |standing| standing.waiting),
         paused_until: standing.and_then(|standing| standing.paused_until).map(|until| clock.millis(until)),
         last_error: calls
-            .and_then(|calls| calls.last_error.as_ref())
+            .and_then(|calls| calls.error.as_ref())
             .map(|error| Failure { at: millis(error.at), text: failure(error.ended) }),
-        last_success: calls.and_then(|calls| calls.last_success).map(|(_, at)| millis(at)),
+        last_success: calls.and_then(|calls| calls.success).map(|(_, at)| millis(at)),
     }
 }
 
@@ -205,7 +237,7 @@ fn freshness(page: &Page, now: Instant) -> &'static str {
 struct Facts<'a> {
     newest: Option<&'a Page>,
     models: &'a [ModelRow],
-    calls: Option<&'a AccountNumbers>,
+    calls: Option<&'a LastCalls>,
     standing: Option<AccountStanding>,
     left: Option<u32>,
 }
@@ -213,7 +245,7 @@ struct Facts<'a> {
 impl Facts<'_> {
     /// The worst that is true comes first.
     fn judge(&self) -> (Condition, String) {
-        let failing = self.calls.filter(|calls| calls.is_failing).and_then(|calls| calls.last_error.as_ref());
+        let failing = self.calls.filter(|calls| calls.is_failing).and_then(|calls| calls.error.as_ref());
         if let Some(error) = failing {
             return (Condition::Problem, failure(error.ended));
         }

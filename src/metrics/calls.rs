@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service, ServiceExt};
 
-use super::numbers::{AccountNumbers, CallEnd, LastError};
+use super::last::Last;
+use super::numbers::{AccountNumbers, CallEnd};
 use super::registry::{Kind, Metrics};
-use crate::domain::access::Name;
+use crate::domain::access::{AccountHash, Name};
 use crate::domain::exchange::{Fetch, Payer, Reason, Target};
 use crate::domain::page::Received;
 use crate::domain::problem::{Cause, Problem};
@@ -33,12 +34,6 @@ pub struct AccountCalls {
     last: Mutex<Last>,
 }
 
-#[derive(Debug, Default)]
-struct Last {
-    success: Option<(Instant, SystemTime)>,
-    error: Option<(Instant, SystemTime, CallEnd)>,
-}
-
 impl AccountCalls {
     /// A try has ended.
     fn count(&self, reason: Reason, ended: CallEnd) {
@@ -50,13 +45,7 @@ impl AccountCalls {
         if ended.status() == Some(StatusCode::TOO_MANY_REQUESTS) {
             self.rate_limited.add();
         }
-        let now = (Instant::now(), SystemTime::now());
-        let mut last = self.last.lock();
-        if ended.is_success() {
-            last.success = Some(now);
-        } else if ended != CallEnd::Abandoned {
-            last.error = Some((now.0, now.1, ended));
-        }
+        self.last.lock().note(ended, Instant::now(), SystemTime::now());
     }
 
     /// How many tries ended how, by reason and class; what never happened is left out.
@@ -76,9 +65,6 @@ impl AccountCalls {
             let chosen = counts.iter().filter(|(_, class, _)| !failed || !matches!(*class, "2xx" | "3xx"));
             chosen.map(|(_, _, count)| count).sum()
         };
-        let last = self.last.lock();
-        let ago = |at: Instant| now.saturating_duration_since(at);
-        let failed_at = last.error.map(|(at, ..)| at);
         AccountNumbers {
             upstream: upstream.clone(),
             name: name.clone(),
@@ -86,9 +72,7 @@ impl AccountCalls {
             failures: sum(true),
             rate_limited: self.rate_limited.get(),
             refused: self.refused.get(),
-            last_success: last.success.map(|(at, clock)| (ago(at), clock)),
-            last_error: last.error.map(|(instant, at, ended)| LastError { ended, at, ago: ago(instant) }),
-            is_failing: failed_at.is_some() && failed_at >= last.success.map(|(at, _)| at),
+            last: self.last.lock().told(now),
         }
     }
 }
@@ -97,6 +81,8 @@ impl AccountCalls {
 struct Try {
     metrics: Metrics,
     calls: Arc<AccountCalls>,
+    /// Whose call it is, where that is nobody who has a name.
+    nameless: Option<(Name, AccountHash)>,
     reason: Reason,
     began: Instant,
     ended: CallEnd,
@@ -106,7 +92,8 @@ impl Try {
     fn begin(metrics: &Metrics, target: &Target, payer: &Payer, reason: Reason) -> Self {
         metrics.charge(&payer.name);
         let calls = metrics.calls(target);
-        Self { metrics: metrics.clone(), calls, reason, began: Instant::now(), ended: CallEnd::Abandoned }
+        let nameless = target.account.name.is_none().then(|| (target.upstream.name.clone(), target.account.hash));
+        Self { metrics: metrics.clone(), calls, nameless, reason, began: Instant::now(), ended: CallEnd::Abandoned }
     }
 
     fn end(mut self, ended: Result<StatusCode, &Problem>) {
@@ -123,6 +110,9 @@ impl Try {
 impl Drop for Try {
     fn drop(&mut self) {
         self.calls.count(self.reason, self.ended);
+        if let Some(account) = self.nameless.take() {
+            self.metrics.nameless().note(account, self.ended, Instant::now(), SystemTime::now());
+        }
         self.metrics.duration(Kind::Upstream, self.began.elapsed());
     }
 }

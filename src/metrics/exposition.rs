@@ -117,10 +117,10 @@ impl Ours {
         out.write("upstream_rate_limited", "Calls that Merge answered with 429", MetricType::Counter, limited)?;
         let refused = rows(|account| Some(account.refused as f64));
         out.write("budget_refused", "Calls not made for want of budget", MetricType::Counter, refused)?;
-        let failing = rows(|account| Some(f64::from(u8::from(account.is_failing))));
+        let failing = rows(|account| Some(f64::from(u8::from(account.last.is_failing))));
         out.write("account_failing", "Whether the last call for the account failed", MetricType::Gauge, failing)?;
         let help = "Seconds since a call for the account last succeeded";
-        let ages = rows(|account| account.last_success.map(|(ago, _)| ago.as_secs_f64()));
+        let ages = rows(|account| account.last.success.map(|(ago, _)| ago.as_secs_f64()));
         out.write("account_last_success_age_seconds", help, MetricType::Gauge, ages)
     }
 

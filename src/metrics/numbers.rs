@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
-use crate::domain::access::Name;
+use crate::domain::access::{AccountHash, Name};
 use crate::domain::ending::Ending;
 use crate::domain::problem::Cause;
 use crate::domain::tally::Count;
@@ -151,12 +151,30 @@ pub struct AccountNumbers {
     pub rate_limited: u64,
     /// Calls that were not made for want of budget.
     pub refused: u64,
+    /// How the last of them went.
+    pub last: LastCalls,
+}
+
+/// How the last calls for an account went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LastCalls {
     /// How long ago the last call succeeded, and when that was.
-    pub last_success: Option<(Duration, SystemTime)>,
+    pub success: Option<(Duration, SystemTime)>,
     /// How the last call that failed did so.
-    pub last_error: Option<LastError>,
+    pub error: Option<LastError>,
     /// Whether the last call failed.
     pub is_failing: bool,
+}
+
+/// How the last calls went for an account that has no name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamelessNumbers {
+    /// The upstream that was called.
+    pub upstream: Name,
+    /// What stands for the account.
+    pub hash: AccountHash,
+    /// How they went.
+    pub last: LastCalls,
 }
 
 /// A call that failed.

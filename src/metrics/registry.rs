@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::calls::AccountCalls;
 use super::histogram::{Histogram, Snapshot};
+use super::last::Nameless;
 use super::numbers::{AccountNumbers, ConsumerNumbers, Counts, Totals};
 use crate::domain::access::{Account, Name};
 use crate::domain::ending::{Ending, Source};
@@ -29,6 +30,7 @@ struct Inner {
     consumers: Mutex<BTreeMap<Name, Arc<Tally>>>,
     accounts: Mutex<BTreeMap<(Name, Name), Arc<AccountCalls>>>,
     raw: Name,
+    nameless: Nameless,
     durations: Durations,
     recent: Mutex<VecDeque<[Snapshot<20>; 3]>>,
     ages: Histogram<12>,
@@ -93,6 +95,7 @@ impl Default for Metrics {
             consumers: Mutex::default(),
             accounts: Mutex::default(),
             raw: RAW.into(),
+            nameless: Nameless::default(),
             durations: Kind::ALL.map(|_| Histogram::new(BOUNDS)),
             recent: Mutex::default(),
             ages: Histogram::new(AGES),
@@ -214,6 +217,11 @@ impl Metrics {
         let accounts = self.0.accounts.lock();
         let numbers = accounts.iter().map(|((upstream, name), calls)| calls.numbers(upstream, name, now));
         numbers.collect()
+    }
+
+    /// How the last calls went for accounts that have no name.
+    pub fn nameless(&self) -> &Nameless {
+        &self.0.nameless
     }
 
     /// What is counted of calls, by upstream and account.

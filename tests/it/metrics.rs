@@ -51,9 +51,9 @@ async fn waiters_of_one_flight_are_collapsed_and_a_stale_page_says_why() {
     let counts = metrics(&world).totals().counts;
     assert_eq!((counts.misses, counts.collapsed, counts.stale), (1, 2, 1));
     let acme = account(&world, "acme");
-    assert_eq!((acme.calls, acme.failures, acme.is_failing), (2, 1, true));
-    assert_eq!(acme.last_error.map(|error| error.ended), Some(CallEnd::Answered(StatusCode::INTERNAL_SERVER_ERROR)));
-    assert_eq!(acme.last_success.map(|(ago, _)| ago.as_secs()), Some(120));
+    assert_eq!((acme.calls, acme.failures, acme.last.is_failing), (2, 1, true));
+    assert_eq!(acme.last.error.map(|error| error.ended), Some(CallEnd::Answered(StatusCode::INTERNAL_SERVER_ERROR)));
+    assert_eq!(acme.last.success.map(|(ago, _)| ago.as_secs()), Some(120));
 }
 
 #[tokio::test(start_paused = true)]

@@ -92,6 +92,30 @@ async fn the_state_shows_accounts_with_their_models_and_names_no_token() {
 }
 
 #[tokio::test]
+async fn accounts_without_a_name_show_their_last_error_and_never_their_token() {
+    let wire = Wire::new().await;
+    let ask_as = |token: &'static str| wire.send(with(SYNC_STATUS, &[("x-account-token", token)]));
+    wire.merge.set(Fault::Status(500));
+    ask_as("raw-canary-of-one").await;
+    wire.merge.clear();
+    ask_as("raw-canary-of-another").await;
+    let state = wire.admin("/api/state").await;
+    assert!(!String::from_utf8_lossy(&state.body).contains("canary"));
+    let state = json(&state);
+    let rows = state["accounts"]["rows"].as_array().expect("rows");
+    let raw: Vec<&Value> = rows.iter().filter(|row| row["named"] == false).collect();
+    assert_eq!(raw.len(), 2, "{raw:#?}");
+    for (pages, error) in [(0, "500"), (1, "does not know the token (401)")] {
+        let row = raw.iter().find(|row| row["pages"] == pages).unwrap_or_else(|| panic!("{raw:#?}"));
+        assert!(row["name"].as_str().expect("a name").starts_with("raw:"), "{row}");
+        assert_eq!((&row["condition"], &row["upstream"]), (&"problem".into(), &"us".into()));
+        assert!(row["last_error"]["text"].as_str().expect("a text").contains(error), "{row}");
+        let (at, now) = (row["last_error"]["at"].as_u64(), state["proxy"]["time"].as_u64());
+        assert!(now.zip(at).is_some_and(|(now, at)| now.abs_diff(at) < 60_000), "{row}");
+    }
+}
+
+#[tokio::test]
 async fn the_stream_shows_what_happens_and_who_asks() {
     let more = consumer("team", "accounts = ['*']\nquota = '2/min'");
     let wire = Wire::with(merge(), &more).await;
