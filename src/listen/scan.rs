@@ -1,6 +1,6 @@
 //! The heads of one HTTP/1 connection, read along byte by byte: where each begins and ends, and what is wrong with it.
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
 /// What is wrong with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +93,9 @@ impl Scan {
         let (mut at, mut kept) = (0, 0);
         while at < bytes.len() {
             let rest = &bytes[at..];
-            let (taken, keep) = match self.place {
+            let place = self.place;
+            let (taken, keep) = match place {
+                Place::Before if let Some(head) = self.plain_head(rest) => (head, true),
                 Place::Over => (rest.len(), true),
                 Place::Body(left) => {
                     let taken = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
@@ -116,6 +118,15 @@ impl Scan {
             at += taken;
         }
         kept
+    }
+
+    /// Reads a whole head if one begins here that needs no closer look; returns its length.
+    fn plain_head(&mut self, bytes: &[u8]) -> Option<usize> {
+        let begins = self.line.length == 0 && self.fault.is_none();
+        let head = begins.then(|| plain_head(bytes)).flatten()?;
+        self.heads += 1;
+        (self.bytes, self.fields) = (0, 0);
+        Some(head)
     }
 
     /// Reads a part of a line, `whole` if it is the last; returns whether it is to be kept.
@@ -198,6 +209,64 @@ impl Scan {
     fn object(&mut self, fault: Fault) {
         self.fault.get_or_insert((self.heads, fault));
     }
+}
+
+/// The length of the head that `bytes` begin with, if it is a whole one of the kind that nearly all are: nothing is wrong with it,
+/// and no body follows. Whatever else it is, [`Scan::line`] finds out.
+fn plain_head(bytes: &[u8]) -> Option<usize> {
+    if is_one_plain_head(bytes) {
+        return Some(bytes.len());
+    }
+    let mut ends = memchr_iter(b'\n', bytes);
+    let mut begin = 0;
+    let mut line = || {
+        let end = ends.next()?;
+        let line = bytes[begin..end].strip_suffix(b"\r")?;
+        begin = end + 1;
+        Some((line, begin))
+    };
+    let (request_line, _) = line()?;
+    if matches!(request_line, [] | [b'\r', ..]) || memchr(b'#', request_line).is_some() || request_line == PREFACE {
+        return None;
+    }
+    for _ in 0..=MOST_FIELDS {
+        match line()? {
+            ([], end) => return Some(end),
+            ([b'\r', ..], _) => return None,
+            (field @ [b'c' | b'C' | b't' | b'T', ..], _) if frames_a_body(field) => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Whether `bytes` are one head for which [`plain_head`] would find nothing, told without a look at each line: the loop has no exit,
+/// so it is done in vectors. It says no too often, but never yes where that would say no.
+fn is_one_plain_head(bytes: &[u8]) -> bool {
+    let Some(lines) = bytes.strip_suffix(b"\r\n\r\n") else { return false };
+    if lines.len() < 2 || matches!(lines[0], b'\r' | b'\n') || lines.starts_with(b"PRI") || lines.len() > SHORT {
+        return false;
+    }
+    let followed = lines.iter().zip(&bytes[1..]).zip(&bytes[2..]).zip(&bytes[3..]);
+    let (mut suspicious, mut ends) = (lines[0] == b'#', 0_u16);
+    for (((byte, next), second), third) in followed {
+        // At the end of each line: that it ends well, is not empty, and that the next frames no body.
+        let is_end = *next == b'\n';
+        ends += u16::from(is_end);
+        let frames =
+            (second | 0x20 == b'c') & (third | 0x20 == b'o') | (second | 0x20 == b't') & (third | 0x20 == b'r');
+        suspicious |= is_end & ((*byte != b'\r') | (*second == b'\r') | frames) | (*next == b'#');
+    }
+    !suspicious && usize::from(ends) <= MOST_FIELDS
+}
+
+/// The longest head that is looked at as one, in bytes; nearly all are shorter.
+const SHORT: usize = 4 << 10;
+
+/// Whether a field may be one of those that [`Scan::field`] reads.
+fn frames_a_body(field: &[u8]) -> bool {
+    let names: [&[u8]; 2] = [b"content-length", b"transfer-encoding"];
+    names.iter().any(|name| field.get(..name.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(name)))
 }
 
 impl Line {
@@ -284,6 +353,43 @@ mod tests {
             (head(&format!("Transfer-Encoding: {}chunked\r\n", " ".repeat(60))), Some((0, FRAMING))),
         ] {
             assert_eq!(fault(&text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_plain_head_is_told_at_once_and_no_other_is_taken_for_one() {
+        let head = |lines: &str| format!("GET /a HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        for lines in ["", "Accept: */*\r\nAuthorization: Bearer a\r\n", "x: # is no fragment here\r\n"] {
+            assert_eq!(plain_head(head(lines).as_bytes()), Some(head(lines).len()), "{lines:?}");
+        }
+        assert!(is_one_plain_head(head("Accept: */*\r\n").as_bytes()), "without a look at each line");
+        for lines in ["a: b\n", "Content-Length: 1\r\n", "transfer-encoding: chunked\r\n", "\rx: y\r\n"] {
+            assert_eq!(plain_head(head(lines).as_bytes()), None, "{lines:?}");
+        }
+        let most = |fields| format!("GET / HTTP/1.1\r\n{}\r\n", "a:b\r\n".repeat(fields));
+        assert!(
+            is_one_plain_head(most(MOST_FIELDS).as_bytes()) && !is_one_plain_head(most(MOST_FIELDS + 1).as_bytes())
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_told_at_once_is_what_a_look_at_each_line_says(
+            pieces in prop::collection::vec(prop::sample::select(vec![
+                "GET / HTTP/1.1", "\r\n", "\r\n", "\n", "\r", "#", "Host: a", "Content-Length: 1", "tr: b", "co", "x: y",
+                "PRI * HTTP/2.0", "transfer-encoding: chunked", "\r\n\r\n",
+            ]), 0..12)
+        ) {
+            let text = pieces.concat() + "\r\n\r\n";
+            if is_one_plain_head(text.as_bytes()) {
+                // In pieces of one byte nothing can be told at once.
+                let mut scan = Scan::default();
+                for byte in text.bytes() {
+                    prop_assert_eq!(scan.read(&mut [byte]), 1);
+                }
+                prop_assert_eq!(scan.fault(), None);
+                prop_assert_eq!((scan.heads, scan.place), (1, Place::Before));
+            }
         }
     }
 

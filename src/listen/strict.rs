@@ -21,6 +21,8 @@ pub struct Strict {
     fault: OnceLock<(u64, Fault)>,
     /// How many requests have been looked at.
     seen: AtomicU64,
+    /// The first `Host` that was one: nearly always all others are the same.
+    host: OnceLock<Box<[u8]>>,
 }
 
 impl Strict {
@@ -34,52 +36,69 @@ impl Strict {
         let framed = request.version() == Version::HTTP_2;
         let number = self.seen.fetch_add(1, Ordering::Relaxed);
         let fault = self.fault.get().filter(|(first, _)| !framed && number >= *first).map(|(_, fault)| *fault);
-        let fault = fault.or_else(|| fault_of(request));
+        // One look at all fields costs less than a search for each.
+        let (mut hosts, mut host, mut has_chunks) = (0, None, false);
+        for (name, value) in request.headers() {
+            if *name == HOST {
+                (hosts, host) = (hosts + 1, Some(value.as_bytes()));
+            }
+            has_chunks |= *name == TRANSFER_ENCODING;
+        }
+        let fault = fault.or_else(|| if hosts > 1 { Some(SEVERAL_HOSTS) } else { self.fault_of(request, host) });
         if let Some(fault) = fault {
             request.extensions_mut().insert(Objection(problem(fault)));
         }
         // Where a body in chunks ends, the scan does not follow: nothing may come behind it.
-        !framed && (fault.is_some() || request.headers().contains_key(TRANSFER_ENCODING))
+        !framed && (fault.is_some() || has_chunks)
+    }
+
+    /// What is wrong with a request that has been parsed, and has no `Host` but this one.
+    fn fault_of<B>(&self, request: &Request<B>, host: Option<&[u8]>) -> Option<Fault> {
+        let (uri, version) = (request.uri(), request.version());
+        if request.headers().len() > super::scan::MOST_FIELDS {
+            return Some(Fault::TooManyFields);
+        }
+        let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+        let wrong = match (host, authority) {
+            (None, None) => version != Version::HTTP_10 && version != Version::HTTP_09,
+            (None, Some(authority)) => version == Version::HTTP_11 || !self.is_host(authority),
+            (Some(host), None) => !self.is_host(host),
+            (Some(host), Some(authority)) => !is_host(host) || !host.eq_ignore_ascii_case(authority),
+        };
+        if wrong {
+            return Some(Fault::Malformed("'Host' must be one host that agrees with the request target."));
+        }
+        let is_form_of_connect = uri.scheme().is_none() && authority.is_some();
+        let is_foreign = uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https"));
+        if is_foreign || (is_form_of_connect && *request.method() != Method::CONNECT) {
+            return Some(Fault::Malformed("The request target must be a path."));
+        }
+        if !uri.path().is_ascii() || uri.query().is_some_and(|query| !query.is_ascii()) {
+            return Some(Fault::Malformed("Percent-encode what is not ASCII in the request target."));
+        }
+        None
+    }
+
+    fn is_host(&self, host: &[u8]) -> bool {
+        let is_same = self.host.get().is_some_and(|known| **known == *host);
+        let fits = is_same || is_host(host);
+        if fits && !is_same && host.len() <= LONGEST_KNOWN {
+            let _ = self.host.set(host.into());
+        }
+        fits
     }
 }
+
+/// The longest `Host` that a connection remembers, in bytes: that of a name in DNS.
+const LONGEST_KNOWN: usize = 255;
+
+const SEVERAL_HOSTS: Fault = Fault::Malformed("Send one 'Host' header, not several.");
 
 fn problem(fault: Fault) -> Problem {
     match fault {
         Fault::Malformed(detail) => Problem::InvalidRequest(detail.into()),
         Fault::TooManyFields => Problem::HeadersTooLarge,
     }
-}
-
-/// What is wrong with a request that has been parsed.
-fn fault_of<B>(request: &Request<B>) -> Option<Fault> {
-    let (uri, version) = (request.uri(), request.version());
-    if request.headers().len() > super::scan::MOST_FIELDS {
-        return Some(Fault::TooManyFields);
-    }
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let host = hosts.next().map(http::HeaderValue::as_bytes);
-    if hosts.next().is_some() {
-        return Some(Fault::Malformed("Send one 'Host' header, not several."));
-    }
-    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
-    let wrong = match (host, authority) {
-        (None, None) => version != Version::HTTP_10 && version != Version::HTTP_09,
-        (None, Some(authority)) => version == Version::HTTP_11 || !is_host(authority),
-        (Some(host), None) => !is_host(host),
-        (Some(host), Some(authority)) => !is_host(host) || !host.eq_ignore_ascii_case(authority),
-    };
-    if wrong {
-        return Some(Fault::Malformed("'Host' must be one host that agrees with the request target."));
-    }
-    let is_form_of_connect = uri.scheme().is_none() && authority.is_some();
-    let is_foreign = uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https"));
-    if is_foreign || (is_form_of_connect && *request.method() != Method::CONNECT) {
-        return Some(Fault::Malformed("The request target must be a path."));
-    }
-    if !uri.path().is_ascii() || uri.query().is_some_and(|query| !query.is_ascii()) {
-        return Some(Fault::Malformed("Percent-encode what is not ASCII in the request target."));
-    }
-    None
 }
 
 /// Which bytes a host may have: each request has one, so each is looked up and not searched for.
