@@ -138,7 +138,7 @@ fn normalise(raw: &str, normal: &mut String) {
 }
 
 /// What a page is stored under.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageKey {
     /// Whose credentials fetched it.
     pub upstream: Name,
@@ -148,6 +148,15 @@ pub struct PageKey {
     pub place: Arc<Place>,
     /// Which part of it.
     pub query: CanonicalQuery,
+}
+
+impl Hash for PageKey {
+    /// Accounts hardly ever live on two upstreams, so these tell nearly all keys apart; equality looks at everything.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.account.hash(state);
+        self.place.hash(state);
+        self.query.hash(state);
+    }
 }
 
 impl PageKey {

@@ -60,10 +60,10 @@ impl AccountCalls {
 
     /// All of it, for the account of this name.
     pub(super) fn numbers(&self, upstream: &Name, name: &Name, now: Instant) -> AccountNumbers {
-        let counts = self.counts();
         let sum = |failed: bool| {
-            let chosen = counts.iter().filter(|(_, class, _)| !failed || !matches!(*class, "2xx" | "3xx"));
-            chosen.map(|(_, _, count)| count).sum()
+            // The first two classes are those of success.
+            let chosen = self.counts.iter().flat_map(|by_class| &by_class[if failed { 2 } else { 0 }..]);
+            chosen.map(|count| count.load(Ordering::Relaxed)).sum()
         };
         AccountNumbers {
             upstream: upstream.clone(),
