@@ -19,6 +19,7 @@ use merge_sync_proxy::domain::cache_control::Wants;
 use merge_sync_proxy::domain::exchange::{Caller, Outcome};
 use merge_sync_proxy::domain::key::{CanonicalQuery, PageKey};
 use merge_sync_proxy::domain::problem::Problem;
+use merge_sync_proxy::door::fields::Fields;
 use merge_sync_proxy::door::{query, quota};
 use merge_sync_proxy::reply::accept_encoding;
 use merge_sync_proxy::reply::render::Reply;
@@ -41,21 +42,34 @@ fn steps(criterion: &mut Criterion) {
     });
     group.bench_function("identify", |bencher| {
         bencher.iter(|| {
-            house.consumers.identify(black_box(headers), None, &house.strangers, now).expect("a consumer").clone()
+            house
+                .consumers
+                .identify(Fields::of(black_box(headers)).authorization, None, &house.strangers, now)
+                .expect("a consumer")
+                .clone()
         });
     });
     let stranger = ground.request(MANY, 7, "");
     group.bench_function("identify, unknown key", |bencher| {
         bencher.iter(|| {
-            house.consumers.identify(black_box(stranger.headers()), None, &house.strangers, now).expect_err("unknown")
+            house
+                .consumers
+                .identify(Fields::of(black_box(stranger.headers())).authorization, None, &house.strangers, now)
+                .expect_err("unknown")
         });
     });
     group.bench_function("query", |bencher| {
         bencher.iter(|| query::check(&CanonicalQuery::new(black_box("page_size=50"))).expect("a good one"));
     });
-    let caller = house.consumers.identify(headers, None, &house.strangers, now).expect("a consumer").clone();
+    let caller = house
+        .consumers
+        .identify(Fields::of(headers).authorization, None, &house.strangers, now)
+        .expect("a consumer")
+        .clone();
     group.bench_function("resolve", |bencher| {
-        bencher.iter(|| house.accounts.resolve(black_box(headers), &caller.consumer, None).expect("an account"));
+        bencher.iter(|| {
+            house.accounts.resolve(Fields::of(black_box(headers)).account, &caller.consumer, None).expect("an account")
+        });
     });
     group.bench_function("wants", |bencher| bencher.iter(|| Wants::read(black_box(headers))));
     group.bench_function("accept-encoding", |bencher| bencher.iter(|| accept_encoding::choose(black_box(headers))));

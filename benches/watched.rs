@@ -15,8 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::Request;
-use hyper::body::Incoming;
 use merge_sync_proxy::app::App;
 use merge_sync_proxy::cache::{flight, follow, lookup};
 use merge_sync_proxy::domain::exchange::{Fetch, Given, Landing, Outcome};
@@ -25,8 +23,7 @@ use merge_sync_proxy::domain::relay::{Relay, Relayed};
 use merge_sync_proxy::domain::tally::Connections;
 use merge_sync_proxy::door::admit;
 use merge_sync_proxy::door::fork::Fork;
-use merge_sync_proxy::listen::accept::{self, Limits, Listener};
-use merge_sync_proxy::listen::awaited::Awaited;
+use merge_sync_proxy::listen::accept::{self, Asked, Limits, Listener};
 use merge_sync_proxy::listen::pulse::Patience;
 use merge_sync_proxy::reply::render::{self, Reply};
 use merge_sync_proxy::telemetry;
@@ -104,7 +101,7 @@ fn measure() {
 fn unwatched(
     app: &App,
 ) -> impl Service<
-    Request<Awaited<Incoming>>,
+    Asked,
     Response = http::Response<merge_sync_proxy::domain::body::ReplyBody>,
     Error = std::convert::Infallible,
     Future: Send,
@@ -124,7 +121,7 @@ fn unwatched(
         .layer(render::layer())
         .layer(admit::layer(ground.house.clone()))
         .service(Fork::new(answer, relay));
-    ServiceExt::<Request<Awaited<Incoming>>>::map_response(stack, |Reply { response, outcome }| {
+    ServiceExt::<Asked>::map_response(stack, |Reply { response, outcome }| {
         let Outcome { result, .. } = &outcome;
         debug_assert!(matches!(result, Ok(Given::Page(_))));
         response
@@ -144,7 +141,7 @@ fn runtime() -> Runtime {
 fn serve<S>(name: &'static str, service: S) -> Server
 where
     S: Service<
-            Request<Awaited<Incoming>>,
+            Asked,
             Response = http::Response<merge_sync_proxy::domain::body::ReplyBody>,
             Error = std::convert::Infallible,
             Future: Send,

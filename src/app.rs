@@ -7,6 +7,7 @@ pub mod reload;
 pub mod watch;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio::sync::watch::Sender;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tower::Service;
+use tower::{Service, ServiceExt};
 
 use self::reload::{Cause, Reloads};
 use crate::admin::explain::explain;
@@ -42,9 +43,11 @@ use crate::config::fault::Faults;
 use crate::config::secret::Secret;
 use crate::config::tls::Watch;
 use crate::domain::access::Name;
+use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
 use crate::domain::event::{Events, Kind};
 use crate::domain::key::{CanonicalQuery, PageKey, TokenHasher};
+use crate::domain::peer::Peer;
 use crate::domain::rules::{CacheRule, Route, SocketAccess};
 use crate::domain::tally::Connections;
 use crate::door::admit::House;
@@ -238,16 +241,18 @@ impl App {
         &self.events
     }
 
-    /// The whole stack as one service.
+    /// The whole stack as one service, for requests from within this process; one that has an `Arc<Peer>` among its extensions is
+    /// answered as if it had come from there.
     pub fn service<B>(
         &self,
-    ) -> impl Service<Request<B>, Response = Response<ReplyBody>, Error = std::convert::Infallible, Future: Send>
-    + Clone
-    + use<B>
+    ) -> impl Service<Request<B>, Response = Response<ReplyBody>, Error = Infallible, Future: Send> + Clone + use<B>
     where
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
     {
-        stack::proxy(&self.ground)
+        stack::proxy(&self.ground).map_request(|mut request: Request<B>| {
+            let peer = request.extensions_mut().remove::<Arc<Peer>>();
+            request.map(|body| Arrived::within(body, peer))
+        })
     }
 
     /// Serves on `listeners` until `stop`, then drains: consumers first, so that operators can watch.
@@ -269,7 +274,8 @@ impl App {
         };
         let consumers = async {
             let (limits, connections) = (self.limits.clone(), self.ground.metrics.connections());
-            let drained = accept::serve(listeners.proxy, self.service(), limits, connections, stop, self.cut()).await;
+            let drained =
+                accept::serve(listeners.proxy, stack::proxy(&self.ground), limits, connections, stop, self.cut()).await;
             self.observer.close();
             drop(done);
             drained

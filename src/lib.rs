@@ -44,6 +44,7 @@ pub mod listen {
 
     mod scan;
 
+    mod aside;
     pub mod awaited;
 }
 
@@ -88,6 +89,7 @@ pub mod metrics {
 /// `Outcome` to `Response`.
 pub mod reply {
     pub mod render;
+    pub mod request_id;
 
     pub mod events;
 
@@ -120,6 +122,7 @@ pub mod door {
 
     pub mod pass_on;
 
+    pub mod fields;
     pub mod fork;
 }
 
@@ -215,6 +218,7 @@ pub mod upstream {
 /// Words that all parts share; imports nothing of ours.
 pub mod domain {
     pub mod access;
+    pub mod arrival;
 
     pub mod peer;
 

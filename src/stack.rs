@@ -12,6 +12,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder};
 
 use crate::cache::{flight, follow, lookup, store};
+use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
 use crate::domain::exchange::{Fetch, Target};
 use crate::domain::page::Received;
@@ -56,7 +57,7 @@ pub struct Ground {
 /// Requests travel down this page, answers travel back up.
 pub fn proxy<B>(
     ground: &Ground,
-) -> impl Service<Request<B>, Response = Response<ReplyBody>, Error = Infallible, Future: Send> + Clone + use<B>
+) -> impl Service<Request<Arrived<B>>, Response = Response<ReplyBody>, Error = Infallible, Future: Send> + Clone + use<B>
 where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
@@ -104,10 +105,10 @@ where
 
     // Request -> Response: who asks, for what, and how it is said.
     ServiceBuilder::new()
-        .layer(telemetry::layer()) // a name and a log line for everything
+        .layer(telemetry::layer()) // a log line for everything
         .layer(recorded::layer(ground.traces.clone())) // a span, if it is one of those that are recorded
         .layer(requests::layer(ground.metrics.clone())) // counts every answer, refusals too
-        .layer(render::layer()) // from here up nothing fails
+        .layer(render::layer()) // gives it a name; from here up nothing fails
         .layer(admit::layer(ground.house.clone())) // Request -> Ask or Relay; all refusals happen here
         .service(Fork::new(answer, relay)) // by the route's cache rule
 }

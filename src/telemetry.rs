@@ -1,4 +1,4 @@
-//! One name and one log line for each request; how logs look.
+//! One log line for each request; how logs look.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -6,11 +6,8 @@ use std::io::IsTerminal;
 use std::pin::Pin;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
-use std::time::SystemTime;
 
-use bytes::Bytes;
-use http::header;
-use http::{HeaderValue, Method, Request, Response, Uri};
+use http::{Method, Request, Response, Uri};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::layer::layer_fn;
@@ -22,7 +19,8 @@ use crate::access_log::{AccessLog, Entry};
 use crate::domain::body::ReplyBody;
 use crate::domain::ending::Ending;
 use crate::domain::exchange::Outcome;
-use crate::reply::render::{Reply, X_REQUEST_ID};
+use crate::reply::render::Reply;
+use crate::reply::request_id::X_REQUEST_ID;
 
 /// Begins logging to standard error what `filter` lets through: lines for people if `pretty`, else one JSON object a line.
 /// A second call changes nothing.
@@ -86,7 +84,7 @@ pub fn finish() {
     }
 }
 
-/// The outermost layer: gives each request its id, and logs it when it has been answered.
+/// The outermost layer: logs each request when it has been answered.
 pub fn layer<S>() -> impl Layer<S, Service = Telemetry<S>> + Clone {
     layer_fn(|inner| Telemetry { inner })
 }
@@ -109,12 +107,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match request.headers_mut().entry(X_REQUEST_ID) {
-            header::Entry::Occupied(name) if may_name(name.get()) => {}
-            header::Entry::Occupied(mut name) => drop(name.insert(new_name())),
-            header::Entry::Vacant(none) => drop(none.insert(new_name())),
-        }
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let line = tracing::enabled!(target: "access", tracing::Level::INFO).then(|| Line {
             began: Instant::now(),
             method: request.method().clone(),
@@ -122,24 +115,6 @@ where
         });
         Answering { line, reply: self.inner.call(request) }
     }
-}
-
-/// Whether a caller's `X-Request-Id` is kept: 1 to 128 visible ASCII characters.
-fn may_name(value: &HeaderValue) -> bool {
-    (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
-}
-
-/// A `UUIDv7` (RFC 9562 §5.7).
-fn new_name() -> HeaderValue {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let milliseconds = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
-    let random = fastrand::u128(..).to_ne_bytes();
-    let random = random.first_chunk().expect("sixteen bytes hold ten");
-    let id = uuid::Builder::from_unix_timestamp_millis(milliseconds, random).into_uuid();
-    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-    id.hyphenated().encode_lower(&mut text);
-    // Shared from the start, since the answer gets a copy.
-    HeaderValue::from_maybe_shared(Bytes::from_owner(text)).expect("hex digits and hyphens are a header value")
 }
 
 /// What the log line needs to remember of a request.
@@ -213,17 +188,5 @@ mod tests {
         assert!(parsed("warn", false).contains("access=off"));
         assert_eq!(parsed("audit=off", true), "audit=off");
         assert_eq!(parsed("audit=warn", true), "audit=warn");
-    }
-
-    #[test]
-    fn names_are_fresh_and_only_visible_ones_are_kept() {
-        let (one, other) = (new_name(), new_name());
-        assert_ne!(one, other);
-        let id = uuid::Uuid::parse_str(one.to_str().expect("ASCII")).expect("a UUID");
-        assert_eq!(id.get_version_num(), 7);
-        assert!(may_name(&one));
-        for bad in ["", "a b", "a\tb", "é", &"x".repeat(129)] {
-            assert!(!may_name(&HeaderValue::from_str(bad).expect("a header value")), "{bad:?}");
-        }
     }
 }

@@ -70,7 +70,8 @@ impl Again {
     }
 
     fn ask(self) -> Ask {
-        Ask { deadline: Instant::now() + self.patience, ..self.ask }
+        let now = Instant::now();
+        Ask { at: now, deadline: now + self.patience, ..self.ask }
     }
 }
 

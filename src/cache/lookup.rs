@@ -45,7 +45,7 @@ where
     }
 
     fn call(&mut self, mut ask: Ask) -> Self::Future {
-        let now = Instant::now();
+        let now = ask.at;
         let looking = ask.trace.step("lookup");
         let mut decision = freshness::decide(self.store.get(&ask.key), &ask.wants, now);
         let refresh_limited = forces(&decision, &ask.wants) && !may_force(&ask, now);

@@ -156,6 +156,8 @@ pub struct Ask {
     pub follow: Option<Box<Follow>>,
     /// The rules of the route.
     pub policy: Arc<Policy>,
+    /// When it was asked: what is fresh then is fresh enough.
+    pub at: Instant,
     /// Until when an answer is of use.
     pub deadline: Instant,
     /// Its place in a distributed trace.

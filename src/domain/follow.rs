@@ -13,7 +13,8 @@ use super::cache_control::{directives, list, seconds};
 use super::exchange::Answer;
 use super::page::Page;
 
-const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// What a client would like (RFC 7240 §2).
+pub const PREFER: HeaderName = HeaderName::from_static("prefer");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The longest that a request is held: clients and what lies between give up on a connection that is silent for longer.

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, PRAGMA};
 use http::request::Parts;
 use http::{Method, Request};
 use http_body::Body;
@@ -19,6 +18,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
 use super::audit::{Audit, Event};
+use super::fields::Fields;
 use super::identify::{Consumers, Stranger};
 use super::pass_on;
 use super::query;
@@ -27,6 +27,7 @@ use super::resolve::Accounts;
 use super::route::Routes;
 use super::strangers::Strangers;
 use crate::domain::access::{Account, Name};
+use crate::domain::arrival::Arrived;
 use crate::domain::body;
 use crate::domain::cache_control::Wants;
 use crate::domain::exchange::{Admitted, Ask, Caller, Given, Outcome, Reason};
@@ -61,26 +62,24 @@ const LONGEST_TARGET: usize = 8 << 10;
 /// How much longer a caller waits than its fetch may take, so that it hears how the fetch ended.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// What HTTP counts for a field beside its name and value (RFC 9113 §6.5.2).
-const FIELD_OVERHEAD: usize = 32;
-
 impl House {
     /// From a request to one that is admitted; `known` is filled as soon as it is known.
-    fn admit<B>(&self, request: Request<B>, known: &mut Known) -> Result<Admitted, Problem>
+    fn admit<B>(&self, request: Request<Arrived<B>>, known: &mut Known) -> Result<Admitted, Problem>
     where
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
     {
-        let now = Instant::now();
+        let now = request.body().at();
         let has_body = !request.body().is_end_stream();
         let (head, body) = request.into_parts();
         if let Some(Objection(problem)) = head.extensions.get() {
             return Err(problem.clone());
         }
-        let is_plain = self.check_head(&head)?;
+        let fields = Fields::of(&head.headers);
+        self.check_size(&head, &fields)?;
         let stop = self.routes.find(&head.method, head.uri.path())?;
         known.route = Some(stop.place.route.clone());
-        let peer = head.extensions.get::<Arc<Peer>>().map(|peer| &**peer);
-        let identified = self.consumers.identify(&head.headers, peer, &self.strangers, now);
+        let peer = body.peer();
+        let identified = self.consumers.identify(fields.authorization, peer, &self.strangers, now);
         let caller = identified.map_err(|stranger| self.refuse(stranger, peer, now))?;
         let caller = known.caller.insert(caller.clone());
         if has_body && matches!(head.method, Method::GET | Method::HEAD) {
@@ -88,8 +87,8 @@ impl House {
         }
         let query = CanonicalQuery::new(head.uri.query().unwrap_or_default());
         query::check(&query)?;
-        let target = self.accounts.resolve(&head.headers, &caller.consumer, stop.upstream.as_ref());
-        let target = target.inspect_err(|problem| self.deny(problem, &head, caller, now))?;
+        let target = self.accounts.resolve(fields.account, &caller.consumer, stop.upstream.as_ref());
+        let target = target.inspect_err(|problem| self.deny(problem, &fields, caller, now))?;
         known.account = Some(target.account.clone());
         let resync = !head.method.is_safe() && stop.place.is_resync();
         if resync && !caller.consumer.resync {
@@ -101,13 +100,25 @@ impl House {
         let key =
             PageKey { upstream: target.upstream.name.clone(), account: target.account.hash, place: stop.place, query };
         let deadline = now + target.upstream.budget.max_wait + target.upstream.client.timeout + LAST_WORD;
-        let wants = if is_plain { Wants::default() } else { Wants::read(&head.headers) };
+        let wants = if fields.has_wants { Wants::read(&head.headers) } else { Wants::default() };
         let (caller, policy) = (caller.clone(), stop.policy);
         let trace = head.extensions.get::<Trace>().cloned().unwrap_or_default();
         match policy.rule {
             CacheRule::SyncStatus | CacheRule::Fixed(_) => {
-                let follow = Follow::read(&head.method, &head.headers).map(Box::new);
-                Ok(Admitted::Ask(Ask { caller, target, key, uri: head.uri, wants, follow, policy, deadline, trace }))
+                let follow =
+                    fields.may_follow.then(|| Follow::read(&head.method, &head.headers)).flatten().map(Box::new);
+                Ok(Admitted::Ask(Ask {
+                    caller,
+                    target,
+                    key,
+                    uri: head.uri,
+                    wants,
+                    follow,
+                    policy,
+                    at: now,
+                    deadline,
+                    trace,
+                }))
             }
             CacheRule::Http | CacheRule::Off => {
                 let headers = pass_on::choose(&head.headers, &stop.request_headers);
@@ -132,28 +143,20 @@ impl House {
         }
     }
 
-    fn deny(&self, problem: &Problem, head: &Parts, caller: &Caller, now: Instant) {
+    fn deny(&self, problem: &Problem, fields: &Fields<'_>, caller: &Caller, now: Instant) {
         if *problem == Problem::AccountNotAllowed {
-            let account = self.accounts.denied(&head.headers, &caller.consumer);
+            let account = self.accounts.denied(fields.account, &caller.consumer);
             self.audit.tell(Event::AccountDenied { consumer: caller.consumer.name.clone(), account }, now);
         }
     }
 
-    /// Refuses what is too large; says whether there is nothing that [`Wants`] could be read from, as in most requests.
-    fn check_head(&self, head: &Parts) -> Result<bool, Problem> {
+    /// Refuses what is too large.
+    fn check_size(&self, head: &Parts, fields: &Fields<'_>) -> Result<(), Problem> {
         let target = head.uri.path().len() + head.uri.query().map_or(0, |query| query.len() + 1);
         if target > LONGEST_TARGET {
             return Err(Problem::TargetTooLong);
         }
-        let (mut size, mut is_plain) = (0, true);
-        for (name, value) in &head.headers {
-            size += name.as_str().len() + value.len() + FIELD_OVERHEAD;
-            is_plain &= *name != CACHE_CONTROL && *name != PRAGMA;
-        }
-        if size > self.max_header_bytes {
-            return Err(Problem::HeadersTooLarge);
-        }
-        Ok(is_plain)
+        if fields.size > self.max_header_bytes { Err(Problem::HeadersTooLarge) } else { Ok(()) }
     }
 }
 
@@ -169,7 +172,7 @@ pub struct Admit<S> {
     house: Arc<ArcSwap<House>>,
 }
 
-impl<S, B> Service<Request<B>> for Admit<S>
+impl<S, B> Service<Request<Arrived<B>>> for Admit<S>
 where
     S: Service<Admitted, Response = Given, Error = Problem>,
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
@@ -183,7 +186,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<Arrived<B>>) -> Self::Future {
         let mut known = Known::default();
         match self.house.load().admit(request, &mut known) {
             Ok(admitted) => Admitting { known, step: Step::Asking { answer: self.inner.call(admitted) } },

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::audit::KeyRefusal;
+use super::fields::Field;
 use super::recognised::Recognised;
 use super::strangers::Strangers;
 use crate::domain::access::{Consumer, KeyHash, Name};
@@ -85,19 +84,28 @@ impl Consumers {
         all
     }
 
-    /// Who sent these headers over a connection of `peer`. Of those who may not come in, not all are looked at: see [`Strangers`].
+    /// Who sent a request with this `Authorization` over a connection of `peer`. Of those who may not come in, not all are looked at: see [`Strangers`].
     pub fn identify<'a>(
         &'a self,
-        headers: &'a HeaderMap,
+        authorization: Field<'a>,
         peer: Option<&Peer>,
         strangers: &Strangers,
         now: Instant,
     ) -> Result<&'a Arc<Caller>, Stranger<'a>> {
-        let mut lines = headers.get_all(AUTHORIZATION).iter();
-        let line = lines.next();
-        if lines.next().is_some() {
-            let several = Problem::InvalidRequest("Send one 'Authorization' header, not several.".into());
-            return Err(Stranger::Unread(several));
+        let line = match authorization {
+            Field::Absent => None,
+            Field::Once(line) => Some(line),
+            Field::Repeated => {
+                let several = Problem::InvalidRequest("Send one 'Authorization' header, not several.".into());
+                return Err(Stranger::Unread(several));
+            }
+        };
+        // Nearly all end here: what is remembered has been read and looked up before.
+        if let Some(entry) = line.and_then(|line| self.recognised.find(line.as_bytes().strip_prefix(b"Bearer ")?))
+            && entry.proven.load(Ordering::Relaxed)
+            && entry.refusal().is_none()
+        {
+            return Ok(&entry.caller);
         }
         if let Some(open) = &self.open {
             return Ok(open);
@@ -143,13 +151,18 @@ impl Consumers {
             entry
         };
         let refused = |reason| Err(Stranger::Refused(reason, Some(&entry.caller.consumer.name), Some(shown)));
-        if entry.key.disabled || entry.caller.consumer.disabled {
-            return refused(KeyRefusal::Disabled);
+        entry.refusal().map_or(Ok(entry), refused)
+    }
+}
+
+impl Entry {
+    /// Why it does not count although it is right.
+    fn refusal(&self) -> Option<KeyRefusal> {
+        if self.key.disabled || self.caller.consumer.disabled {
+            return Some(KeyRefusal::Disabled);
         }
-        if entry.key.expires.is_some_and(|expires| expires <= SystemTime::now()) {
-            return refused(KeyRefusal::Expired);
-        }
-        Ok(entry)
+        let is_over = self.key.expires.is_some_and(|expires| expires <= SystemTime::now());
+        is_over.then_some(KeyRefusal::Expired)
     }
 }
 
@@ -171,9 +184,11 @@ fn bearer(line: &[u8]) -> Result<Option<&[u8]>, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fields::Fields;
     use super::*;
     use crate::domain::bucket::Rate;
-    use http::HeaderValue;
+    use http::header::AUTHORIZATION;
+    use http::{HeaderMap, HeaderValue};
     use std::time::Duration;
 
     fn team(key: &str, expires: Option<SystemTime>) -> Consumer {
@@ -186,7 +201,7 @@ mod tests {
         let lines = lines.iter().map(|line| (AUTHORIZATION, HeaderValue::from_str(line).expect("a header value")));
         let (strangers, now) = (Strangers::new(None, None, Instant::now()), Instant::now());
         let headers = lines.collect();
-        let identified = consumers.identify(&headers, None, &strangers, now);
+        let identified = consumers.identify(Fields::of(&headers).authorization, None, &strangers, now);
         identified.map(|caller| caller.consumer.name.to_string()).map_err(|stranger| match stranger {
             Stranger::Refused(..) => Problem::UnknownConsumer,
             Stranger::Unread(problem) => problem,
@@ -222,7 +237,10 @@ mod tests {
         let all = all.map(|(name, uid, disabled)| known(name, uid, &format!("{name}.test"), disabled));
         let (consumers, strangers) = (Consumers::new(&all, None, now), Strangers::new(None, None, now));
         let who = |peer: &Peer, headers: &HeaderMap| {
-            consumers.identify(headers, Some(peer), &strangers, now).ok().map(|caller| caller.consumer.name.to_string())
+            consumers
+                .identify(Fields::of(headers).authorization, Some(peer), &strangers, now)
+                .ok()
+                .map(|caller| caller.consumer.name.to_string())
         };
         let keyless = HeaderMap::new();
         for (uid, name) in
@@ -272,7 +290,10 @@ mod tests {
             let name: Name = "team".into();
             let expected = Stranger::Refused(KeyRefusal::Disabled, Some(&name), Some(b"secret"));
             let (strangers, now) = (Strangers::new(None, None, Instant::now()), Instant::now());
-            assert_eq!(consumers.identify(&headers, None, &strangers, now).map(drop), Err(expected));
+            assert_eq!(
+                consumers.identify(Fields::of(&headers).authorization, None, &strangers, now).map(drop),
+                Err(expected)
+            );
             assert_eq!(identify(&consumers, &["Bearer secret"]), Err(Problem::UnknownConsumer));
         }
     }

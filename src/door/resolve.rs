@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use http::HeaderMap;
 
-use crate::domain::access::{Account, AccountHash, Consumer, Credential, Name, Upstream, X_ACCOUNT_TOKEN};
+use super::fields::Field;
+use crate::domain::access::{Account, AccountHash, Consumer, Credential, Name, Upstream};
 use crate::domain::exchange::Target;
 use crate::domain::key::TokenHasher;
 use crate::domain::problem::Problem;
@@ -43,13 +43,17 @@ impl Accounts {
         }
     }
 
-    /// The target that these headers name, if `consumer` may have it. `route` overrides the upstream.
+    /// The target that this `X-Account-Token` names, if `consumer` may have it. `route` overrides the upstream.
     ///
     /// An account that is unknown and one that is forbidden are refused alike.
-    pub fn resolve(&self, headers: &HeaderMap, consumer: &Consumer, route: Option<&Name>) -> Result<Target, Problem> {
-        let account = match named(headers)? {
-            Some(text) => self.account(text, consumer)?,
-            None => self.default_account(consumer)?,
+    pub fn resolve(&self, asked: Field<'_>, consumer: &Consumer, route: Option<&Name>) -> Result<Target, Problem> {
+        let account = match self.configured(asked) {
+            // Nearly all end here: a text that is a name has been checked when it was configured.
+            Some((name, account)) if consumer.may_use(name) => account.clone(),
+            _ => match named(asked)? {
+                Some(text) => self.account(text, consumer)?,
+                None => self.default_account(consumer)?,
+            },
         };
         let upstream = route.and_then(|name| self.upstreams.get(name)).unwrap_or(&account.upstream).clone();
         Ok(Target { upstream, account })
@@ -72,14 +76,20 @@ impl Accounts {
 
     /// What the log calls the account that was asked for and not given: a name that is configured, else what stands for the text,
     /// which may be a token.
-    pub fn denied(&self, headers: &HeaderMap, consumer: &Consumer) -> String {
-        let asked = named(headers).ok().flatten().or(consumer.default_account.as_deref()).unwrap_or_default();
+    pub fn denied(&self, asked: Field<'_>, consumer: &Consumer) -> String {
+        let asked = named(asked).ok().flatten().or(consumer.default_account.as_deref()).unwrap_or_default();
         if self.by_name.contains_key(asked) { asked.to_owned() } else { self.stand_in(asked).to_string() }
     }
 
     /// What stands for a text that may be a secret.
     pub fn stand_in(&self, text: &str) -> AccountHash {
         self.hasher.hash(text)
+    }
+
+    /// The account whose name this is.
+    fn configured(&self, asked: Field<'_>) -> Option<(&Name, &Arc<Account>)> {
+        let Field::Once(line) = asked else { return None };
+        self.by_name.get_key_value(std::str::from_utf8(line.as_bytes()).ok()?)
     }
 
     fn account(&self, text: &str, consumer: &Consumer) -> Result<Arc<Account>, Problem> {
@@ -112,12 +122,14 @@ impl Accounts {
 }
 
 /// What `X-Account-Token` says; missing and empty are the same.
-fn named(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    let mut lines = headers.get_all(X_ACCOUNT_TOKEN).iter();
-    let Some(line) = lines.next() else { return Ok(None) };
-    if lines.next().is_some() {
-        return Err(Problem::InvalidRequest("Send one 'X-Account-Token' header, not several.".into()));
-    }
+fn named(field: Field<'_>) -> Result<Option<&str>, Problem> {
+    let line = match field {
+        Field::Absent => return Ok(None),
+        Field::Once(line) => line,
+        Field::Repeated => {
+            return Err(Problem::InvalidRequest("Send one 'X-Account-Token' header, not several.".into()));
+        }
+    };
     let fits = |byte: &u8| byte.is_ascii_graphic() && *byte != b',';
     if line.len() > LONGEST || !line.as_bytes().iter().all(fits) {
         return Err(Problem::InvalidRequest(

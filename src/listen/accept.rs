@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
@@ -26,15 +26,20 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tower::{BoxError, Service};
 
+use super::aside::Aside;
 use super::awaited::Awaited;
 use super::bind::turn_away;
 use super::places::{Place, Places};
 use super::pulse::{Felt, Lost, Patience, Pulse};
 use super::strict::Strict;
 use super::tls::{self, Tls};
+use crate::domain::arrival::Arrived;
 use crate::domain::body::Holding;
 use crate::domain::peer::Peer;
 use crate::domain::tally::Connections;
+
+/// A request as it has come in.
+pub type Asked = Request<Arrived<Awaited<Incoming>>>;
 
 /// A bound socket.
 #[derive(Debug)]
@@ -142,10 +147,7 @@ pub async fn serve<S, B>(
     cut: impl Future,
 ) -> Drained
 where
-    S: Service<Request<Awaited<Incoming>>, Response = Response<B>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static,
+    S: Service<Asked, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let (most, most_per_peer) = {
@@ -202,10 +204,7 @@ struct Guide<S> {
 
 async fn accept<S, B>(listener: &Listener, guide: Guide<S>, places: Arc<Places>)
 where
-    S: Service<Request<Awaited<Incoming>>, Response = Response<B>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static,
+    S: Service<Asked, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     loop {
@@ -259,10 +258,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 impl<S, B> Guide<S>
 where
-    S: Service<Request<Awaited<Incoming>>, Response = Response<B>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static,
+    S: Service<Asked, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     fn begin(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: Peer, place: Place) {
@@ -297,7 +293,7 @@ where
     }
 
     async fn converse(
-        mut self,
+        self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         peer: Peer,
         builder: Builder<TokioExecutor>,
@@ -309,15 +305,15 @@ where
         let strict = Arc::new(Strict::default());
         let stream = strict.follow(stream);
         let (answering, pulse_of_bodies) = (pulse.clone(), pulse.clone());
-        let patience = self.limits.load().patience;
+        let mut patience = self.limits.load().patience;
         let peer = Arc::new(peer);
         let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer.clone());
             let version = request.version();
             let busy = answering.busy(version);
             let is_last = strict.examine(&mut request);
             let waited_for = pulse_of_bodies.clone();
-            let request = request.map(|body| Awaited::new(body, patience.body, waited_for));
+            let request =
+                request.map(|body| Arrived::over(peer.clone(), Awaited::new(body, patience.body, waited_for)));
             let answer = service.lock().call(request);
             let pulse = answering.clone();
             async move {
@@ -331,44 +327,65 @@ where
         });
         let io = Felt::new(TokioIo::new(stream), pulse.clone());
         let mut connection = pin!(builder.serve_connection(io, service));
-        let mut lost = pin!(pulse.lost(patience));
+        let mut aside = Aside::new(hear(pulse.clone(), patience, self.phase));
         let mut leaving = false;
         loop {
-            tokio::select! {
-                biased;
-                ended = connection.as_mut() => {
+            let (word, phase) = match select(connection.as_mut(), &mut aside).await {
+                Either::Left((ended, _)) => {
                     if let Err(error) = ended {
                         tracing::debug!(%error, "a connection ended early");
                     }
                     return;
                 }
-                why = &mut lost => {
-                    if why == Lost::Overdue || leaving {
-                        return;
-                    }
+                Either::Right((heard, _)) => heard,
+            };
+            match word {
+                Word::Lost(why) if why == Lost::Overdue || leaving => return,
+                Word::Lost(_) => {
                     // With HTTP/2 the peer is told, so that it sends nothing that would be lost; it is waited for a little.
                     leaving = true;
                     pulse.rest();
                     connection.as_mut().graceful_shutdown();
-                    lost.set(pulse.lost(Patience { idle: FAREWELL, ..patience }));
+                    patience.idle = FAREWELL;
                 }
-                changed = self.phase.changed() => match (changed, *self.phase.borrow_and_update()) {
-                    (Ok(()), Phase::Leave) => {
-                        pulse.leave();
-                        // HTTP/2 can say goodbye without an answer, and still answers what is on its way.
-                        if pulse.is_framed() || pulse.is_quiet(QUIET) {
-                            connection.as_mut().graceful_shutdown();
-                        }
+                Word::Phase(Phase::Leave) => {
+                    pulse.leave();
+                    // HTTP/2 can say goodbye without an answer, and still answers what is on its way.
+                    if pulse.is_framed() || pulse.is_quiet(QUIET) {
+                        connection.as_mut().graceful_shutdown();
                     }
-                    // One that has chosen HTTP/2 in its handshake and says nothing more would be waited for.
-                    (Ok(()), Phase::Drain) if pulse.is_silent() => return,
-                    (Ok(()), Phase::Drain) => connection.as_mut().graceful_shutdown(),
-                    (Ok(()), Phase::Serve) => {}
-                    (Err(_), _) | (_, Phase::Cut) => return,
-                },
+                }
+                // One that has chosen HTTP/2 in its handshake and says nothing more would be waited for.
+                Word::Phase(Phase::Drain) if pulse.is_silent() => return,
+                Word::Phase(Phase::Drain) => connection.as_mut().graceful_shutdown(),
+                Word::Phase(Phase::Serve) => {}
+                Word::Phase(Phase::Cut) => return,
             }
+            aside = Aside::new(hear(pulse.clone(), patience, phase));
         }
     }
+}
+
+/// What a connection hears beside its requests.
+enum Word {
+    /// There is no patience left with it.
+    Lost(Lost),
+    /// What all connections are to do from now on.
+    Phase(Phase),
+}
+
+/// The next word.
+async fn hear(
+    pulse: Arc<Pulse>,
+    patience: Patience,
+    mut phase: watch::Receiver<Phase>,
+) -> (Word, watch::Receiver<Phase>) {
+    let word = tokio::select! {
+        why = pulse.lost(patience) => Word::Lost(why),
+        // Nobody is left who could say what to do.
+        changed = phase.changed() => Word::Phase(changed.map_or(Phase::Cut, |()| *phase.borrow_and_update())),
+    };
+    (word, phase)
 }
 
 fn builder() -> Builder<TokioExecutor> {

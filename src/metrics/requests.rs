@@ -12,6 +12,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
 use super::registry::Metrics;
+use crate::domain::arrival::Arrived;
 use crate::reply::render::Reply;
 
 /// The layer: sees every answer as it leaves, refusals too.
@@ -26,9 +27,9 @@ pub struct Requests<S> {
     metrics: Metrics,
 }
 
-impl<S, B> Service<Request<B>> for Requests<S>
+impl<S, B> Service<Request<Arrived<B>>> for Requests<S>
 where
-    S: Service<Request<B>, Response = Reply, Error = Infallible>,
+    S: Service<Request<Arrived<B>>, Response = Reply, Error = Infallible>,
 {
     type Response = Reply;
     type Error = Infallible;
@@ -38,8 +39,8 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let began = Instant::now();
+    fn call(&mut self, request: Request<Arrived<B>>) -> Self::Future {
+        let began = request.body().at();
         Counting { began, metrics: self.metrics.clone(), reply: self.inner.call(request) }
     }
 }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
+use super::request_id::{self, X_REQUEST_ID};
 use super::{accept_encoding, cache_status, events};
 use crate::domain::body::ReplyBody;
 use crate::domain::condition::Conditions;
@@ -26,9 +27,6 @@ use crate::domain::follow::{Followed, How};
 use crate::domain::page::Kind;
 use crate::domain::problem::{Problem, whole_seconds};
 use crate::domain::relay::Relayed;
-
-/// The header that names a request.
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -83,7 +81,7 @@ impl Reading {
             head_only: *request.method() == Method::HEAD,
             conditions: if has_conditions { Conditions::read(headers) } else { Conditions::default() },
             coding: if has_codings { accept_encoding::choose(headers) } else { Coding::Identity },
-            request_id: request_id.cloned().unwrap_or_else(|| HeaderValue::from_static("-")),
+            request_id: request_id::name(request_id),
         }
     }
 

@@ -14,7 +14,8 @@ use super::export::Traces;
 use crate::domain::ending::Ending;
 use crate::domain::exchange::Outcome;
 use crate::domain::trace::Trace;
-use crate::reply::render::{Reply, X_REQUEST_ID};
+use crate::reply::render::Reply;
+use crate::reply::request_id::X_REQUEST_ID;
 
 /// The layer: takes up the caller's trace, or begins one, and hands it on among the request's extensions.
 pub fn layer<S>(traces: Traces) -> impl Layer<S, Service = Requests<S>> + Clone {
