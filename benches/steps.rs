@@ -78,7 +78,7 @@ fn steps(criterion: &mut Criterion) {
     group.bench_function("quota", |bencher| bencher.iter(|| quota::take(&limited, Instant::now())));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let Ok(_) = runtime.block_on(ground.app.service().oneshot(ground.request(7, 7, "")));
-    let target = house.accounts.resolve(headers, &caller.consumer, None).expect("an account");
+    let target = house.accounts.resolve(Fields::of(headers).account, &caller.consumer, None).expect("an account");
     let stop = house.routes.find(&Method::GET, PATH).expect("a route");
     let query = CanonicalQuery::new("");
     let key =

@@ -240,28 +240,33 @@ fn plain_head(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// Whether `bytes` are one head for which [`plain_head`] would find nothing, told without a look at each line: the loop has no exit,
-/// so it is done in vectors. It says no too often, but never yes where that would say no.
+/// Whether `bytes` are one head for which [`plain_head`] would find nothing, told without a look at each line. The loop has neither
+/// exits nor branches, so it is done in vectors. It says no too often, but never yes where that would say no.
 fn is_one_plain_head(bytes: &[u8]) -> bool {
     let Some(lines) = bytes.strip_suffix(b"\r\n\r\n") else { return false };
-    if lines.len() < 2 || matches!(lines[0], b'\r' | b'\n') || lines.starts_with(b"PRI") || lines.len() > SHORT {
+    let short = (2..=SHORT).contains(&lines.len());
+    if !short || matches!(lines[0], b'\r' | b'\n' | b'#') || lines.starts_with(b"PRI") {
         return false;
     }
-    let followed = lines.iter().zip(&bytes[1..]).zip(&bytes[2..]).zip(&bytes[3..]);
-    let (mut suspicious, mut ends) = (lines[0] == b'#', 0_u16);
-    for (((byte, next), second), third) in followed {
-        // At the end of each line: that it ends well, is not empty, and that the next frames no body.
-        let is_end = *next == b'\n';
-        ends += u16::from(is_end);
-        let frames =
-            (second | 0x20 == b'c') & (third | 0x20 == b'o') | (second | 0x20 == b't') & (third | 0x20 == b'r');
-        suspicious |= is_end & ((*byte != b'\r') | (*second == b'\r') | frames) | (*next == b'#');
+    let all = lines.len() - 1;
+    let (before, here, first, fourth) = (&bytes[..all], &bytes[1..=all], &bytes[2..all + 2], &bytes[5..all + 5]);
+    let is = |byte: u8, other: u8| u8::from(byte == other);
+    let (mut suspicious, mut ends) = (0, 0_u8);
+    for at in 0..all {
+        // At the end of each line: that it ends well, that the next is not empty and frames no body. Names of fields that do so are told
+        // by two letters.
+        let ends_here = is(here[at], b'\n');
+        let (name, rest) = (first[at] | 0x20, fourth[at] | 0x20);
+        let frames = is(name, b'c') & is(rest, b't') | is(name, b't') & is(rest, b'n');
+        suspicious |= ends_here & (is(before[at], b'\r') ^ 1 | is(first[at], b'\r') | frames) | is(here[at], b'#');
+        ends = ends.wrapping_add(ends_here);
     }
-    !suspicious && usize::from(ends) <= MOST_FIELDS
+    suspicious == 0 && usize::from(ends) <= MOST_FIELDS
 }
 
-/// The longest head that is looked at as one, in bytes; nearly all are shorter.
-const SHORT: usize = 4 << 10;
+/// The longest head that is looked at as one, in bytes; nearly all are shorter. A line has three bytes at least, so it has no more
+/// lines than a byte can count.
+const SHORT: usize = 3 * 255;
 
 /// Whether a field may be one of those that [`Scan::field`] reads.
 fn frames_a_body(field: &[u8]) -> bool {
