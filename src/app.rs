@@ -26,7 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tower::{Service, ServiceExt};
 
 use self::reload::{Cause, Reloads};
-use crate::admin::explain::explain;
+use crate::admin::explain;
 use crate::admin::observer::{Observer, Snapshot, Sources};
 use crate::admin::readings::Reading;
 use crate::admin::routes::{Admin, Operations};
@@ -53,6 +53,7 @@ use crate::domain::tally::Connections;
 use crate::door::admit::House;
 use crate::door::audit::Audit;
 use crate::door::identify::Consumers;
+use crate::door::query;
 use crate::door::resolve::Accounts;
 use crate::door::route::Routes;
 use crate::door::strangers::Strangers;
@@ -420,17 +421,24 @@ impl Operations for App {
         Some(purged)
     }
 
-    fn explain(&self, account: &str, category: &str, query: &str) -> Option<Value> {
+    fn explain(&self, account: &str, category: &str, asked: &str) -> Option<Value> {
         let house = self.ground.house.load();
         let account = house.accounts.named(account)?;
         let stop = house.routes.find(&Method::GET, &format!("/api/{category}/v1/sync-status")).ok()?;
+        let upstream = match stop.upstream {
+            Some(name) => house.accounts.upstreams().find(|upstream| upstream.name == name)?,
+            None => &account.upstream,
+        };
         let key = PageKey {
-            upstream: stop.upstream.unwrap_or_else(|| account.upstream.name.clone()),
+            upstream: upstream.name.clone(),
             account: account.hash,
             place: stop.place,
-            query: CanonicalQuery::new(query),
+            query: CanonicalQuery::new(asked),
         };
-        Some(explain(&key, self.ground.store.get(&key), Instant::now()))
+        let now = Instant::now();
+        let refusal = query::check(&key.query).err();
+        let obstacle = explain::obstacle(&self.ground.budgets, upstream, account.hash, now);
+        Some(explain::explain(&key, self.ground.store.get(&key), refusal.as_ref(), obstacle.as_deref(), now))
     }
 
     fn observer(&self) -> &Arc<Observer> {
@@ -454,6 +462,7 @@ impl Operations for App {
             responses: (entries, bytes, responses.capacity()),
             events: &self.events,
             condition: if reasons.is_empty() { "ready".to_owned() } else { reasons.join(", ") },
+            reloadable: self.is_reloadable(),
             last_reload: self.last_reload().map(|reload| state::Reload {
                 at: state::millis(reload.at),
                 succeeded: reload.result.is_ok(),

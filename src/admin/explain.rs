@@ -7,13 +7,24 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::cache::freshness::{self, Decision};
+use crate::domain::access::{AccountHash, Upstream};
 use crate::domain::cache_control::Wants;
 use crate::domain::exchange::{Forward, Why};
 use crate::domain::key::PageKey;
 use crate::domain::page::{Freshness, Kind, Page};
+use crate::domain::problem::Problem;
+use crate::upstream::breaker::State;
+use crate::upstream::budget::Budgets;
 
-/// The explanation for `key`, under which `page` is stored, as JSON.
-pub fn explain(key: &PageKey, page: Option<Arc<Page>>, now: Instant) -> Value {
+/// The explanation for `key`, under which `page` is stored, as JSON. `refusal` is what the door makes of such a request, and `obstacle`
+/// what stands in the way of a call.
+pub fn explain(
+    key: &PageKey,
+    page: Option<Arc<Page>>,
+    refusal: Option<&Problem>,
+    obstacle: Option<&str>,
+    now: Instant,
+) -> Value {
     let stored = page.as_deref().map(|page| describe(page, now));
     json!({
         "key": {
@@ -24,8 +35,30 @@ pub fn explain(key: &PageKey, page: Option<Arc<Page>>, now: Instant) -> Value {
             "query": key.query.as_str(),
         },
         "stored": stored,
-        "next_request": next(freshness::decide(page, &Wants::default(), now)),
+        "next_request": match refusal {
+            Some(problem) => json!({ "would": "refused", "because": problem.row().detail }),
+            None => next(freshness::decide(page, &Wants::default(), now)),
+        },
+        "calls": { "may_go": obstacle.is_none(), "because": obstacle },
     })
+}
+
+/// Why no call for this account could go at this moment, if none could.
+pub fn obstacle(budgets: &Budgets, upstream: &Upstream, account: AccountHash, now: Instant) -> Option<String> {
+    let seconds = |until: Instant| until.saturating_duration_since(now).as_secs_f64().ceil();
+    let standings = budgets.upstreams();
+    let standing = standings.iter().find(|standing| standing.name == upstream.name);
+    if let Some(State::Open { until }) = standing.map(|standing| standing.breaker) {
+        return Some(format!("the circuit breaker is open for another {} s", seconds(until)));
+    }
+    if standing.is_some_and(|standing| standing.failures_allowed.is_some_and(|allowed| standing.failed >= allowed)) {
+        return Some("as many calls have failed as may fail".into());
+    }
+    let account = budgets.account(upstream, account)?;
+    if let Some(until) = account.paused_until {
+        return Some(format!("Merge has asked for a pause of another {} s", seconds(until)));
+    }
+    (account.remaining == Some(0)).then(|| "the account's budget is spent for the moment".into())
 }
 
 fn describe(page: &Page, now: Instant) -> Value {
@@ -72,7 +105,6 @@ fn next(decision: Decision) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::access::AccountHash;
     use crate::domain::key::{CanonicalQuery, Place};
     use crate::domain::page::tests::page;
 
@@ -82,15 +114,20 @@ mod tests {
         let query = CanonicalQuery::default();
         let key = PageKey { upstream: "us".into(), account: AccountHash([9; 16]), place, query };
         let now = Instant::now();
-        let empty = explain(&key, None, now);
+        let empty = explain(&key, None, None, None, now);
         assert_eq!((&empty["stored"], &empty["next_request"]["would"]), (&Value::Null, &json!("miss")));
         assert_eq!(empty["key"]["account"], "09090909");
         let held = Arc::new(page("{}", now, [5, 30, 3600]));
-        let at = |seconds| explain(&key, Some(held.clone()), now + Duration::from_secs(seconds));
+        let at = |seconds| explain(&key, Some(held.clone()), None, None, now + Duration::from_secs(seconds));
         assert_eq!(at(1)["next_request"]["would"], "hit");
         assert_eq!(at(1)["stored"]["stale_for_seconds"], -4.0);
         assert_eq!(at(6)["next_request"]["would"], "stale");
         assert_eq!(at(60)["next_request"]["would"], "miss");
         assert_eq!(at(60)["stored"]["state"], "stale, served only if Merge fails");
+        assert_eq!(at(1)["calls"], json!({ "may_go": true, "because": null }));
+        let wrong = Problem::InvalidRequest("'page_size' is wrong.".into());
+        let refused = explain(&key, Some(held.clone()), Some(&wrong), Some("the budget is spent"), now);
+        assert_eq!(refused["next_request"], json!({ "would": "refused", "because": "'page_size' is wrong." }));
+        assert_eq!(refused["calls"], json!({ "may_go": false, "because": "the budget is spent" }));
     }
 }

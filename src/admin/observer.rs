@@ -31,6 +31,8 @@ pub struct Sources<'a> {
     pub events: &'a Events,
     /// `ready`, or why it is not.
     pub condition: String,
+    /// Whether there is a file to reload.
+    pub reloadable: bool,
     /// How the last reload ended.
     pub last_reload: Option<Reload>,
 }
@@ -150,6 +152,7 @@ impl Observer {
                 started_at: self.started_at,
                 time: clock.millis(now),
                 condition: sources.condition.clone(),
+                reloadable: sources.reloadable,
                 last_reload: sources.last_reload.clone(),
             },
             now: present(&readings, saved_today),

@@ -38,6 +38,7 @@ fn fault(fault: &Fault) -> Value {
         "line": fault.position.map(|(line, _)| line),
         "column": fault.position.map(|(_, column)| column),
         "key": fault.key,
+        "written": fault.written,
         "message": fault.message,
         "text": fault.to_string(),
     })

@@ -57,6 +57,9 @@ pub struct Proxy {
     pub time: Millis,
     /// `ready`, or why it is not.
     pub condition: String,
+    /// Whether the configuration is from a file that can be read again.
+    #[serde(default)]
+    pub reloadable: bool,
     /// How the last reload of the configuration ended, if there was one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_reload: Option<Reload>,

@@ -189,6 +189,7 @@ pub(crate) mod tests {
             started_at: 0,
             time: 10_000,
             condition: "ready".into(),
+            reloadable: true,
             last_reload: None,
         };
         let head = Head {

@@ -84,6 +84,12 @@ impl Reload {
     /// What people are told of it, in a line.
     pub fn told(&self) -> String {
         match &self.result {
+            Ok(Changes { changed, needs_restart, .. }) if changed.is_empty() && needs_restart.is_empty() => {
+                "nothing has changed".to_owned()
+            }
+            Ok(Changes { changed, needs_restart, .. }) if changed.is_empty() => {
+                format!("needs a restart: {}", needs_restart.join(", "))
+            }
             Ok(Changes { changed, needs_restart, .. }) if needs_restart.is_empty() => {
                 format!("changed: {}", changed.join(", "))
             }
@@ -120,6 +126,11 @@ impl App {
         self.reads(Box::new(move |hasher| Config::load(&path, hasher)));
     }
 
+    /// Whether there is a file to read again.
+    pub fn is_reloadable(&self) -> bool {
+        self.reloads.source.get().is_some()
+    }
+
     /// The last reload that changed something or was refused; `None` before the first.
     pub fn last_reload(&self) -> Option<Arc<Reload>> {
         self.reloads.last.load_full()
@@ -134,10 +145,11 @@ impl App {
     /// Reads the configuration again and takes it over if it is sound. Waits for files, so it is nothing for a thread that serves.
     pub fn reload(&self, cause: Cause) -> Result<Changes, Faults> {
         let _one_at_a_time = self.reloads.running.lock();
-        let result = match self.reloads.source.get() {
-            Some(read) => read(&self.reloads.hasher).and_then(|config| self.take_over(config)),
-            None => Err(Fault::of_file(Path::new("(none)"), "the proxy was not started from a file").into()),
+        let Some(read) = self.reloads.source.get() else {
+            // There is no file that could be wrong, so this is nobody's failed reload.
+            return Err(Fault::of_file(Path::new("(none)"), "the proxy was not started from a file").into());
         };
+        let result = read(&self.reloads.hasher).and_then(|config| self.take_over(config));
         // A file that was touched, or written again as it was, is no news.
         let is_news = result.as_ref().map_or(true, |changes| *changes != Changes::default());
         if !is_news && cause == Cause::File {

@@ -1,6 +1,7 @@
 //! What operators see and do.
 
 use http::Method;
+use merge_sync_proxy::demo::fault::Fault;
 
 use crate::support::{ACME_TOKEN, SYNC_STATUS, Wire, ask, merge, method, soon, with};
 
@@ -47,6 +48,18 @@ async fn an_explanation_says_what_is_cached_and_what_would_happen() {
     let explained = explain().await;
     assert_eq!((&explained["next_request"]["would"], &explained["stored"]["state"]), (&"hit".into(), &"fresh".into()));
     assert_eq!(explained["key"]["query"], "page_size=5");
+    assert_eq!(explained["calls"]["may_go"], true);
+    let asked = |query: &str| format!("/api/explain?account=acme&category=ats&query={query}");
+    let refused = wire.admin(&asked("page_size%3D1000")).await;
+    let refused: serde_json::Value = serde_json::from_slice(&refused.body).expect("JSON");
+    assert_eq!(refused["next_request"]["would"], "refused", "as the door would: {refused}");
+    assert!(refused["next_request"]["because"].as_str().expect("a text").contains("from 1 to 100"), "{refused}");
+    wire.merge.set(Fault::Status(429));
+    soon(wire.get(&format!("{SYNC_STATUS}?page_size=6"))).await;
+    let paused = wire.admin(&asked("page_size%3D6")).await;
+    let paused: serde_json::Value = serde_json::from_slice(&paused.body).expect("JSON");
+    assert_eq!((&paused["next_request"]["would"], &paused["calls"]["may_go"]), (&"miss".into(), &false.into()));
+    assert!(paused["calls"]["because"].as_str().expect("a text").contains("a pause"), "{paused}");
     assert_eq!(wire.admin("/api/explain?account=acme").await.status, 400);
     assert_eq!(wire.admin("/api/explain?account=nobody&category=ats").await.status, 404);
     assert_eq!(wire.admin("/api/explain?account=acme&category=nothing").await.status, 404);

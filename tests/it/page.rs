@@ -1,14 +1,21 @@
 //! The status page in a real browser, in front of the real demo.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use merge_sync_proxy::app::reload::Tally;
+use merge_sync_proxy::config::Config;
+use parking_lot::Mutex;
 
 use crate::chromium::Browser;
 use crate::process::Running;
-use crate::support::{SYNC_STATUS, Wire, merge, soon};
+use crate::support::{SYNC_STATUS, Wire, merge, soon, text};
 
 /// The accounts of the demo, as its welcome names them, and where it listens.
 struct Demo {
@@ -40,11 +47,21 @@ impl Demo {
     async fn ask(&self, times: usize) {
         let client = Client::builder(TokioExecutor::new()).build_http();
         for (account, category) in self.accounts.iter().cycle().take(self.accounts.len() * times) {
-            let request = Request::get(format!("http://{}/api/{category}/v1/sync-status", self.proxy));
-            let request = request.header("x-account-token", account).body(Empty::<Bytes>::new()).expect("a request");
-            let answer = soon(client.request(request)).await.expect("an answer");
-            answer.into_body().collect().await.expect("a whole body");
+            self.ask_for(&client, account, category).await;
         }
+    }
+
+    /// Asks with a token that Merge does not know.
+    async fn ask_as_a_stranger(&self) {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        self.ask_for(&client, "a-token-that-nobody-has", "ats").await;
+    }
+
+    async fn ask_for(&self, client: &Client<HttpConnector, Empty<Bytes>>, account: &str, category: &str) {
+        let request = Request::get(format!("http://{}/api/{category}/v1/sync-status", self.proxy));
+        let request = request.header("x-account-token", account).body(Empty::<Bytes>::new()).expect("a request");
+        let answer = soon(client.request(request)).await.expect("an answer");
+        answer.into_body().collect().await.expect("a whole body");
     }
 }
 
@@ -59,6 +76,9 @@ async fn the_page_shows_what_happens_and_survives_a_restart() {
     browser.look(1280, "light").await;
     browser.open(&format!("http://{admin}/")).await;
     browser.until("document.body?.dataset.live === 'yes'").await;
+
+    // The demo has no file to reload.
+    assert_eq!(browser.value("document.getElementById('reload-open').hidden").await, true);
 
     // Numbers move after requests.
     let requests = "document.querySelector('#tiles [data-key=requests] dd').textContent";
@@ -131,6 +151,9 @@ async fn the_page_shows_what_happens_and_survives_a_restart() {
 
 /// Pictures of the page, light and dark, wide and narrow; nothing sticks out, and everything that can be used has a name.
 async fn looks(browser: &mut Browser, demo: &Demo) {
+    demo.ask_as_a_stranger().await;
+    let stranger = format!("{ROWS}.find(row => row.querySelector('.raw')?.innerText.startsWith('raw:'))");
+    browser.until(&format!("{stranger}?.innerText.includes('does not know the token (401)')")).await;
     for (width, scheme) in [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")] {
         browser.look(width, scheme).await;
         demo.ask(2).await;
@@ -163,6 +186,79 @@ async fn looks(browser: &mut Browser, demo: &Demo) {
         })
         .collect();
     assert!(nameless.is_empty(), "{nameless:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_asks_first_and_tells_each_fault_with_its_place() {
+    let Some(mut browser) = Browser::start().await else { return };
+    let wire = Wire::new().await;
+    let base_url = format!("http://{}", wire.app.config().default_upstream.authority);
+    let file = Arc::new(Mutex::new(String::new()));
+    let write = |more: &str| *file.lock() = text(&base_url, "", more);
+    let read = file.clone();
+    wire.app.reads(Box::new(move |hasher| Config::parse(&read.lock(), Path::new("proxy.toml"), &|_| None, hasher)));
+    write("[cache.ttl]\nnegative = '7s'\n[telemetry]\nlog = 'json'\n");
+    browser.look(1280, "light").await;
+    browser.open(&format!("http://{}/", wire.admin)).await;
+    browser.until("document.body?.dataset.live === 'yes'").await;
+
+    // By the keyboard alone; Escape means no.
+    let focused = |id: &str| format!("document.activeElement.id === '{id}'");
+    browser.value("document.getElementById('reload-open').focus()").await;
+    browser.press("Enter", 13).await;
+    browser.until(&focused("reload-cancel")).await;
+    browser.press("Escape", 27).await;
+    browser.until(&focused("reload-open")).await;
+    assert_eq!(wire.app.reloads(), Tally::default());
+
+    let report = |words: &str| format!("document.getElementById('reload-report').innerText.includes('{words}')");
+    browser.press("Enter", 13).await;
+    browser.until(&focused("reload-cancel")).await;
+    browser.press("Tab", 9).await;
+    browser.until(&focused("reload-confirm")).await;
+    browser.press("Enter", 13).await;
+    for words in ["Reloaded.", "cache.ttl.negative", "until a restart", "telemetry.log"] {
+        browser.until(&report(words)).await;
+    }
+    assert_eq!(wire.app.reloads(), Tally { applied: 1, refused: 0 });
+    browser.picture("reload-done.png").await;
+
+    // The focus is where it was, so the same key tries again.
+    write("[cache.ttl]\nnegative = 'soon'\n[server]\nlisten = ['127.0.0.1:0']\ndrain = 5\n");
+    browser.press("Enter", 13).await;
+    for words in
+        ["Nothing was changed: there are 2 faults", "cache.ttl.negative", "soon", "server.drain", "proxy.toml, line "]
+    {
+        browser.until(&report(words)).await;
+    }
+    assert_eq!(wire.app.reloads(), Tally { applied: 1, refused: 1 });
+    for (width, scheme) in [(1280, "light"), (390, "dark")] {
+        browser.look(width, scheme).await;
+        browser.until(&format!("innerWidth === {width} && document.documentElement.scrollWidth <= {width}")).await;
+        browser.picture(&format!("reload-faults-{width}.png")).await;
+    }
+    let tree = browser.send("Accessibility.getFullAXTree", serde_json::json!({})).await;
+    let has = |role: &str, name: &str| {
+        let text = |node: &serde_json::Value, field: &str| node[field]["value"].as_str().unwrap_or_default().to_owned();
+        let mut nodes = tree["nodes"].as_array().expect("nodes").iter();
+        nodes.any(|node| text(node, "role") == role && text(node, "name").starts_with(name))
+    };
+    assert!(has("dialog", "Configuration not reloaded") && has("alert", "") && has("button", "Reload again"));
+    browser.look(1280, "light").await;
+
+    // The page itself tells it as well, until it is mended.
+    browser.press("Escape", 27).await;
+    browser.until("document.getElementById('reload').innerText.includes('was not taken in')").await;
+    browser.until("document.getElementById('events').innerText.includes('Reload failed')").await;
+    browser.picture("reload-failed.png").await;
+    write("[cache.ttl]\nnegative = '7s'\n");
+    browser.click("#reload-open").await;
+    browser.click("#reload-confirm").await;
+    browser.until(&report("Nothing has changed in the file.")).await;
+    browser.click("#reload-cancel").await;
+    browser.until("document.getElementById('reload').hidden").await;
+    let other = browser.complaints.iter().filter(|text| !text.contains("422")).collect::<Vec<_>>();
+    assert!(other.is_empty(), "{other:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -320,6 +320,8 @@ async fn without_a_file_there_is_nothing_to_reload() {
     let refused = soon(wire.operate(method(Method::POST, with("/api/reload", &[])))).await;
     assert_eq!(refused.status, 422);
     assert!(String::from_utf8_lossy(&refused.body).contains("not started from a file"));
+    assert_eq!(wire.app.reloads(), Tally::default(), "and nothing that an alert should tell");
+    assert!(wire.app.ground().metrics.last_reload_succeeded());
 }
 
 #[tokio::test]

@@ -157,7 +157,7 @@ const FRESHNESS = { stale: "stale", expired: "expired", purged: "purged", refuse
 
 function accounts() {
   const { rows, total, matching, offset: first, conditions } = state.accounts;
-  text($("accounts-total"), total === 1 ? "1 linked account" : `${whole.format(total)} linked accounts`);
+  text($("accounts-total"), total === 1 ? "1 account" : `${whole.format(total)} accounts`);
   keep($("conditions"), Object.keys(CONDITIONS), (name) => name,
     (name) => element("button", { type: "button", class: name, "aria-pressed": "false", onclick: () => filter($("filter").value === name ? "" : name) }),
     (chip, name) => {
@@ -360,6 +360,7 @@ function take(news) {
   text($("uptime"), `up ${duration(now() - state.proxy.started_at)}`);
   const reload = state.proxy.last_reload;
   $("reload").hidden = !reload || reload.succeeded;
+  $("reload-open").hidden = !state.proxy.reloadable;
   text($("reload"), reload ? `The configuration was not taken in at ${clock(reload.at)}, and the one before is still in use: ${reload.text}` : "");
   show(news);
 }
@@ -478,6 +479,63 @@ $("purge").addEventListener("close", async () => {
   }
 });
 
+function openReload() {
+  $("reload-report").hidden = true;
+  $("reload-report").replaceChildren();
+  text($("reload-confirm"), "Reload");
+  text($("reload-cancel"), "Cancel");
+  text($("reload-title"), "Reload the configuration?");
+  $("reload-means").hidden = false;
+  $("reload-dialog").showModal();
+}
+$("reload-open").addEventListener("click", openReload);
+$("reload-cancel").addEventListener("click", () => $("reload-dialog").close());
+
+$("reload-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const button = $("reload-confirm");
+  // A button that is disabled would lose the focus.
+  if (button.getAttribute("aria-disabled") === "true") return;
+  button.setAttribute("aria-disabled", "true");
+  text(button, "Reloading…");
+  let report, title;
+  try {
+    const answer = await fetch("/api/reload", { method: "POST", headers: headers() });
+    if (answer.status === 401) {
+      $("reload-dialog").close();
+      return login();
+    }
+    const told = await answer.json().catch(() => ({}));
+    if (answer.ok) [title, report] = ["Configuration reloaded", reloaded(told)];
+    else if (told.faults) [title, report] = ["Configuration not reloaded", notReloaded(told.faults)];
+    else throw new Error(told.error ?? `the proxy answered ${answer.status}`);
+  } catch (error) {
+    [title, report] = ["No answer", [element("p", { class: "problem" }, `Whether it was reloaded is not known: ${error.message}`)]];
+  } finally {
+    button.removeAttribute("aria-disabled");
+    text(button, "Reload again");
+    text($("reload-cancel"), "Close");
+  }
+  text($("reload-title"), title);
+  $("reload-means").hidden = true;
+  $("reload-report").replaceChildren(...report);
+  $("reload-report").hidden = false;
+});
+
+const list = (title, lines, kind = "span") => (lines.length ? [element("h3", {}, title), element("ul", {}, ...lines.map((line) => element("li", {}, element(kind, {}, line))))] : []);
+
+function reloaded({ changed = [], needs_restart = [], warnings = [] }) {
+  const verdict = changed.length || needs_restart.length ? "Reloaded." : "Nothing has changed in the file.";
+  return [element("p", { class: "state ok" }, dot(), verdict), ...list("In force now", changed, "code"), ...list("Stays as it was until a restart", needs_restart, "code"), ...list("Warnings", warnings)];
+}
+
+function notReloaded(faults) {
+  const verdict = `Nothing was changed: ${faults.length === 1 ? "there is a fault" : `there are ${faults.length} faults`} in the configuration.`;
+  const place = ({ file, line, column }) => (line ? `${file}, line ${line}, column ${column}` : file);
+  const fault = (one) => element("li", {}, one.key ? element("b", {}, one.key) : null, " ", one.written ? element("code", {}, one.written) : null, one.key || one.written ? ": " : null, one.message, element("span", { class: "sub" }, place(one)));
+  return [element("p", { class: "state problem" }, dot(), verdict), element("ol", {}, ...faults.map(fault))];
+}
+
 function explainAccount(row) {
   $("explain-account").value = row.name;
   $("explain-category").value = row.categories[0] ?? $("explain-category").value;
@@ -487,7 +545,7 @@ function explainAccount(row) {
   $("explain-account").focus({ preventScroll: true });
 }
 
-const WOULD = { hit: ["be a hit", "ok"], stale: ["be served stale", "warning"], miss: ["make a call to Merge", "warning"] };
+const WOULD = { hit: ["be a hit", "ok"], stale: ["be served stale", "warning"], miss: ["make a call to Merge", "warning"], refused: ["be refused", "problem"] };
 
 $("explain").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -499,10 +557,10 @@ $("explain").addEventListener("submit", async (event) => {
   }
 });
 
-function explanation({ key, stored, next_request: { would, because } }) {
+function explanation({ key, stored, calls, next_request: { would, because } }) {
   const [words, tone] = WOULD[would] ?? [would, ""];
-  const verdict = element("p", { class: "verdict" }, "The next request would ", element("b", { class: tone }, words), `: ${because}.`);
-  const facts = [...fact("Asks Merge for", element("code", {}, key.query ? `${key.path}?${key.query}` : key.path)), ...fact("Upstream", key.upstream)];
+  const verdict = element("p", { class: "verdict" }, "The next request would ", element("b", { class: tone }, words), `: ${because.replace(/\.$/, "")}.`);
+  const facts = [...fact("Asks Merge for", element("code", {}, key.query ? `${key.path}?${key.query}` : key.path)), ...fact("Upstream", key.upstream), ...fact("A call now", calls.may_go ? "may go" : element("span", { class: "problem" }, `may not go: ${calls.because}`))];
   if (stored) {
     const left = stored.lifetime_seconds - stored.age_seconds;
     const renewal = stored.purged ? "with the next request, since it was purged" : left > 0 ? `with the first request after ${clock(Date.now() + left * 1000)}, in ${duration(left * 1000)}` : "with the next request";
@@ -515,6 +573,7 @@ function explanation({ key, stored, next_request: { would, because } }) {
       ...fact("Then served", `${duration(stored.while_revalidate_seconds * 1000)} while it is fetched anew, ${duration(stored.if_error_seconds * 1000)} if Merge fails`),
       ...fact("Entity tag", element("code", {}, stored.etag ?? "none")));
   } else facts.push(...fact("Cached", "nothing"));
+  facts.push(...fact("As of", clock(now())));
   return [verdict, element("dl", { class: "facts" }, ...facts)];
 }
 
