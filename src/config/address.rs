@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::Uri;
 use http::uri::{Authority, Scheme};
+use secrecy::zeroize::Zeroizing;
 use toml::Value;
 
 use super::item::{Setting, text};
@@ -172,10 +173,11 @@ impl Setting for ForwardProxy {
 
 /// The `Basic` credential of `user:password`, both percent-encoded as in a URL.
 fn basic(user: &str) -> Result<Credential, String> {
-    let plain = percent_decode(user).ok_or("user and password must be percent-encoded")?;
+    let plain = Zeroizing::new(percent_decode(user).ok_or("user and password must be percent-encoded")?);
     let password = if user.contains(':') { "" } else { ":" };
-    let encoded = BASE64_STANDARD.encode([plain.as_slice(), password.as_bytes()].concat());
-    Credential::new(&format!("Basic {encoded}")).ok_or_else(|| "user and password must be percent-encoded".into())
+    let both = Zeroizing::new([plain.as_slice(), password.as_bytes()].concat());
+    let encoded = Zeroizing::new(BASE64_STANDARD.encode(both.as_slice()));
+    Credential::in_scheme("Basic", &encoded).ok_or_else(|| "user and password must be percent-encoded".into())
 }
 
 fn percent_decode(text: &str) -> Option<Vec<u8>> {

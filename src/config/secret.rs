@@ -5,19 +5,21 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use toml::Value;
 
 use super::item::Setting;
 
-/// A secret: it can be exposed on purpose and in no other way.
+/// A secret: it can be exposed on purpose and in no other way, and is wiped when it is dropped.
 #[derive(Clone)]
 pub struct Secret(SecretString);
 
 impl Secret {
     /// A secret that holds `text`.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(SecretString::from(text.into()))
+    pub fn new(text: &str) -> Self {
+        // A copy of that very size: what is larger would be moved, and leave what it held behind.
+        Self(SecretString::from(text.to_owned()))
     }
 
     /// The secret itself.
@@ -81,16 +83,16 @@ pub struct Surroundings<'a> {
 }
 
 /// More than any token, and little enough that a path to something endless does no harm.
-const LARGEST_SECRET: u64 = 64 * 1024;
+const LARGEST_SECRET: usize = 64 * 1024;
 
 impl Surroundings<'_> {
     /// Reads a secret; the error names the variable or file, never the value.
     pub fn read(&self, source: &SecretSource) -> Result<Secret, String> {
         let (text, whose) = match source {
-            SecretSource::Plain(secret) => (secret.expose().to_owned(), "the string".to_owned()),
+            SecretSource::Plain(secret) => (Zeroizing::new(secret.expose().to_owned()), "the string".to_owned()),
             SecretSource::Env(name) => {
                 let whose = format!("environment variable {name}");
-                ((self.env)(name).ok_or_else(|| format!("{whose} is not set"))?, whose)
+                (Zeroizing::new((self.env)(name).ok_or_else(|| format!("{whose} is not set"))?), whose)
             }
             SecretSource::File(path) => {
                 let path = self.folder.join(path);
@@ -101,16 +103,17 @@ impl Surroundings<'_> {
         if text.is_empty() {
             return Err(format!("{whose} is empty"));
         }
-        Ok(Secret::new(text))
+        Ok(Secret::new(&text))
     }
 
-    fn file(path: &Path) -> Result<String, String> {
-        let mut text = String::new();
-        let read = File::open(path).and_then(|file| file.take(LARGEST_SECRET + 1).read_to_string(&mut text));
+    fn file(path: &Path) -> Result<Zeroizing<String>, String> {
+        // As large as it can get, so that it is never moved; what is read beyond the end needs some room as well.
+        let mut text = Zeroizing::new(String::with_capacity(LARGEST_SECRET + 64));
+        let read = File::open(path).and_then(|file| file.take(LARGEST_SECRET as u64 + 1).read_to_string(&mut text));
         match read {
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Err("is not UTF-8 text".into()),
             Err(error) => return Err(format!("cannot be read: {error}")),
-            Ok(length) if length as u64 > LARGEST_SECRET => return Err("is larger than 64KiB".into()),
+            Ok(length) if length > LARGEST_SECRET => return Err("is larger than 64KiB".into()),
             Ok(_) => {}
         }
         let line = text.strip_suffix('\n').map_or(text.len(), |line| line.strip_suffix('\r').unwrap_or(line).len());

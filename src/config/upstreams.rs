@@ -45,7 +45,7 @@ fn upstream(name: &Spanned<String>, table: &schema::Upstream, findings: &mut Fin
     let api_key = table.api_key.as_ref().and_then(|source| {
         let secret = findings.secret(source)?;
         let fits = secret.expose().bytes().all(|byte| byte.is_ascii_graphic());
-        let credential = Credential::new(&format!("Bearer {}", secret.expose())).filter(|_| fits);
+        let credential = Credential::in_scheme("Bearer", secret.expose()).filter(|_| fits);
         if credential.is_none() {
             findings
                 .fault_unquoted(source.place(), format!("the key ({}) must be visible ASCII without blanks", **source));

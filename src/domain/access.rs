@@ -5,8 +5,10 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use http::uri::{Authority, Scheme};
 use http::{HeaderName, HeaderValue};
+use secrecy::zeroize::Zeroizing;
 use subtle::ConstantTimeEq;
 
 use super::bucket::Rate;
@@ -16,16 +18,36 @@ use super::rules::{BudgetRules, ClientOptions};
 pub type Name = Arc<str>;
 
 /// A header value that carries a secret. It can be sent and nothing else: it has no text form, and it is marked sensitive,
-/// so that HTTP/2 never puts it into a compression table.
+/// so that HTTP/2 never puts it into a compression table. All copies share the same bytes, which are wiped with the last of them.
 #[derive(Clone)]
 pub struct Credential(HeaderValue);
 
 impl Credential {
     /// The credential that goes out as `text`; `None` if `text` cannot stand in a header.
     pub fn new(text: &str) -> Option<Self> {
-        let mut value = HeaderValue::from_str(text).ok()?;
+        Self::owned(Zeroizing::new(text.as_bytes().to_vec()))
+    }
+
+    /// The same, after the name of a scheme such as `Bearer`.
+    pub fn in_scheme(scheme: &str, text: &str) -> Option<Self> {
+        // In one piece: a buffer that grows leaves what it held behind.
+        let mut value = Zeroizing::new(Vec::with_capacity(scheme.len() + 1 + text.len()));
+        value.extend_from_slice(scheme.as_bytes());
+        value.push(b' ');
+        value.extend_from_slice(text.as_bytes());
+        Self::owned(value)
+    }
+
+    fn owned(bytes: impl AsRef<[u8]> + Send + 'static) -> Option<Self> {
+        let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(bytes)).ok()?;
         value.set_sensitive(true);
         Some(Self(value))
+    }
+
+    /// The secret alone, without the name of a scheme.
+    pub fn secret(&self) -> &str {
+        let text = self.0.to_str().unwrap_or_default();
+        text.split_once(' ').map_or(text, |(_, secret)| secret)
     }
 
     /// The value to put on a request to the upstream.
@@ -47,6 +69,9 @@ impl fmt::Debug for Credential {
 
 /// The header that names a linked account.
 pub const X_ACCOUNT_TOKEN: HeaderName = HeaderName::from_static("x-account-token");
+
+/// The header that names a request, for logs at both ends.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The keyed hash that stands for an account's token wherever the token itself must not be: HMAC-SHA-256, the first 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -232,6 +257,7 @@ impl Consumer {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn patterns_match_whole_names() {
@@ -258,6 +284,38 @@ mod tests {
             let name = format!("{head}{run}{tail}");
             prop_assert!(pattern.matches(&name));
         }
+    }
+
+    #[test]
+    fn a_credential_is_one_piece_of_memory_that_goes_with_its_last_copy() {
+        struct Owner(Arc<AtomicBool>);
+        impl AsRef<[u8]> for Owner {
+            fn as_ref(&self) -> &[u8] {
+                b"Bearer sk-canary"
+            }
+        }
+        impl Drop for Owner {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let gone = Arc::new(AtomicBool::new(false));
+        let credential = Credential::owned(Owner(gone.clone())).expect("plain ASCII");
+        let sent = credential.clone().expose().clone();
+        assert!(sent.is_sensitive());
+        assert_eq!(sent.as_bytes().as_ptr(), credential.expose().as_bytes().as_ptr(), "nothing was copied");
+        drop(credential);
+        assert!(!gone.load(Ordering::Relaxed));
+        drop(sent);
+        assert!(gone.load(Ordering::Relaxed), "its owner, which wipes it, was dropped");
+    }
+
+    #[test]
+    fn a_credential_knows_its_secret_from_its_scheme() {
+        let credential = Credential::in_scheme("Bearer", "sk-canary").expect("plain ASCII");
+        assert_eq!((credential.expose().as_bytes(), credential.secret()), (&b"Bearer sk-canary"[..], "sk-canary"));
+        assert_eq!(Credential::new("token").expect("plain ASCII").secret(), "token");
+        assert!(Credential::in_scheme("Bearer", "a\nb").is_none() && Credential::new("a\nb").is_none());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::hash::BuildHasher;
 use std::sync::OnceLock;
 
 use foldhash::fast::RandomState;
+use secrecy::zeroize::Zeroizing;
 use subtle::ConstantTimeEq;
 
 /// Keys that have been shown and were right, with whom they name. Read without a lock.
@@ -17,7 +18,7 @@ pub(super) struct Recognised<T> {
 }
 
 struct Seen<T> {
-    key: Box<[u8]>,
+    key: Zeroizing<Box<[u8]>>,
     named: T,
 }
 
@@ -42,7 +43,7 @@ impl<T: Clone> Recognised<T> {
 
     /// Remembers a key that is right.
     pub(super) fn remember(&self, key: &[u8], named: &T) {
-        let mut seen = Seen { key: key.into(), named: named.clone() };
+        let mut seen = Seen { key: Zeroizing::new(key.into()), named: named.clone() };
         for place in self.way(key) {
             match place.set(seen) {
                 Ok(()) => return,
