@@ -19,7 +19,7 @@ use crate::domain::key::TokenHasher;
 use crate::door::consumer_key;
 use crate::listen::accept::{Drained, Listener};
 use crate::listen::bind::Presence;
-use crate::telemetry;
+use crate::telemetry::{self, redact};
 
 mod status;
 
@@ -129,7 +129,7 @@ fn refuse(faults: &Faults) -> ExitCode {
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {
-    anstream::eprintln!("merge-sync-proxy: {error}");
+    anstream::eprintln!("merge-sync-proxy: {}", redact::redacted(&error.to_string()));
     ExitCode::from(FAILED)
 }
 
@@ -160,6 +160,7 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
         Err(faults) => return refuse(&faults),
     };
     let pretty = config.telemetry.log.map_or_else(|| io::stderr().is_terminal(), |log| log == LogFormat::Pretty);
+    redact::conceal(config.secrets());
     telemetry::start(pretty, &config.telemetry.filter, config.telemetry.access_log);
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");

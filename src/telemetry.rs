@@ -1,8 +1,12 @@
 //! One log line for each request; how logs look.
 
+/// What no line may say.
+pub mod redact;
+
 use std::convert::Infallible;
 use std::future::Future;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Stderr, Write};
+use std::panic::PanicHookInfo;
 use std::pin::Pin;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
@@ -15,6 +19,7 @@ use tower::{Layer, Service};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use self::redact::Redacting;
 use crate::access_log::{AccessLog, Entry};
 use crate::domain::body::ReplyBody;
 use crate::domain::ending::Ending;
@@ -23,13 +28,16 @@ use crate::reply::render::Reply;
 use crate::reply::request_id::X_REQUEST_ID;
 
 /// Begins logging to standard error what `filter` lets through: lines for people if `pretty`, else one JSON object a line.
-/// A second call changes nothing.
+/// What is [concealed](redact::conceal) is in none of them. A second call changes nothing.
 pub fn start(pretty: bool, filter: &str, access_log: bool) {
-    let lines = tracing_subscriber::fmt().with_env_filter(parse(filter, access_log)).with_writer(std::io::stderr);
+    let out = Redacting(std::io::stderr as fn() -> Stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(parse(filter, access_log)).with_writer(out);
     let lines = lines.with_ansi(std::io::stderr().is_terminal());
-    if !pretty && let Ok(log) = AccessLog::start(std::io::stderr()) {
+    if !pretty && let Ok(log) = AccessLog::start(Redacting(std::io::stderr())) {
         let _ = ACCESS_LOG.set(log);
     }
+    // What a panic quotes may be anything; and a line for people among lines of JSON would not be read by what reads those.
+    std::panic::set_hook(Box::new(tell_panic));
     // The two formats are two types, and so are their handles.
     if pretty {
         let lines = lines.compact().with_filter_reloading();
@@ -39,6 +47,17 @@ pub fn start(pretty: bool, filter: &str, access_log: bool) {
         let lines = lines.json().flatten_event(true).with_filter_reloading();
         let handle = lines.reload_handle();
         install(lines, move |filter| handle.reload(filter).is_ok());
+    }
+}
+
+/// A panic, as one line of the log, or on its own where the filter lets no error through.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or("no message");
+    let at = panic.location().map(ToString::to_string);
+    if tracing::enabled!(target: "panic", tracing::Level::ERROR) {
+        tracing::error!(target: "panic", at, "{message}");
+    } else {
+        let _ = writeln!(Redacting(std::io::stderr()), "panic at {}: {message}", at.unwrap_or_default());
     }
 }
 
@@ -180,6 +199,10 @@ impl<F: Future<Output = Result<Reply, Infallible>>> Future for Answering<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parking_lot::Mutex;
+    use secrecy::zeroize::Zeroizing;
+    use std::sync::Arc;
+    use std::{panic, thread};
 
     #[test]
     fn audit_lines_pass_a_filter_that_does_not_speak_of_them() {
@@ -188,5 +211,35 @@ mod tests {
         assert!(parsed("warn", false).contains("access=off"));
         assert_eq!(parsed("audit=off", true), "audit=off");
         assert_eq!(parsed("audit=warn", true), "audit=warn");
+    }
+
+    #[test]
+    fn a_panic_is_a_line_of_the_log_and_holds_no_secret() {
+        #[derive(Clone, Default)]
+        struct Taken(Arc<Mutex<Vec<u8>>>);
+        impl Write for Taken {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let taken = Taken::default();
+        let writer = taken.clone();
+        let lines = tracing_subscriber::fmt().json().flatten_event(true).with_writer(Redacting(move || writer.clone()));
+        let _guard = tracing::subscriber::set_default(lines.finish());
+        redact::conceal([Zeroizing::new("sk-canary-of-a-panic".to_owned())]);
+        // Panics of other tests go where they always go.
+        let (here, before) = (thread::current().id(), panic::take_hook());
+        panic::set_hook(Box::new(
+            move |panic| if thread::current().id() == here { tell_panic(panic) } else { before(panic) },
+        ));
+        let panicked = panic::catch_unwind(|| panic!("a \"quote\" of sk-canary-of-a-panic"));
+        drop(panic::take_hook());
+        assert!(panicked.is_err());
+        let line: serde_json::Value = serde_json::from_slice(&taken.0.lock()).expect("one JSON line");
+        assert_eq!((&line["message"], &line["target"]), (&"a \"quote\" of [redacted]".into(), &"panic".into()));
+        assert!(line["at"].as_str().is_some_and(|at| at.starts_with("src/telemetry.rs:")), "{line}");
     }
 }

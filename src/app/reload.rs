@@ -18,7 +18,7 @@ use crate::config::fault::{Fault, Faults};
 use crate::domain::access::{Name, Upstream};
 use crate::domain::event::Kind;
 use crate::domain::key::TokenHasher;
-use crate::telemetry;
+use crate::telemetry::{self, redact};
 use crate::upstream::client::Transport;
 use crate::upstream::transport;
 
@@ -183,6 +183,8 @@ impl App {
         keep_fixed(&mut config, &old);
         refuse_exposure(&config)?;
         let transports = self.transports(&old, &config)?;
+        // Before any of them is used.
+        redact::conceal(config.secrets());
         if (&config.telemetry.filter, config.telemetry.access_log) != (&old.telemetry.filter, old.telemetry.access_log)
         {
             telemetry::refilter(&config.telemetry.filter, config.telemetry.access_log);

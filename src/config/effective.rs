@@ -6,14 +6,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use http::Uri;
+use secrecy::zeroize::Zeroizing;
 
 use super::address::ListenAddress;
 use super::fault::Warning;
 use super::secret::{Secret, SecretSource};
 use super::tls::Tls;
 use super::words::LogFormat;
-use crate::domain::access::{Account, Consumer, Name, Upstream};
+use crate::domain::access::{Account, Consumer, Credential, Name, Upstream};
 use crate::domain::bucket::Rate;
 use crate::domain::rules::{Lifetimes, Route, SocketAccess};
 
@@ -42,6 +45,28 @@ pub struct Config {
     pub sources: Sources,
     /// What is allowed and not wise.
     pub warnings: Vec<Warning>,
+}
+
+impl Config {
+    /// Every secret that it holds, as it was given, so that it can be kept out of what is written.
+    pub fn secrets(&self) -> Vec<Zeroizing<String>> {
+        let text = |credential: &Credential| Zeroizing::new(credential.secret().to_owned());
+        let mut secrets: Vec<_> = self.accounts.iter().map(|account| text(&account.token)).collect();
+        for upstream in &self.upstreams {
+            secrets.push(text(&upstream.api_key));
+            let authorization = upstream.client.proxy.as_ref().and_then(|proxy| proxy.authorization.as_ref());
+            secrets.extend(authorization.into_iter().flat_map(|authorization| {
+                let encoded = text(authorization);
+                let plain =
+                    BASE64_STANDARD.decode(encoded.as_bytes()).ok().and_then(|plain| String::from_utf8(plain).ok());
+                let plain = Zeroizing::new(plain.unwrap_or_default());
+                let password = plain.split_once(':').map_or("", |(_, password)| password).to_owned();
+                [encoded, Zeroizing::new(password)]
+            }));
+        }
+        secrets.extend(self.admin.token.iter().map(|token| Zeroizing::new(token.expose().to_owned())));
+        secrets
+    }
 }
 
 /// Where consumers come in.

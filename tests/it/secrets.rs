@@ -213,3 +213,41 @@ fn neither_a_good_check_nor_a_bad_one_says_a_secret() {
         assert_silent(&format!("{out}{err}"), "check");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_a_caller_puts_where_it_is_logged_is_cut_out_of_the_line() {
+    const NEWER: &str = "canary-token-acme-renewed-77";
+    let key = merge_sync_proxy::door::consumer_key::generate();
+    for (format, id, cut_out) in
+        [("json", "\"id\":\"[redacted]\"", "/api/[redacted]/v1"), ("pretty", "[redacted]", "/api/[redacted]/v1")]
+    {
+        let folder = folder("http://127.0.0.1:9", "");
+        let file = std::fs::read_to_string(folder.file()).expect("there");
+        let file =
+            file.replace("log = 'json'", &format!("log = '{format}'")).replace("filter = 'trace'", "filter = 'info'");
+        std::fs::write(folder.file(), &file).expect("written");
+        let proxy = Running::start(&["--config", folder.file().to_str().expect("UTF-8")], &ENV);
+        let line = proxy.line_with("serving");
+        let bound = line.split("bound").nth(1).and_then(|rest| rest.split("127.0.0.1:").nth(1)).expect("an address");
+        let port = bound.split(|c: char| !c.is_ascii_digit()).next().expect("a port");
+        let address: SocketAddr = format!("127.0.0.1:{port}").parse().expect("an address");
+        let mut caller = Caller::new(address, false);
+        for secret in [API_KEY, ACME, GLOBEX, ADMIN, &key] {
+            caller.ask(Method::GET, &format!("/api/{secret}/v1"), &[("x-request-id", secret)]).await;
+            let line = proxy.line_with("/v1");
+            assert!(line.contains(cut_out) && line.contains(id), "{line}");
+        }
+        std::fs::write(folder.path().join("acme"), NEWER).expect("written");
+        proxy.signal("-HUP");
+        proxy.line_with("configuration reloaded");
+        for secret in [NEWER, ACME] {
+            caller.ask(Method::GET, &format!("/api/{secret}/v1"), &[]).await;
+            let line = proxy.line_with("/v1");
+            assert!(line.contains(cut_out), "{line}");
+        }
+        proxy.terminate();
+        let (_, said) = proxy.end();
+        assert_silent(&said, "the log");
+        assert!(!said.contains(&key) && !said.contains(NEWER), "{said}");
+    }
+}
