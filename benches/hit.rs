@@ -77,7 +77,7 @@ fn renderings(criterion: &mut Criterion) {
     let answer = Answer { page: page.clone(), served: Served::Hit, now: Instant::now(), refresh_limited: false };
     let answering = service_fn(move |_: Request<Empty<Bytes>>| {
         let result = Ok(Given::Page(answer.clone()));
-        std::future::ready(Ok(Outcome { caller: None, account: None, route: None, result }))
+        std::future::ready(Ok(Outcome { caller: None, account: None, route: None, id: None, result }))
     });
     let mut service = render::layer().layer(answering);
     let request = Request::get("/").header("x-request-id", "bench").body(Empty::new()).expect("a valid request");

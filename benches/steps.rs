@@ -88,7 +88,7 @@ fn steps(criterion: &mut Criterion) {
     });
     let answer = |request: Request<Empty<Bytes>>| -> Ready<Result<Reply, Infallible>> {
         drop(request);
-        let outcome = Outcome { route: None, caller: None, account: None, result: Err(Problem::NotCached) };
+        let outcome = Outcome { route: None, caller: None, account: None, id: None, result: Err(Problem::NotCached) };
         ready(Ok(Reply { response: Response::new(ReplyBody::whole(Bytes::new())), outcome }))
     };
     let mut telemetry = telemetry::layer().layer(service_fn(answer));

@@ -47,11 +47,11 @@ use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
 use crate::domain::event::{Events, Kind};
 use crate::domain::key::{CanonicalQuery, PageKey, TokenHasher};
-use crate::domain::peer::Peer;
+use crate::domain::peer::{Asker, Peer};
 use crate::domain::rules::{CacheRule, Route, SocketAccess};
 use crate::domain::tally::Connections;
 use crate::door::admit::House;
-use crate::door::audit::Audit;
+use crate::door::audit::{Audit, Event, KeyRefusal};
 use crate::door::identify::Consumers;
 use crate::door::query;
 use crate::door::resolve::Accounts;
@@ -399,11 +399,15 @@ impl Operations for App {
         self.config.load().admin.token.clone()
     }
 
-    fn reload(&self) -> Result<Changes, Faults> {
-        App::reload(self, Cause::Operator)
+    fn reload(&self, operator: &Asker) -> Result<Changes, Faults> {
+        self.reload_for(Cause::Operator, operator)
     }
 
-    fn purge(&self, account: Option<&str>, hard: bool) -> Option<usize> {
+    fn refused(&self, reason: KeyRefusal, asker: Asker) {
+        self.ground.house.load().audit.tell(Event::OperatorRefused { reason }, asker, Instant::now());
+    }
+
+    fn purge(&self, account: Option<&str>, hard: bool, operator: &Asker) -> Option<usize> {
         let (store, responses, now) = (&self.ground.store, &self.ground.http.responses, Instant::now());
         let purged = match account {
             Some(name) => {
@@ -413,7 +417,8 @@ impl Operations for App {
             }
             None => store.purge_all(hard, now) + responses.purge_all(hard, now),
         };
-        tracing::info!(target: "audit", account = account.unwrap_or("all"), hard, pages = purged, "purged");
+        let (peer, id) = (operator.peer(), operator.id());
+        tracing::info!(target: "audit", account = account.unwrap_or("all"), hard, pages = purged, peer, id, "purged");
         let how = if hard { "dropped" } else { "made stale" };
         let subject = account.map_or_else(|| "all accounts".into(), Into::into);
         let plural = if purged == 1 { "page" } else { "pages" };

@@ -89,7 +89,6 @@ pub mod metrics {
 /// `Outcome` to `Response`.
 pub mod reply {
     pub mod render;
-    pub mod request_id;
 
     pub mod events;
 
@@ -221,6 +220,8 @@ pub mod domain {
     pub mod arrival;
 
     pub mod peer;
+
+    pub mod request_id;
 
     pub mod exchange;
 

@@ -24,8 +24,8 @@ use crate::access_log::{AccessLog, Entry};
 use crate::domain::body::ReplyBody;
 use crate::domain::ending::Ending;
 use crate::domain::exchange::Outcome;
+use crate::domain::request_id::X_REQUEST_ID;
 use crate::reply::render::Reply;
-use crate::reply::request_id::X_REQUEST_ID;
 
 /// Begins logging to standard error what `filter` lets through: lines for people if `pretty`, else one JSON object a line.
 /// What is [concealed](redact::conceal) is in none of them. A second call changes nothing.
@@ -145,7 +145,7 @@ struct Line {
 
 impl Line {
     fn write(self, reply: &Reply) {
-        let Outcome { caller, account, route, result } = &reply.outcome;
+        let Outcome { caller, account, route, result, .. } = &reply.outcome;
         let ending = Ending::of(result);
         let entry = Entry {
             method: self.method.as_str(),

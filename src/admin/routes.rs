@@ -17,8 +17,12 @@ use super::view::View;
 use super::{events, guard, page, reloaded};
 use crate::config::changes::Changes;
 use crate::config::{Faults, Secret};
+use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
+use crate::domain::peer::{Asker, Peer};
 use crate::domain::problem::Objection;
+use crate::domain::request_id::{self, X_REQUEST_ID};
+use crate::door::audit::KeyRefusal;
 use crate::metrics::exposition;
 
 /// What operators can see and do.
@@ -29,11 +33,15 @@ pub trait Operations: Clone + Send + Sync + 'static {
     /// What an operator must show as `Authorization: Bearer TOKEN`, except for health.
     fn token(&self) -> Option<Secret>;
 
-    /// Reads the configuration again; waits for files.
-    fn reload(&self) -> Result<Changes, Faults>;
+    /// Reads the configuration again, as `operator` asks; waits for files.
+    fn reload(&self, operator: &Asker) -> Result<Changes, Faults>;
 
-    /// Purges the pages of one account, or all if none is named; says how many there were, or `None` if nobody has that name.
-    fn purge(&self, account: Option<&str>, hard: bool) -> Option<usize>;
+    /// Purges the pages of one account, or all if none is named, as `operator` asks; says how many there were, or `None` if nobody
+    /// has that name.
+    fn purge(&self, account: Option<&str>, hard: bool, operator: &Asker) -> Option<usize>;
+
+    /// Takes note of somebody who has not shown the token.
+    fn refused(&self, reason: KeyRefusal, asker: Asker);
 
     /// What the cache holds for a question; `None` if there is no such account or category.
     fn explain(&self, account: &str, category: &str, query: &str) -> Option<Value>;
@@ -79,7 +87,15 @@ impl<O: Operations> Admin<O> {
         Self { operations }
     }
 
-    async fn answer(&self, request: &Request<()>) -> Response<ReplyBody> {
+    async fn answer(&self, request: Request<()>, peer: Option<Peer>) -> Response<ReplyBody> {
+        let id = request_id::name(request.headers().get(X_REQUEST_ID));
+        let asker = Asker { peer, id: Some(id) };
+        let mut response = self.answer_of(&request, &asker).await;
+        response.headers_mut().extend(asker.id.map(|id| (X_REQUEST_ID, id)));
+        response
+    }
+
+    async fn answer_of(&self, request: &Request<()>, asker: &Asker) -> Response<ReplyBody> {
         if let Some(Objection(problem)) = request.extensions().get() {
             let row = problem.row();
             return reply(row.status, &json!({ "error": row.detail }));
@@ -89,7 +105,7 @@ impl<O: Operations> Admin<O> {
             Ok(question) => question,
             Err(refusal) => return *refusal,
         };
-        if let Some(refusal) = self.refuse(&question, request) {
+        if let Some(refusal) = self.refuse(&question, request, asker) {
             return refusal;
         }
         match question {
@@ -108,18 +124,18 @@ impl<O: Operations> Admin<O> {
             }
             Question::Purge { account } => {
                 let hard = parameter(uri.query().unwrap_or_default(), "hard").is_some_and(|hard| hard == "true");
-                match self.operations.purge(account.as_deref(), hard) {
+                match self.operations.purge(account.as_deref(), hard, asker) {
                     Some(pages) => reply(StatusCode::OK, &json!({"purged": pages, "hard": hard})),
                     None => reply(StatusCode::NOT_FOUND, &json!({"error": "no account has this name"})),
                 }
             }
             Question::Explain { query } => self.explain(query),
-            Question::Reload => self.reload().await,
+            Question::Reload => self.reload(asker.clone()).await,
         }
     }
 
     /// Why this request is not answered, if it is not.
-    fn refuse(&self, question: &Question<'_>, request: &Request<()>) -> Option<Response<ReplyBody>> {
+    fn refuse(&self, question: &Question<'_>, request: &Request<()>, asker: &Asker) -> Option<Response<ReplyBody>> {
         // Health is for load balancers, which hold no secrets and call us what they like.
         if matches!(question, Question::Live | Question::Ready) {
             return None;
@@ -134,7 +150,8 @@ impl<O: Operations> Admin<O> {
         if !guard::is_same_site(request) {
             return Some(reply(StatusCode::FORBIDDEN, &json!({"error": guard::OTHER_SITE})));
         }
-        (!self.may_operate(request.headers())).then(|| {
+        self.may_operate(request.headers()).err().map(|reason| {
+            self.operations.refused(reason, asker.clone());
             let mut refused = reply(StatusCode::UNAUTHORIZED, &json!({"error": "send 'Authorization: Bearer TOKEN'"}));
             refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             refused
@@ -170,10 +187,10 @@ impl<O: Operations> Admin<O> {
         response
     }
 
-    async fn reload(&self) -> Response<ReplyBody> {
+    async fn reload(&self, operator: Asker) -> Response<ReplyBody> {
         let operations = self.operations.clone();
         // It reads files; whoever serves must not wait for them.
-        let result = tokio::task::spawn_blocking(move || operations.reload()).await;
+        let result = tokio::task::spawn_blocking(move || operations.reload(&operator)).await;
         result.map_or_else(|_panic| broken(), |result| reloaded::reply(&result))
     }
 
@@ -194,10 +211,11 @@ impl<O: Operations> Admin<O> {
         )
     }
 
-    fn may_operate(&self, headers: &HeaderMap) -> bool {
-        let Some(token) = self.operations.token() else { return true };
+    fn may_operate(&self, headers: &HeaderMap) -> Result<(), KeyRefusal> {
+        let Some(token) = self.operations.token() else { return Ok(()) };
         let shown = headers.get(AUTHORIZATION).and_then(|line| line.as_bytes().strip_prefix(b"Bearer "));
-        shown.is_some_and(|shown| shown.ct_eq(token.expose().as_bytes()).into())
+        let shown = shown.ok_or(KeyRefusal::Missing)?;
+        bool::from(shown.ct_eq(token.expose().as_bytes())).then_some(()).ok_or(KeyRefusal::Unknown)
     }
 }
 
@@ -263,7 +281,7 @@ fn plain(status: StatusCode, content_type: HeaderValue, body: String) -> Respons
     response
 }
 
-impl<O: Operations, B> Service<Request<B>> for Admin<O> {
+impl<O: Operations, B> Service<Request<Arrived<B>>> for Admin<O> {
     type Response = Response<ReplyBody>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
@@ -272,8 +290,9 @@ impl<O: Operations, B> Service<Request<B>> for Admin<O> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (admin, request) = (self.clone(), request.map(drop));
-        Box::pin(async move { Ok(admin.answer(&request).await) })
+    fn call(&mut self, request: Request<Arrived<B>>) -> Self::Future {
+        let (admin, peer) = (self.clone(), request.body().peer().cloned());
+        let request = request.map(drop);
+        Box::pin(async move { Ok(admin.answer(request, peer).await) })
     }
 }

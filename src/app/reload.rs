@@ -18,6 +18,7 @@ use crate::config::fault::{Fault, Faults};
 use crate::domain::access::{Name, Upstream};
 use crate::domain::event::Kind;
 use crate::domain::key::TokenHasher;
+use crate::domain::peer::Asker;
 use crate::telemetry::{self, redact};
 use crate::upstream::client::Transport;
 use crate::upstream::transport;
@@ -144,6 +145,11 @@ impl App {
 
     /// Reads the configuration again and takes it over if it is sound. Waits for files, so it is nothing for a thread that serves.
     pub fn reload(&self, cause: Cause) -> Result<Changes, Faults> {
+        self.reload_for(cause, &Asker::default())
+    }
+
+    /// The same, because `operator` has asked for it.
+    pub(crate) fn reload_for(&self, cause: Cause, operator: &Asker) -> Result<Changes, Faults> {
         let _one_at_a_time = self.reloads.running.lock();
         let Some(read) = self.reloads.source.get() else {
             // There is no file that could be wrong, so this is nobody's failed reload.
@@ -155,7 +161,7 @@ impl App {
         if !is_news && cause == Cause::File {
             return result;
         }
-        report(cause, &result);
+        report(cause, operator, &result);
         let counter = if result.is_ok() { &self.reloads.applied } else { &self.reloads.refused };
         counter.fetch_add(1, Ordering::Relaxed);
         let reload = Reload { at: SystemTime::now(), cause, result: result.clone() };
@@ -292,8 +298,8 @@ fn refuse_exposure(config: &Config) -> Result<(), Fault> {
     Ok(())
 }
 
-fn report(cause: Cause, result: &Result<Changes, Faults>) {
-    let cause = cause.word();
+fn report(cause: Cause, operator: &Asker, result: &Result<Changes, Faults>) {
+    let (cause, peer, id) = (cause.word(), operator.peer(), operator.id());
     match result {
         Ok(told) => {
             for key in &told.needs_restart {
@@ -303,14 +309,14 @@ fn report(cause: Cause, result: &Result<Changes, Faults>) {
                 tracing::warn!(%warning, "configuration");
             }
             let changed = told.changed.join(", ");
-            tracing::info!(target: "audit", cause, changed, "configuration reloaded");
+            tracing::info!(target: "audit", cause, changed, peer, id, "configuration reloaded");
         }
         Err(faults) => {
             for fault in faults {
                 tracing::error!(%fault, "the configuration is not valid");
             }
             let faults = faults.iter().count();
-            tracing::warn!(target: "audit", cause, faults, "reload refused: everything stays as it was");
+            tracing::warn!(target: "audit", cause, faults, peer, id, "reload refused: everything stays as it was");
         }
     }
 }

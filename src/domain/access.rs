@@ -70,9 +70,6 @@ impl fmt::Debug for Credential {
 /// The header that names a linked account.
 pub const X_ACCOUNT_TOKEN: HeaderName = HeaderName::from_static("x-account-token");
 
-/// The header that names a request, for logs at both ends.
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
 /// The keyed hash that stands for an account's token wherever the token itself must not be: HMAC-SHA-256, the first 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AccountHash(pub [u8; 16]);

@@ -320,6 +320,8 @@ pub struct Outcome {
     pub account: Option<Arc<Account>>,
     /// The route as configured, once it has been found.
     pub route: Option<Name>,
+    /// The name of the request, if a line of the log has told it already.
+    pub id: Option<Box<HeaderValue>>,
     /// The answer, or why there is none.
     pub result: Result<Given, Problem>,
 }

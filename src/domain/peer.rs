@@ -1,6 +1,9 @@
 //! Who is at the other end of a connection, as far as the connection itself says it. No header can say otherwise.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+
+use http::HeaderValue;
 
 /// The other end of a connection; each request that came over it carries an `Arc` of this among its extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +62,38 @@ impl Peer {
     }
 }
 
+impl fmt::Display for Peer {
+    /// The address, or the user of this machine.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network { address, .. } => address.to_canonical().fmt(f),
+            Self::Local { uid: Some(uid) } => write!(f, "uid {uid}"),
+            Self::Local { uid: None } => f.write_str("unix"),
+        }
+    }
+}
+
+/// Who sent a request, for lines that are about it.
+#[derive(Clone, Debug, Default)]
+pub struct Asker {
+    /// The other end of its connection, if it came over one.
+    pub peer: Option<Peer>,
+    /// Its `X-Request-Id`.
+    pub id: Option<HeaderValue>,
+}
+
+impl Asker {
+    /// The request's name as a field of a line.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_ref()?.to_str().ok()
+    }
+
+    /// The peer as a field of a line.
+    pub fn peer(&self) -> Option<String> {
+        self.peer.as_ref().map(ToString::to_string)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +105,15 @@ mod tests {
         assert_ne!(origin("2001:db8:1:2::1"), origin("2001:db8:1:3::1"));
         assert_eq!(origin("::ffff:192.0.2.1"), origin("192.0.2.1"));
         assert_ne!(origin("192.0.2.2"), origin("192.0.2.1"));
+    }
+
+    #[test]
+    fn a_peer_is_told_by_its_address_or_its_user() {
+        let network =
+            |text: &str| Peer::Network { address: text.parse().expect("an address"), certificate: Box::default() };
+        assert_eq!(network("2001:db8::1").to_string(), "2001:db8::1");
+        assert_eq!(network("::ffff:192.0.2.1").to_string(), "192.0.2.1");
+        assert_eq!(Peer::Local { uid: Some(1000) }.to_string(), "uid 1000");
+        assert_eq!(Peer::Local { uid: None }.to_string(), "unix");
     }
 }

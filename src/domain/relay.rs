@@ -13,6 +13,7 @@ use super::body::{ReplyBody, StreamBody, empty};
 use super::cache_control::Wants;
 use super::exchange::{Caller, Payer, Policy, Reason, Served, Target};
 use super::key::PageKey;
+use super::peer::Asker;
 use super::trace::Trace;
 
 /// A request on a route with `cache = "off"` or `"http"` that has been admitted.
@@ -28,8 +29,8 @@ pub struct Relay {
     pub wants: Wants,
     /// The rules of the route.
     pub policy: Arc<Policy>,
-    /// Whether it spends a sync credit of the account.
-    pub resync: bool,
+    /// Who spends a sync credit of the account, if it does.
+    pub resync: Option<Asker>,
 }
 
 /// One call to an upstream that carries a request as it is.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Request};
+use http::{HeaderValue, Method, Request};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -33,9 +33,10 @@ use crate::domain::cache_control::Wants;
 use crate::domain::exchange::{Admitted, Ask, Caller, Given, Outcome, Reason};
 use crate::domain::follow::Follow;
 use crate::domain::key::{CanonicalQuery, PageKey};
-use crate::domain::peer::Peer;
+use crate::domain::peer::{Asker, Peer};
 use crate::domain::problem::{Objection, Problem};
 use crate::domain::relay::{Call, Relay};
+use crate::domain::request_id::{self, X_REQUEST_ID};
 use crate::domain::rules::CacheRule;
 use crate::domain::trace::Trace;
 
@@ -80,20 +81,21 @@ impl House {
         known.route = Some(stop.place.route.clone());
         let peer = body.peer();
         let identified = self.consumers.identify(fields.authorization, peer, &self.strangers, now);
-        let caller = identified.map_err(|stranger| self.refuse(stranger, peer, now))?;
-        let caller = known.caller.insert(caller.clone());
+        let caller = identified.map_err(|stranger| self.refuse(stranger, || known.asker(&head, peer), now))?;
+        known.caller = Some(caller.clone());
         if has_body && matches!(head.method, Method::GET | Method::HEAD) {
             return Err(Problem::InvalidRequest("Send no body with GET or HEAD.".into()));
         }
         let query = CanonicalQuery::new(head.uri.query().unwrap_or_default());
         query::check(&query)?;
         let target = self.accounts.resolve(fields.account, &caller.consumer, stop.upstream.as_ref());
-        let target = target.inspect_err(|problem| self.deny(problem, &fields, caller, now))?;
+        let target =
+            target.inspect_err(|problem| self.deny(problem, &fields, caller, || known.asker(&head, peer), now))?;
         known.account = Some(target.account.clone());
-        let resync = !head.method.is_safe() && stop.place.is_resync();
-        if resync && !caller.consumer.resync {
+        let resync = (!head.method.is_safe() && stop.place.is_resync()).then(|| known.asker(&head, peer));
+        if let Some(asker) = resync.clone().filter(|_| !caller.consumer.resync) {
             let (consumer, account) = (caller.consumer.name.clone(), target.account.audit_label());
-            self.audit.tell(Event::ResyncDenied { consumer, account }, now);
+            self.audit.tell(Event::ResyncDenied { consumer, account }, asker, now);
             return Err(Problem::ResyncNotAllowed);
         }
         quota::take(caller, now)?;
@@ -132,21 +134,31 @@ impl House {
     }
 
     /// Who has no key that counts is told nothing; the log is told why.
-    fn refuse(&self, stranger: Stranger<'_>, peer: Option<&Peer>, now: Instant) -> Problem {
+    fn refuse(&self, stranger: Stranger<'_>, asker: impl FnOnce() -> Asker, now: Instant) -> Problem {
         match stranger {
             Stranger::Unread(problem) => problem,
             Stranger::Refused(reason, consumer, shown) => {
                 let key = shown.map(|key| self.accounts.stand_in(&String::from_utf8_lossy(key)));
-                self.audit.tell(Event::KeyRefused { reason, consumer: consumer.cloned(), key }, now);
-                self.strangers.refuse(peer.and_then(Peer::origin), now)
+                let asker = asker();
+                let origin = asker.peer.as_ref().and_then(Peer::origin);
+                self.audit.tell(Event::KeyRefused { reason, consumer: consumer.cloned(), key }, asker, now);
+                self.strangers.refuse(origin, now)
             }
         }
     }
 
-    fn deny(&self, problem: &Problem, fields: &Fields<'_>, caller: &Caller, now: Instant) {
+    fn deny(
+        &self,
+        problem: &Problem,
+        fields: &Fields<'_>,
+        caller: &Caller,
+        asker: impl FnOnce() -> Asker,
+        now: Instant,
+    ) {
         if *problem == Problem::AccountNotAllowed {
             let account = self.accounts.denied(fields.account, &caller.consumer);
-            self.audit.tell(Event::AccountDenied { consumer: caller.consumer.name.clone(), account }, now);
+            let event = Event::AccountDenied { consumer: caller.consumer.name.clone(), account };
+            self.audit.tell(event, asker(), now);
         }
     }
 
@@ -201,6 +213,15 @@ struct Known {
     caller: Option<Arc<Caller>>,
     account: Option<Arc<Account>>,
     route: Option<Name>,
+    id: Option<Box<HeaderValue>>,
+}
+
+impl Known {
+    /// Who asks, for a line of the log. From now on the request has the name that stands there.
+    fn asker(&mut self, head: &Parts, peer: Option<&Peer>) -> Asker {
+        let id = self.id.get_or_insert_with(|| Box::new(request_id::name(head.headers.get(X_REQUEST_ID))));
+        Asker { peer: peer.cloned(), id: Some((**id).clone()) }
+    }
 }
 
 pin_project! {
@@ -229,7 +250,7 @@ impl<F: Future<Output = Result<Given, Problem>>> Future for Admitting<F> {
             StepProjection::Refused { problem } => Err(problem.take().expect("a future is not polled after its end")),
             StepProjection::Asking { answer } => ready!(answer.poll(cx)),
         };
-        let Known { caller, account, route } = std::mem::take(this.known);
-        Poll::Ready(Ok(Outcome { caller, account, route, result }))
+        let Known { caller, account, route, id } = std::mem::take(this.known);
+        Poll::Ready(Ok(Outcome { caller, account, route, id, result }))
     }
 }

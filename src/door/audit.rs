@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::bucket::{Bucket, Rate};
+use crate::domain::peer::{Asker, Origin, Peer};
 
 /// What is told of, each with a message of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +35,11 @@ pub enum Event {
         consumer: Name,
         /// For which account.
         account: String,
+    },
+    /// Somebody has asked the admin listener without its token.
+    OperatorRefused {
+        /// Why: there was none, or it was another.
+        reason: KeyRefusal,
     },
 }
 
@@ -76,10 +82,19 @@ pub struct Audit {
 
 #[derive(Debug, Default)]
 struct Told {
-    /// When each event was told of, and how often it has happened since.
-    events: HashMap<Event, (Instant, u64)>,
+    /// What each has done that was told of. Whoever has many addresses is told apart by what they have in common.
+    events: HashMap<(Event, Option<Origin>), Since>,
     /// How many events made no line at all since the last line.
     dropped: u64,
+}
+
+/// What became of an event since it was told of.
+#[derive(Debug)]
+struct Since {
+    told: Instant,
+    again: u64,
+    /// Whose request was the last.
+    last: Asker,
 }
 
 impl Audit {
@@ -89,15 +104,17 @@ impl Audit {
         Self { lines: Bucket::new(rate, now), told: Mutex::default() }
     }
 
-    /// Tells of `event`, unless the same was told of a moment ago.
-    pub fn tell(&self, event: Event, now: Instant) {
+    /// Tells of `event` and of who caused it, unless the same was told of a moment ago.
+    pub fn tell(&self, event: Event, asker: Asker, now: Instant) {
         let mut told = self.told.lock();
-        if let Some((_, again)) = told.events.get_mut(&event) {
-            *again += 1;
+        let key = (event, asker.peer.as_ref().and_then(Peer::origin));
+        if let Some(since) = told.events.get_mut(&key) {
+            since.again += 1;
+            since.last = asker;
         } else if self.lines.reserve(now).is_ok() {
             let dropped = std::mem::take(&mut told.dropped);
-            write(&event, 1, dropped);
-            told.events.insert(event, (now, 0));
+            write(&key.0, &asker, 1, dropped);
+            told.events.insert(key, Since { told: now, again: 0, last: asker });
         } else {
             told.dropped += 1;
         }
@@ -107,35 +124,41 @@ impl Audit {
     pub fn settle(&self, now: Instant) {
         let mut told = self.told.lock();
         let mut dropped = told.dropped;
-        told.events.retain(|event, (since, again)| {
-            if now.saturating_duration_since(*since) < QUIET {
+        told.events.retain(|(event, _), since| {
+            if now.saturating_duration_since(since.told) < QUIET {
                 return true;
             }
             // The line of an event that goes on takes its turn like any other, so that a crowd of them stays bounded.
-            if *again > 0 && self.lines.reserve(now).is_ok() {
-                write(event, *again, std::mem::take(&mut dropped));
-                (*since, *again) = (now, 0);
+            if since.again > 0 && self.lines.reserve(now).is_ok() {
+                write(event, &since.last, since.again, std::mem::take(&mut dropped));
+                (since.told, since.again) = (now, 0);
                 return true;
             }
-            dropped += *again;
+            dropped += since.again;
             false
         });
         told.dropped = dropped;
     }
 }
 
-fn write(event: &Event, times: u64, dropped: u64) {
+fn write(event: &Event, asker: &Asker, times: u64, dropped: u64) {
     let dropped = (dropped > 0).then_some(dropped);
+    let (peer, id) = (asker.peer(), asker.id());
     match event {
         Event::KeyRefused { reason, consumer, key } => {
-            let (consumer, key) = (consumer.as_deref(), key.as_ref().map(ToString::to_string));
-            tracing::info!(target: "audit", reason = reason.word(), consumer, key, times, dropped, "key refused");
+            let (reason, consumer, key) = (reason.word(), consumer.as_deref(), key.as_ref().map(ToString::to_string));
+            tracing::info!(target: "audit", reason, consumer, key, peer, id, times, dropped, "key refused");
         }
         Event::AccountDenied { consumer, account } => {
-            tracing::info!(target: "audit", consumer = &**consumer, account, times, dropped, "account denied");
+            tracing::info!(
+                target: "audit", consumer = &**consumer, account, peer, id, times, dropped, "account denied"
+            );
         }
         Event::ResyncDenied { consumer, account } => {
-            tracing::info!(target: "audit", consumer = &**consumer, account, times, dropped, "resync denied");
+            tracing::info!(target: "audit", consumer = &**consumer, account, peer, id, times, dropped, "resync denied");
+        }
+        Event::OperatorRefused { reason } => {
+            tracing::info!(target: "audit", reason = reason.word(), peer, id, times, dropped, "operator refused");
         }
     }
 }
@@ -143,6 +166,8 @@ fn write(event: &Event, times: u64, dropped: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOBODY: Asker = Asker { peer: None, id: None };
 
     fn denied(account: impl Into<String>) -> Event {
         Event::AccountDenied { consumer: "team".into(), account: account.into() }
@@ -152,7 +177,7 @@ mod tests {
         /// How many events are remembered, how often they have come again, and how many made no line.
         fn state(&self) -> (usize, u64, u64) {
             let told = self.told.lock();
-            (told.events.len(), told.events.values().map(|(_, again)| again).sum(), told.dropped)
+            (told.events.len(), told.events.values().map(|since| since.again).sum(), told.dropped)
         }
     }
 
@@ -161,7 +186,7 @@ mod tests {
         let now = Instant::now();
         let audit = Audit::new(now);
         for _ in 0..10_000 {
-            audit.tell(denied("acme"), now);
+            audit.tell(denied("acme"), NOBODY, now);
         }
         assert_eq!(audit.state(), (1, 9_999, 0));
         audit.settle(now + QUIET / 2);
@@ -173,11 +198,25 @@ mod tests {
     }
 
     #[test]
+    fn each_peer_is_told_of_and_an_owner_of_many_addresses_is_one() {
+        let now = Instant::now();
+        let audit = Audit::new(now);
+        let from = |text: &str| {
+            let address = text.parse().expect("an address");
+            Asker { peer: Some(Peer::Network { address, certificate: Box::default() }), id: None }
+        };
+        for address in ["192.0.2.1", "192.0.2.2", "192.0.2.1", "2001:db8::1", "2001:db8::2"] {
+            audit.tell(denied("acme"), from(address), now);
+        }
+        assert_eq!(audit.state(), (3, 2, 0));
+    }
+
+    #[test]
     fn a_flood_of_different_events_is_bounded() {
         let now = Instant::now();
         let audit = Audit::new(now);
         for n in 0..10_000 {
-            audit.tell(denied(n.to_string()), now);
+            audit.tell(denied(n.to_string()), NOBODY, now);
         }
         let (told, _, dropped) = audit.state();
         assert!(told <= LINES_A_MINUTE as usize && told > 10, "{told}");

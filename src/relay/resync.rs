@@ -38,12 +38,13 @@ where
     fn call(&mut self, relay: Relay) -> Self::Future {
         let Self { inner, forget } = self.clone();
         Box::pin(async move {
-            let granted = relay.resync.then(|| (relay.call.target.clone(), relay.caller.clone()));
+            let granted = relay.resync.clone().map(|asker| (asker, relay.call.target.clone(), relay.caller.clone()));
             let relayed = inner.oneshot(relay).await?;
-            if let Some((target, caller)) = granted {
+            if let Some((asker, target, caller)) = granted {
                 let (account, status) = (target.account.audit_label(), relayed.status.as_u16());
-                let upstream = &*target.upstream.name;
-                tracing::info!(target: "audit", consumer = &*caller.consumer.name, account, upstream, status, "resync");
+                let (consumer, upstream) = (&*caller.consumer.name, &*target.upstream.name);
+                let (peer, id) = (asker.peer(), asker.id());
+                tracing::info!(target: "audit", consumer, account, upstream, status, peer, id, "resync");
                 if relayed.status.is_success() || relayed.status.is_redirection() {
                     forget(&target);
                 }

@@ -17,7 +17,6 @@ use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
-use super::request_id::{self, X_REQUEST_ID};
 use super::{accept_encoding, cache_status, events};
 use crate::domain::body::ReplyBody;
 use crate::domain::condition::Conditions;
@@ -27,6 +26,7 @@ use crate::domain::follow::{Followed, How};
 use crate::domain::page::Kind;
 use crate::domain::problem::{Problem, whole_seconds};
 use crate::domain::relay::Relayed;
+use crate::domain::request_id::{self, X_REQUEST_ID};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -286,6 +286,9 @@ impl<F: Future<Output = Result<Outcome, Infallible>>> Future for Rendering<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(mut outcome) = ready!(this.outcome.poll(cx));
+        if let Some(name) = outcome.id.take() {
+            this.reading.request_id = *name;
+        }
         let mut response = this.reading.render(&mut outcome.result);
         if let Some(quota) = outcome.caller.as_ref().and_then(|caller| caller.quota.as_ref()) {
             response.headers_mut().insert(RATE_LIMIT_POLICY, quota.policy.clone());

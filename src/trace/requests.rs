@@ -13,9 +13,9 @@ use tower::{Layer, Service};
 use super::export::Traces;
 use crate::domain::ending::Ending;
 use crate::domain::exchange::Outcome;
+use crate::domain::request_id::X_REQUEST_ID;
 use crate::domain::trace::Trace;
 use crate::reply::render::Reply;
-use crate::reply::request_id::X_REQUEST_ID;
 
 /// The layer: takes up the caller's trace, or begins one, and hands it on among the request's extensions.
 pub fn layer<S>(traces: Traces) -> impl Layer<S, Service = Requests<S>> + Clone {
@@ -76,7 +76,7 @@ impl<F: Future<Output = Result<Reply, Infallible>>> Future for Recording<F> {
 }
 
 fn describe(trace: &Trace, reply: &Reply) {
-    let Outcome { caller, account, route, result } = &reply.outcome;
+    let Outcome { caller, account, route, result, .. } = &reply.outcome;
     let ending = Ending::of(result);
     let status = reply.response.status();
     trace.note("http.response.status_code", i64::from(status.as_u16()));

@@ -1,14 +1,18 @@
 //! Audit lines: who was refused, who spent a sync credit, who purged.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use merge_sync_proxy::domain::peer::Peer;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tracing::subscriber::DefaultGuard;
 
+use crate::process::{Folder, Running};
 use crate::support::{ACME_TOKEN, SYNC_STATUS, World, consumer, merge, method, with};
 
 /// What this thread logs while it lives.
@@ -60,8 +64,12 @@ cache = 'off'
 ";
 
 async fn send(world: &World, verb: Method, target: &str, key: &str, account: &str) -> u16 {
-    let fields = [("x-account-token", account), ("authorization", &format!("Bearer {key}"))];
-    world.send(method(verb, with(target, &fields))).await.status.as_u16()
+    let bearer = format!("Bearer {key}");
+    let fields = [("x-account-token", account), ("authorization", &*bearer), ("x-request-id", "an-id")];
+    let mut request = method(verb, with(target, &fields));
+    let address = "192.0.2.7".parse().expect("an address");
+    request.extensions_mut().insert(Arc::new(Peer::Network { address, certificate: Box::default() }));
+    world.send(request).await.status.as_u16()
 }
 
 #[tokio::test(start_paused = true)]
@@ -72,13 +80,17 @@ async fn each_resync_is_told_with_who_spent_it_and_each_refusal_with_who_tried()
     let resync = format!("{SYNC_STATUS}/resync");
     let done = send(&world, Method::POST, &resync, "may", "acme").await;
     let line = json!({
-        "message": "resync", "consumer": "may", "account": "acme", "upstream": "us", "status": done
+        "message": "resync", "consumer": "may", "account": "acme", "upstream": "us", "status": done,
+        "peer": "192.0.2.7", "id": "an-id"
     });
     assert_eq!(log.lines(), [line]);
     assert_eq!(send(&world, Method::POST, &resync, "may-not", "acme").await, 403);
     assert_eq!(
         log.lines(),
-        [json!({ "message": "resync denied", "consumer": "may-not", "account": "acme", "times": 1 })]
+        [json!({
+            "message": "resync denied", "consumer": "may-not", "account": "acme", "times": 1,
+            "peer": "192.0.2.7", "id": "an-id"
+        })]
     );
     send(&world, Method::POST, &resync, "may", "canary-raw-token").await;
     let told = log.lines();
@@ -92,8 +104,12 @@ async fn the_same_refusal_is_told_once_a_minute_with_its_count() {
     for _ in 0..50 {
         assert_eq!(send(&world, Method::GET, SYNC_STATUS, "team", "globex").await, 403);
     }
-    let denied =
-        |times: u64| json!({ "message": "account denied", "consumer": "team", "account": "globex", "times": times });
+    let denied = |times: u64| {
+        json!({
+            "message": "account denied", "consumer": "team", "account": "globex", "times": times,
+            "peer": "192.0.2.7", "id": "an-id"
+        })
+    };
     assert_eq!(log.lines(), [denied(1)]);
     tokio::time::advance(Duration::from_secs(61)).await;
     world.app.ground().house.load().audit.settle(tokio::time::Instant::now());
@@ -102,6 +118,7 @@ async fn the_same_refusal_is_told_once_a_minute_with_its_count() {
         assert_eq!(send(&world, Method::GET, SYNC_STATUS, key, "acme").await, 401);
         let told = log.lines();
         assert_eq!((&told[0]["message"], &told[0]["reason"]), (&json!("key refused"), &json!(reason)), "{told:?}");
+        assert_eq!((&told[0]["peer"], &told[0]["id"]), (&json!("192.0.2.7"), &json!("an-id")), "{told:?}");
     }
 }
 
@@ -112,4 +129,58 @@ async fn who_is_answered_makes_no_audit_line() {
     assert_eq!(send(&world, Method::GET, SYNC_STATUS, "team", "acme").await, 200);
     assert_eq!(send(&world, Method::GET, "/nowhere", "nobody", "acme").await, 404);
     assert_eq!(log.lines(), [json!(null); 0]);
+}
+
+/// Sends a request on a connection of its own; the whole answer.
+fn talk(mut stream: impl Read + Write, request: &str, headers: &str) -> String {
+    let request = format!("{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).expect("it listens");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[test]
+fn every_line_says_from_where_and_with_which_request() {
+    let folder = Folder::new("");
+    let socket = folder.path().join("proxy.sock");
+    let config = format!(
+        "[server]\nlisten = ['127.0.0.1:0', 'unix:{}']\n[admin]\nlisten = '127.0.0.1:0'\ntoken = 'canary-admin-token'\n\
+         [upstreams.us]\nbase_url = 'http://127.0.0.1:9'\napi_key = 'canary-key'\n[telemetry]\nlog = 'json'\n{}",
+        socket.display(),
+        consumer("team", "raw_tokens = true")
+    );
+    std::fs::write(folder.file(), config).expect("written");
+    let (proxy, _, admin) = Running::serve(&folder, &[]);
+    let line = |message: &str| -> (String, String) {
+        let line: Value = serde_json::from_str(&proxy.line_with(message)).expect("JSON");
+        assert_eq!(line["target"], "audit");
+        (line["peer"].as_str().expect("a peer").to_owned(), line["id"].as_str().expect("an id").to_owned())
+    };
+    let unix = || UnixStream::connect(&socket).expect("it listens");
+    let refused = talk(unix(), &format!("GET {SYNC_STATUS}"), "X-Request-Id: one\r\nAuthorization: Bearer wrong\r\n");
+    assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
+    let uid = nix::unistd::getuid();
+    assert_eq!(line("key refused"), (format!("uid {uid}"), "one".into()));
+
+    let operate = |request: &str, headers: &str| {
+        talk(TcpStream::connect(admin).expect("it listens"), request, &format!("{headers}X-Request-Id: two\r\n"))
+    };
+    let here = || ("127.0.0.1".to_owned(), "two".to_owned());
+    for headers in ["", "Authorization: Bearer canary-wrong-token\r\n"] {
+        let refused = operate("DELETE /api/cache", headers);
+        assert!(refused.starts_with("HTTP/1.1 401") && refused.contains("x-request-id: two\r\n"), "{refused}");
+        assert_eq!(line("operator refused"), here());
+    }
+    let token = "Authorization: Bearer canary-admin-token\r\n";
+    assert!(operate("DELETE /api/cache", token).starts_with("HTTP/1.1 200"));
+    assert_eq!(line("\"purged\""), here());
+    assert!(operate("POST /api/reload", token).starts_with("HTTP/1.1 200"));
+    assert_eq!(line("configuration reloaded"), here());
+    std::fs::write(folder.file(), "[server]\nlisten = 5\n").expect("written");
+    assert!(operate("POST /api/reload", token).starts_with("HTTP/1.1 422"));
+    assert_eq!(line("reload refused"), here());
+    proxy.terminate();
+    let (_, said) = proxy.end();
+    assert!(!said.contains("canary"), "{said}");
 }

@@ -9,6 +9,7 @@ use http::Request;
 use merge_sync_proxy::admin::routes::Operations;
 use merge_sync_proxy::app::App;
 use merge_sync_proxy::domain::key::TokenHasher;
+use merge_sync_proxy::domain::peer::Asker;
 use merge_sync_proxy::upstream::client::transport;
 use tower::ServiceExt;
 
@@ -58,7 +59,7 @@ impl House {
             match event {
                 Event::Ask(asked) => asking.push(async move { (*number, self.ask(asked).await) }),
                 Event::Purge { account, hard } => {
-                    self.app.purge(Some(account), *hard).expect("the account has a name");
+                    self.app.purge(Some(account), *hard, &Asker::default()).expect("the account has a name");
                 }
                 Event::Change { account } => self.upstream.change(account),
                 Event::Pause(length) => tokio::time::advance(*length).await,

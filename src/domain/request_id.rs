@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue};
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The name of a request that came with this one, if with any.
-pub(super) fn name(own: Option<&HeaderValue>) -> HeaderValue {
+pub fn name(own: Option<&HeaderValue>) -> HeaderValue {
     own.filter(|own| may_name(own)).cloned().unwrap_or_else(new)
 }
 
