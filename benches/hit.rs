@@ -74,7 +74,7 @@ fn lookups(criterion: &mut Criterion) {
 
 fn renderings(criterion: &mut Criterion) {
     let page = page(4096);
-    let answer = Answer { page: page.clone(), served: Served::Hit, now: Instant::now(), refresh_limited: false };
+    let answer = Answer::new(page.clone(), Served::Hit, Instant::now(), false);
     let answering = service_fn(move |_: Request<Empty<Bytes>>| {
         let result = Ok(Given::Page(answer.clone()));
         std::future::ready(Ok(Outcome { caller: None, account: None, route: None, id: None, result }))

@@ -13,6 +13,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::{Method, Request, Response};
 use http_body_util::Empty;
 use merge_sync_proxy::domain::access::Consumer;
+use merge_sync_proxy::domain::arrival::Arrived;
 use merge_sync_proxy::domain::body::ReplyBody;
 use merge_sync_proxy::domain::bucket::Rate;
 use merge_sync_proxy::domain::cache_control::Wants;
@@ -86,14 +87,15 @@ fn steps(criterion: &mut Criterion) {
     group.bench_function("lookup", |bencher| {
         bencher.iter(|| ground.app.ground().store.get(black_box(&key)).expect("stored"));
     });
-    let answer = |request: Request<Empty<Bytes>>| -> Ready<Result<Reply, Infallible>> {
+    let answer = |request: Request<Arrived<Empty<Bytes>>>| -> Ready<Result<Reply, Infallible>> {
         drop(request);
         let outcome = Outcome { route: None, caller: None, account: None, id: None, result: Err(Problem::NotCached) };
         ready(Ok(Reply { response: Response::new(ReplyBody::whole(Bytes::new())), outcome }))
     };
     let mut telemetry = telemetry::layer().layer(service_fn(answer));
     group.bench_function("telemetry", |bencher| {
-        bencher.iter_batched(|| request.clone(), |request| telemetry.call(request), BatchSize::SmallInput);
+        let arrived = || request.clone().map(|body| Arrived::within(None, body));
+        bencher.iter_batched(arrived, |request| telemetry.call(request), BatchSize::SmallInput);
     });
     group.finish();
 }

@@ -26,7 +26,7 @@ use merge_sync_proxy::door::fork::Fork;
 use merge_sync_proxy::listen::accept::{self, Asked, Limits, Listener};
 use merge_sync_proxy::listen::pulse::Patience;
 use merge_sync_proxy::reply::render::{self, Reply};
-use merge_sync_proxy::telemetry;
+use merge_sync_proxy::{stack, telemetry};
 use support::ground::Ground;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -63,7 +63,8 @@ fn measure() {
     telemetry::start(false, "info", true);
     let ground = Ground::new(1_000, 1_000);
     let client = runtime();
-    let (watched, unwatched) = (serve("watched", ground.app.service()), serve("unwatched", unwatched(&ground.app)));
+    let (watched, unwatched) =
+        (serve("watched", stack::proxy(ground.app.ground())), serve("unwatched", unwatched(&ground.app)));
     let request = text(&ground);
     let mut rounds = Vec::new();
     for round in 0..ROUNDS {

@@ -213,6 +213,7 @@ impl App {
     pub(crate) fn house(config: &Config, hasher: &TokenHasher, before: Option<&House>, now: Instant) -> House {
         let upstreams = (&config.upstreams, config.default_upstream.clone());
         House {
+            edition: before.map_or(0, |before| before.edition + 1),
             routes: Routes::new(&config.routes, config.cache.lifetimes, config.cache.max_page_bytes),
             consumers: Consumers::new(&config.consumers, before.map(|before| &before.consumers), now),
             strangers: Strangers::new(config.server.failed_keys, before.map(|before| &before.strangers), now),
@@ -252,7 +253,7 @@ impl App {
     {
         stack::proxy(&self.ground).map_request(|mut request: Request<B>| {
             let peer = request.extensions_mut().remove::<Arc<Peer>>();
-            request.map(|body| Arrived::within(body, peer))
+            request.map(|body| Arrived::within(peer.map(Arc::unwrap_or_clone), body))
         })
     }
 

@@ -21,6 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use self::redact::Redacting;
 use crate::access_log::{AccessLog, Entry};
+use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
 use crate::domain::ending::Ending;
 use crate::domain::exchange::Outcome;
@@ -114,9 +115,9 @@ pub struct Telemetry<S> {
     inner: S,
 }
 
-impl<S, B> Service<Request<B>> for Telemetry<S>
+impl<S, B> Service<Request<Arrived<B>>> for Telemetry<S>
 where
-    S: Service<Request<B>, Response = Reply, Error = Infallible>,
+    S: Service<Request<Arrived<B>>, Response = Reply, Error = Infallible>,
 {
     type Response = Response<ReplyBody>;
     type Error = Infallible;
@@ -126,11 +127,10 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let line = tracing::enabled!(target: "access", tracing::Level::INFO).then(|| Line {
-            began: Instant::now(),
-            method: request.method().clone(),
-            uri: request.uri().clone(),
+    fn call(&mut self, request: Request<Arrived<B>>) -> Self::Future {
+        let line = tracing::enabled!(target: "access", tracing::Level::INFO).then(|| {
+            // Behind a pointer, as what is not logged should not carry room for it.
+            Box::new(Line { began: request.body().at(), method: request.method().clone(), uri: request.uri().clone() })
         });
         Answering { line, reply: self.inner.call(request) }
     }
@@ -144,7 +144,7 @@ struct Line {
 }
 
 impl Line {
-    fn write(self, reply: &Reply) {
+    fn write(&self, reply: &Reply) {
         let Outcome { caller, account, route, result, .. } = &reply.outcome;
         let ending = Ending::of(result);
         let entry = Entry {
@@ -177,7 +177,7 @@ fn tell(entry: &Entry<'_>) {
 pin_project! {
     /// The future of [`Telemetry`].
     pub struct Answering<F> {
-        line: Option<Line>,
+        line: Option<Box<Line>>,
         #[pin]
         reply: F,
     }

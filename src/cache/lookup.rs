@@ -55,7 +55,7 @@ where
         }
         looking.note("proxy.decision", decision.label());
         drop(looking);
-        let from_store = |page, served| Ok(Answer { page, served, now, refresh_limited });
+        let from_store = |page, served| Ok(Answer::new(page, served, now, refresh_limited));
         Either::Left(ready(match decision {
             Decision::Hit(page) => {
                 let served = if page.kind == Kind::Negative { Served::Negative } else { Served::Hit };
@@ -106,7 +106,7 @@ impl Miss {
         S: Service<Join, Response = Joined, Error = Infallible>,
     {
         let Self { ask, mut seen, forward, refresh_limited } = self;
-        let answer = |page, served| Ok(Answer { page, served, now: Instant::now(), refresh_limited });
+        let answer = |page, served| Ok(Answer::new(page, served, Instant::now(), refresh_limited));
         let (_place, waited) = place(&ask).await?;
         if waited {
             // Those who had the places before may have brought the page.

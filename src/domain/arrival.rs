@@ -1,14 +1,52 @@
-//! How a request has come in: over which connection, and when.
+//! How a request has come in: over which connection, when, and whether the connection has said the same before.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
+use super::access::Name;
+use super::exchange::{Caller, Policy, Target};
+use super::key::PageKey;
 use super::peer::Peer;
+
+/// A connection as its requests know it.
+#[derive(Debug)]
+pub struct Conversation {
+    peer: Peer,
+    /// How the present [row](Arrived::row) of requests was admitted.
+    admission: Mutex<Option<Admission>>,
+}
+
+/// How one request was admitted, for those that say word for word the same.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// The row that it is for.
+    pub row: u64,
+    /// The [edition](crate::door::admit::House::edition) of the rules that it was admitted by.
+    pub edition: u64,
+    /// Who asks.
+    pub caller: Arc<Caller>,
+    /// For whose data.
+    pub target: Target,
+    /// What the page is stored under.
+    pub key: PageKey,
+    /// The rules of the route.
+    pub policy: Arc<Policy>,
+    /// The route as configured.
+    pub route: Name,
+}
+
+impl Conversation {
+    /// A connection of `peer` that has said nothing yet.
+    pub fn new(peer: Peer) -> Self {
+        Self { peer, admission: Mutex::default() }
+    }
+}
 
 pin_project! {
     /// A request's body together with how the request has come. It is the body that has it, since extensions would have to be made
@@ -17,30 +55,50 @@ pin_project! {
     pub struct Arrived<B> {
         #[pin]
         body: B,
-        peer: Option<Arc<Peer>>,
+        over: Option<Arc<Conversation>>,
         at: Instant,
+        row: Option<u64>,
     }
 }
 
 impl<B> Arrived<B> {
-    /// Over a connection of `peer`, now.
-    pub fn over(peer: Arc<Peer>, body: B) -> Self {
-        Self { body, peer: Some(peer), at: Instant::now() }
+    /// Over a connection, now; for `row` see [`Arrived::row`].
+    pub fn over(conversation: Arc<Conversation>, row: Option<u64>, body: B) -> Self {
+        Self { body, over: Some(conversation), at: Instant::now(), row }
     }
 
     /// From within this process, now; on behalf of `peer`, if there is one.
-    pub fn within(body: B, peer: Option<Arc<Peer>>) -> Self {
-        Self { body, peer, at: Instant::now() }
+    pub fn within(peer: Option<Peer>, body: B) -> Self {
+        Self { body, over: peer.map(|peer| Arc::new(Conversation::new(peer))), at: Instant::now(), row: None }
     }
 
     /// Who sent it; `None` if it came over no connection.
     pub fn peer(&self) -> Option<&Peer> {
-        self.peer.as_deref()
+        Some(&self.over.as_deref()?.peer)
     }
 
     /// When its head was there: the moment as of which it is answered.
     pub fn at(&self) -> Instant {
         self.at
+    }
+
+    /// The row of requests that it belongs to whose heads are the same, byte for byte; `None` if it is the first of a row.
+    pub fn row(&self) -> Option<u64> {
+        self.row
+    }
+
+    /// How its row was admitted under this edition of the rules, if that has been remembered.
+    pub fn admission(&self, edition: u64) -> Option<Admission> {
+        let row = self.row?;
+        let admission = self.over.as_deref()?.admission.lock();
+        admission.as_ref().filter(|known| known.row == row && known.edition == edition).cloned()
+    }
+
+    /// Remembers how its row was admitted.
+    pub fn remember(&self, admission: Admission) {
+        if let Some(over) = &self.over {
+            *over.admission.lock() = Some(admission);
+        }
     }
 }
 

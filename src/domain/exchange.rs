@@ -4,6 +4,7 @@
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use http::{HeaderValue, StatusCode, Uri};
 use tokio::sync::Semaphore;
@@ -367,6 +368,15 @@ pub struct Answer {
     pub served: Served,
     /// The instant at which age and remaining lifetime are told.
     pub now: Instant,
+    /// How old the page is then.
+    pub age: Duration,
     /// Whether a forced refresh was asked for and not granted.
     pub refresh_limited: bool,
+}
+
+impl Answer {
+    /// `page` as it is at `now`.
+    pub fn new(page: Arc<Page>, served: Served, now: Instant, refresh_limited: bool) -> Self {
+        Self { age: page.age(now), page, served, now, refresh_limited }
+    }
 }

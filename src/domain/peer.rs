@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use http::HeaderValue;
 
-/// The other end of a connection; each request that came over it carries an `Arc` of this among its extensions.
+/// The other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// Over TCP.

@@ -27,10 +27,10 @@ use super::resolve::Accounts;
 use super::route::Routes;
 use super::strangers::Strangers;
 use crate::domain::access::{Account, Name};
-use crate::domain::arrival::Arrived;
+use crate::domain::arrival::{Admission, Arrived};
 use crate::domain::body;
 use crate::domain::cache_control::Wants;
-use crate::domain::exchange::{Admitted, Ask, Caller, Given, Outcome, Reason};
+use crate::domain::exchange::{Admitted, Ask, Caller, Given, Outcome, Reason, Target};
 use crate::domain::follow::Follow;
 use crate::domain::key::{CanonicalQuery, PageKey};
 use crate::domain::peer::{Asker, Peer};
@@ -43,6 +43,8 @@ use crate::domain::trace::Trace;
 /// Who may come in, as of now. A reload replaces it whole; each request sees one version.
 #[derive(Debug)]
 pub struct House {
+    /// Which edition of the rules this is: each reload makes a new one.
+    pub edition: u64,
     /// Which requests there are.
     pub routes: Routes,
     /// Who may make them.
@@ -70,6 +72,9 @@ impl House {
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
     {
         let now = request.body().at();
+        if let Some(admission) = request.body().admission(self.edition) {
+            return admit_again(admission, request, known, now);
+        }
         let has_body = !request.body().is_end_stream();
         let (head, body) = request.into_parts();
         if let Some(Objection(problem)) = head.extensions.get() {
@@ -101,12 +106,20 @@ impl House {
         quota::take(caller, now)?;
         let key =
             PageKey { upstream: target.upstream.name.clone(), account: target.account.hash, place: stop.place, query };
-        let deadline = now + target.upstream.budget.max_wait + target.upstream.client.timeout + LAST_WORD;
+        let deadline = deadline(&target, now);
         let wants = if fields.has_wants { Wants::read(&head.headers) } else { Wants::default() };
         let (caller, policy) = (caller.clone(), stop.policy);
         let trace = head.extensions.get::<Trace>().cloned().unwrap_or_default();
         match policy.rule {
             CacheRule::SyncStatus | CacheRule::Fixed(_) => {
+                if let Some(row) = body.row()
+                    && let Some(route) = known.route.clone()
+                    && is_repeatable(&fields, &caller)
+                {
+                    let (caller, target, key) = (caller.clone(), target.clone(), key.clone());
+                    let (edition, policy) = (self.edition, policy.clone());
+                    body.remember(Admission { row, edition, caller, target, key, policy, route });
+                }
                 let follow =
                     fields.may_follow.then(|| Follow::read(&head.method, &head.headers)).flatten().map(Box::new);
                 Ok(Admitted::Ask(Ask {
@@ -170,6 +183,34 @@ impl House {
         }
         if fields.size > self.max_header_bytes { Err(Problem::HeadersTooLarge) } else { Ok(()) }
     }
+}
+
+/// Admits a request that says byte for byte what one before it on its connection said, under the same rules.
+fn admit_again<B>(
+    admission: Admission,
+    request: Request<Arrived<B>>,
+    known: &mut Known,
+    now: Instant,
+) -> Result<Admitted, Problem> {
+    let Admission { caller, target, key, policy, route, .. } = admission;
+    let (caller, account) = (known.caller.insert(caller).clone(), target.account.clone());
+    (known.account, known.route) = (Some(account), Some(route));
+    quota::take(&caller, now)?;
+    let (head, _) = request.into_parts();
+    let trace = head.extensions.get::<Trace>().cloned().unwrap_or_default();
+    let (wants, follow, deadline) = (Wants::default(), None, deadline(&target, now));
+    Ok(Admitted::Ask(Ask { caller, target, key, uri: head.uri, wants, follow, policy, at: now, deadline, trace }))
+}
+
+/// Whether the same words will mean the same until the rules change: they say nothing but what is asked for, and the keys of who
+/// asks do not expire.
+fn is_repeatable(fields: &Fields<'_>, caller: &Caller) -> bool {
+    !fields.has_wants && !fields.may_follow && caller.consumer.keys.iter().all(|key| key.expires.is_none())
+}
+
+/// Until when an answer is of use.
+fn deadline(target: &Target, now: Instant) -> Instant {
+    now + target.upstream.budget.max_wait + target.upstream.client.timeout + LAST_WORD
 }
 
 /// The layer: `Request` in, [`Outcome`] out; what comes in goes on as [`Admitted`].

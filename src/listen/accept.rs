@@ -31,9 +31,9 @@ use super::awaited::Awaited;
 use super::bind::turn_away;
 use super::places::{Place, Places};
 use super::pulse::{Felt, Lost, Patience, Pulse};
-use super::strict::Strict;
+use super::strict::{Examined, Strict};
 use super::tls::{self, Tls};
-use crate::domain::arrival::Arrived;
+use crate::domain::arrival::{Arrived, Conversation};
 use crate::domain::body::Holding;
 use crate::domain::peer::Peer;
 use crate::domain::tally::Connections;
@@ -299,21 +299,20 @@ where
         builder: Builder<TokioExecutor>,
     ) {
         let _open = self.connections.open();
-        let pulse = Pulse::new();
+        let mut patience = self.limits.load().patience;
+        let pulse = Pulse::new(patience.body);
         // One for the whole connection, not a copy for each request: services here are always ready, and wait inside their calls.
         let service = Mutex::new(self.service);
         let strict = Arc::new(Strict::default());
         let stream = strict.follow(stream);
-        let (answering, pulse_of_bodies) = (pulse.clone(), pulse.clone());
-        let mut patience = self.limits.load().patience;
-        let peer = Arc::new(peer);
+        let answering = pulse.clone();
+        let conversation = Arc::new(Conversation::new(peer));
         let service = service_fn(move |mut request: Request<Incoming>| {
             let version = request.version();
             let busy = answering.busy(version);
-            let is_last = strict.examine(&mut request);
-            let waited_for = pulse_of_bodies.clone();
-            let request =
-                request.map(|body| Arrived::over(peer.clone(), Awaited::new(body, patience.body, waited_for)));
+            let Examined { is_last, row } = strict.examine(&mut request);
+            let awaited = |body| Awaited::new(body, answering.clone());
+            let request = request.map(|body| Arrived::over(conversation.clone(), row, awaited(body)));
             let answer = service.lock().call(request);
             let pulse = answering.clone();
             async move {

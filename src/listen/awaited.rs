@@ -20,16 +20,22 @@ const BYTES_PER_SECOND: u32 = 1 << 10;
 pub struct Awaited<B> {
     body: B,
     pulse: Arc<Pulse>,
-    most: Duration,
+    /// Begins with the first wait, which there is none of where there is no body.
+    clock: Option<Box<Clock>>,
+}
+
+/// The time that is left.
+#[derive(Debug)]
+struct Clock {
     left: Duration,
     /// Since when nothing has come although it was waited for, and the end of that.
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl<B> Awaited<B> {
-    /// `body`, which may keep us waiting for `patience`.
-    pub fn new(body: B, patience: Duration, pulse: Arc<Pulse>) -> Self {
-        Self { body, pulse, most: patience, left: patience, waiting: None }
+    /// `body`, which may keep us waiting for as long as `pulse` has patience with bodies.
+    pub fn new(body: B, pulse: Arc<Pulse>) -> Self {
+        Self { body, pulse, clock: None }
     }
 }
 
@@ -39,9 +45,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Awaited<B> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
+        let most = this.pulse.patience_with_bodies();
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
-            let left = this.left;
-            let (_, end) = this.waiting.get_or_insert_with(|| {
+            let clock = this.clock.get_or_insert_with(|| Box::new(Clock { left: most, waiting: None }));
+            let left = clock.left;
+            let (_, end) = clock.waiting.get_or_insert_with(|| {
                 let now = Instant::now();
                 (now, Box::pin(sleep_until(now + left)))
             });
@@ -50,14 +58,16 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Awaited<B> {
             }
             return Poll::Pending;
         };
-        if let Some((since, _)) = this.waiting.take() {
-            this.left = this.left.saturating_sub(since.elapsed());
+        // Without a wait nothing has been lost that could be earned back.
+        let Some(clock) = &mut this.clock else { return Poll::Ready(frame) };
+        if let Some((since, _)) = clock.waiting.take() {
+            clock.left = clock.left.saturating_sub(since.elapsed());
         }
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
             let earned = Duration::from_secs(data.len() as u64) / BYTES_PER_SECOND;
-            this.left = this.most.min(this.left + earned);
+            clock.left = most.min(clock.left + earned);
         }
         Poll::Ready(frame)
     }
@@ -84,13 +94,13 @@ mod tests {
 
     /// Sends `pieces` of `size` bytes, one every second; how many arrive before the connection is given up.
     async fn arrived(pieces: usize, size: usize, pause: Duration) -> usize {
-        let pulse = Pulse::new();
+        let pulse = Pulse::new(PATIENCE);
         let _busy = pulse.busy(http::Version::HTTP_11);
         let stream = futures_util::stream::iter(0..pieces).then(move |_| async move {
             sleep(Duration::from_secs(1)).await;
             Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0; size])))
         });
-        let mut body = Awaited::new(StreamBody::new(Box::pin(stream)), PATIENCE, pulse.clone());
+        let mut body = Awaited::new(StreamBody::new(Box::pin(stream)), pulse.clone());
         let long = Duration::from_secs(10_000);
         let mut lost = std::pin::pin!(pulse.lost(Patience { header: long, body: PATIENCE, idle: long }));
         let mut count = 0;

@@ -39,10 +39,14 @@ pub enum Lost {
 #[derive(Debug)]
 pub struct Pulse {
     began: Instant,
+    /// What [`Patience::body`] says.
+    body: Duration,
     /// Requests that have been read and not yet answered.
     busy: AtomicU32,
     /// Whether a request's head has begun to come in.
     reading: AtomicBool,
+    /// Whether nobody has looked at the clock since it has: nearly all heads are whole with their first bytes, and need no time.
+    untimed: AtomicBool,
     /// Whether nothing has ever come.
     silent: AtomicBool,
     /// Whether it speaks HTTP/2, where bytes may come that belong to no request: acknowledgements, pings, window updates.
@@ -58,12 +62,14 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// A connection that begins now, with a request to come at once.
-    pub fn new() -> Arc<Self> {
+    /// A connection that begins now, with a request to come at once; each body may keep it waiting for `body`.
+    pub fn new(body: Duration) -> Arc<Self> {
         Arc::new(Self {
             began: Instant::now(),
+            body,
             busy: AtomicU32::new(0),
             reading: AtomicBool::new(true),
+            untimed: AtomicBool::new(false),
             silent: AtomicBool::new(true),
             framed: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
@@ -76,6 +82,7 @@ impl Pulse {
     /// A request of this version has been read; it is being answered until the guard is dropped.
     pub fn busy(self: &Arc<Self>, version: Version) -> Busy {
         self.reading.store(false, Ordering::Relaxed);
+        self.untimed.store(false, Ordering::Relaxed);
         if version == Version::HTTP_2 {
             self.framed.store(true, Ordering::Relaxed);
         }
@@ -91,6 +98,11 @@ impl Pulse {
     /// Whether an answer is the last.
     pub fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// How long a body may keep us waiting, all in all.
+    pub fn patience_with_bodies(&self) -> Duration {
+        self.body
     }
 
     /// Whether it is known to speak HTTP/2.
@@ -141,8 +153,16 @@ impl Pulse {
         self.silent.store(false, Ordering::Relaxed);
         let waiting = self.busy.load(Ordering::Relaxed) == 0 && !self.reading.load(Ordering::Relaxed);
         if waiting && !self.framed.load(Ordering::Relaxed) {
-            self.note();
             self.reading.store(true, Ordering::Relaxed);
+            self.untimed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// More is waited for. Whoever reads comes here whenever there is nothing to read, before the clocks are looked at.
+    fn none_came(&self) {
+        if self.untimed.load(Ordering::Relaxed) {
+            self.untimed.store(false, Ordering::Relaxed);
+            self.note();
         }
     }
 
@@ -209,6 +229,8 @@ impl<I: Read + Unpin> Read for Felt<I> {
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
         if read.is_ready() {
             self.pulse.bytes_came();
+        } else {
+            self.pulse.none_came();
         }
         read
     }
@@ -250,6 +272,12 @@ mod tests {
     const PATIENCE: Patience =
         Patience { header: Duration::from_secs(10), body: Duration::from_secs(20), idle: Duration::from_secs(75) };
 
+    /// A part of what is to come, and then nothing for now.
+    fn some_came(pulse: &Pulse) {
+        pulse.bytes_came();
+        pulse.none_came();
+    }
+
     async fn lost_after(pulse: &Pulse) -> Duration {
         let start = Instant::now();
         pulse.lost(PATIENCE).await;
@@ -258,27 +286,27 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_newcomer_and_a_slow_head_get_the_header_timeout() {
-        let pulse = Pulse::new();
+        let pulse = Pulse::new(PATIENCE.body);
         assert_eq!(lost_after(&pulse).await.as_secs(), 10);
         drop(pulse.busy(Version::HTTP_11));
         advance(Duration::from_secs(30)).await;
-        pulse.bytes_came();
+        some_came(&pulse);
         advance(Duration::from_secs(4)).await;
-        pulse.bytes_came();
+        some_came(&pulse);
         assert_eq!(lost_after(&pulse).await.as_secs(), 6, "more bytes buy no more time");
     }
 
     #[tokio::test(start_paused = true)]
     async fn bytes_between_the_requests_of_http2_begin_no_head() {
-        let pulse = Pulse::new();
+        let pulse = Pulse::new(PATIENCE.body);
         drop(pulse.busy(Version::HTTP_2));
-        pulse.bytes_came();
+        some_came(&pulse);
         assert_eq!(lost_after(&pulse).await.as_secs(), 75);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_has_asked_and_then_waits_is_quiet() {
-        let (pulse, second) = (Pulse::new(), Duration::from_secs(1));
+        let (pulse, second) = (Pulse::new(PATIENCE.body), Duration::from_secs(1));
         advance(second * 2).await;
         assert!(!pulse.is_quiet(second), "its first request may be coming in");
         let busy = pulse.busy(Version::HTTP_11);
@@ -288,13 +316,13 @@ mod tests {
         assert!(!pulse.is_quiet(second));
         advance(second * 2).await;
         assert!(pulse.is_quiet(second));
-        pulse.bytes_came();
+        some_came(&pulse);
         assert!(!pulse.is_quiet(second));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_gets_the_idle_timeout_and_a_busy_one_none() {
-        let pulse = Pulse::new();
+        let pulse = Pulse::new(PATIENCE.body);
         let busy = pulse.busy(Version::HTTP_11);
         assert!(timeout(Duration::from_secs(3600), pulse.lost(PATIENCE)).await.is_err());
         drop(busy);
@@ -303,7 +331,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_does_not_read_gets_the_idle_timeout_although_it_is_being_answered() {
-        let pulse = Pulse::new();
+        let pulse = Pulse::new(PATIENCE.body);
         let _busy = pulse.busy(Version::HTTP_11);
         advance(Duration::from_secs(100)).await;
         let _ = pulse.wrote(Poll::<()>::Pending);

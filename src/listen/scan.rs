@@ -1,6 +1,7 @@
 //! The heads of one HTTP/1 connection, read along byte by byte: where each begins and ends, and what is wrong with it.
 
 use memchr::{memchr, memchr_iter};
+use secrecy::zeroize::Zeroizing;
 
 /// What is wrong with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,10 @@ pub(super) struct Scan {
     chunked: bool,
     line: Line,
     fault: Option<(u64, Fault)>,
+    /// The last head, if it was a plain one that came by itself and is short; else nothing. It has a key in it.
+    last: Zeroizing<Vec<u8>>,
+    /// The number of the last head that was the same as the one before it.
+    repeated: Option<u64>,
 }
 
 /// The line that is coming in.
@@ -78,6 +83,8 @@ impl Default for Scan {
             chunked: false,
             line: Line { prefix: [0; PREFIX], length: 0, last: 0 },
             fault: None,
+            last: Zeroizing::default(),
+            repeated: None,
         }
     }
 }
@@ -86,6 +93,11 @@ impl Scan {
     /// The first head that is at fault, and what is wrong.
     pub(super) fn fault(&self) -> Option<(u64, Fault)> {
         self.fault
+    }
+
+    /// The number of the last head that was the same as the one before it, byte for byte.
+    pub(super) fn repeated(&self) -> Option<u64> {
+        self.repeated
     }
 
     /// Reads the next bytes. Fields that are too many are taken out; returns how many bytes are left, from the front.
@@ -122,8 +134,21 @@ impl Scan {
 
     /// Reads a whole head if one begins here that needs no closer look; returns its length.
     fn plain_head(&mut self, bytes: &[u8]) -> Option<usize> {
-        let begins = self.line.length == 0 && self.fault.is_none();
-        let head = begins.then(|| plain_head(bytes)).flatten()?;
+        if self.line.length > 0 || self.fault.is_some() {
+            return None;
+        }
+        // Who asks again and again mostly says the same.
+        let head = if *bytes == **self.last {
+            self.repeated = Some(self.heads);
+            bytes.len()
+        } else {
+            self.last.clear();
+            let head = plain_head(bytes)?;
+            if head == bytes.len() && head <= SHORT {
+                self.last.extend_from_slice(bytes);
+            }
+            head
+        };
         self.heads += 1;
         (self.bytes, self.fields) = (0, 0);
         Some(head)
@@ -131,6 +156,7 @@ impl Scan {
 
     /// Reads a part of a line, `whole` if it is the last; returns whether it is to be kept.
     fn line(&mut self, part: &[u8], whole: bool) -> bool {
+        self.last.clear();
         self.bytes += part.len();
         let begins = self.line.length == 0;
         self.line.add(part);

@@ -21,8 +21,21 @@ pub struct Strict {
     fault: OnceLock<(u64, Fault)>,
     /// How many requests have been looked at.
     seen: AtomicU64,
+    /// One more than the number of the last head that is the same as the one before it, byte for byte.
+    repeated: AtomicU64,
+    /// The number of the first request of the present row, plus one; 0 if there was something wrong with it.
+    row: AtomicU64,
     /// The first `Host` that was one: nearly always all others are the same.
     host: OnceLock<Box<[u8]>>,
+}
+
+/// What is to be known of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Examined {
+    /// Whether its connection must end with it.
+    pub is_last: bool,
+    /// The row of requests with one and the same head to which it belongs, unless it is the first. The first was found good.
+    pub row: Option<u64>,
 }
 
 impl Strict {
@@ -31,10 +44,14 @@ impl Strict {
         Followed { io, scan: Scan::default(), strict: self.clone() }
     }
 
-    /// Puts an [`Objection`] on a request that must not be answered as if nothing were. Says whether its connection must end with it.
-    pub fn examine<B>(&self, request: &mut Request<B>) -> bool {
-        let framed = request.version() == Version::HTTP_2;
+    /// Puts an [`Objection`] on a request that must not be answered as if nothing were.
+    pub fn examine<B>(&self, request: &mut Request<B>) -> Examined {
         let number = self.seen.fetch_add(1, Ordering::Relaxed);
+        let row = self.row.load(Ordering::Relaxed);
+        if row > 0 && self.repeated.load(Ordering::Relaxed) == number + 1 {
+            return Examined { is_last: false, row: Some(row) };
+        }
+        let framed = request.version() == Version::HTTP_2;
         let fault = self.fault.get().filter(|(first, _)| !framed && number >= *first).map(|(_, fault)| *fault);
         // One look at all fields costs less than a search for each.
         let (mut hosts, mut host, mut has_chunks) = (0, None, false);
@@ -49,7 +66,9 @@ impl Strict {
             request.extensions_mut().insert(Objection(problem(fault)));
         }
         // Where a body in chunks ends, the scan does not follow: nothing may come behind it.
-        !framed && (fault.is_some() || has_chunks)
+        let is_last = !framed && (fault.is_some() || has_chunks);
+        self.row.store(if fault.is_some() || is_last { 0 } else { number + 1 }, Ordering::Relaxed);
+        Examined { is_last, row: None }
     }
 
     /// What is wrong with a request that has been parsed, and has no `Host` but this one.
@@ -148,6 +167,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for Followed<I> {
                 return Poll::Ready(Ok(()));
             }
             let kept = this.scan.read(came);
+            if let Some(number) = this.scan.repeated() {
+                this.strict.repeated.store(number + 1, Ordering::Relaxed);
+            }
             if let Some(fault) = this.scan.fault() {
                 let _ = this.strict.fault.set(fault);
             }
@@ -224,7 +246,7 @@ mod tests {
                 request = request.header(HOST, *host);
             }
             let mut request = request.body(()).expect("a request");
-            assert_ne!(Strict::default().examine(&mut request), fits, "{target} {hosts:?}");
+            assert_ne!(Strict::default().examine(&mut request).is_last, fits, "{target} {hosts:?}");
             assert_ne!(request.extensions().get::<Objection>().is_some(), fits, "{target} {hosts:?}");
         }
     }

@@ -132,7 +132,7 @@ impl Metrics {
             Source::Store => {
                 self.duration(Kind::Hit, took);
                 if let Ok(Given::Page(answer)) = &outcome.result {
-                    self.0.ages.observe(answer.page.age(answer.now));
+                    self.0.ages.observe(answer.age);
                 }
             }
             Source::Upstream => self.duration(Kind::Miss, took),

@@ -57,7 +57,7 @@ pub fn of_problem(row: &Row) -> HeaderValue {
 /// answer agree. Negative once the lifetime is over (RFC 9211 §2.4); of a purged page nothing is left.
 fn ttl(page: &Page, answer: &Answer) -> i64 {
     let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    let left = seconds(page.lifetime.fresh) - seconds(page.age(answer.now));
+    let left = seconds(page.lifetime.fresh) - seconds(answer.age);
     if page.is_purged(answer.now) { left.min(0) } else { left }
 }
 
@@ -92,7 +92,7 @@ mod tests {
         let began = Instant::now();
         let page = Arc::new(page("{}", began, [30, 0, 3600]));
         let now = began + Duration::from_secs(age) + Duration::from_millis(1);
-        let answer = Answer { page, served, now, refresh_limited: false };
+        let answer = Answer::new(page, served, now, false);
         value(&answer).to_str().expect("ASCII").to_owned()
     }
 
@@ -123,7 +123,7 @@ mod tests {
         let now = Instant::now();
         let page = Arc::new(page("{}", now, [30, 0, 0]));
         for served in [Served::Hit, Served::Negative, Served::Stale(Why::Revalidating), Served::Stale(Why::Accepted)] {
-            let answer = Answer { page: page.clone(), served, now, refresh_limited: true };
+            let answer = Answer::new(page.clone(), served, now, true);
             assert_eq!(value(&answer), "merge-sync-proxy; hit; ttl=30; detail=refresh-limited");
         }
     }
@@ -133,7 +133,7 @@ mod tests {
         let now = Instant::now();
         let page = Arc::new(page("{}", now, [30, 0, 3600]));
         page.purge(now);
-        let answer = Answer { page, served: Served::Stale(Why::UpstreamError), now, refresh_limited: false };
+        let answer = Answer::new(page, Served::Stale(Why::UpstreamError), now, false);
         assert_eq!(value(&answer), "merge-sync-proxy; hit; ttl=0; detail=upstream-error");
     }
 }

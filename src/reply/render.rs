@@ -60,7 +60,8 @@ pub struct Reply {
 /// What matters of a request for the form of its answer.
 struct Reading {
     head_only: bool,
-    conditions: Conditions,
+    /// `None`: there are none, as in most requests.
+    conditions: Option<Box<Conditions>>,
     coding: Coding,
     request_id: HeaderValue,
 }
@@ -79,7 +80,7 @@ impl Reading {
         }
         Self {
             head_only: *request.method() == Method::HEAD,
-            conditions: if has_conditions { Conditions::read(headers) } else { Conditions::default() },
+            conditions: has_conditions.then(|| Box::new(Conditions::read(headers))),
             coding: if has_codings { accept_encoding::choose(headers) } else { Coding::Identity },
             request_id: request_id::name(request_id),
         }
@@ -132,7 +133,7 @@ impl Reading {
         }
         let modified = page.validators.last_modified.as_ref();
         headers.extend(modified.map(|date| (LAST_MODIFIED, date.clone())));
-        if self.conditions.met(&page.etag, modified) {
+        if self.conditions.as_ref().is_some_and(|conditions| conditions.met(&page.etag, modified)) {
             headers.remove(CONTENT_TYPE);
             return assemble(StatusCode::NOT_MODIFIED, headers, Bytes::new());
         }
@@ -210,7 +211,7 @@ fn cache_control(answer: &Answer) -> HeaderValue {
 }
 
 fn age(answer: &Answer) -> HeaderValue {
-    let age = answer.page.age(answer.now).as_secs();
+    let age = answer.age.as_secs();
     let prepared = usize::try_from(age).ok().and_then(|age| AGES.get(age)).cloned();
     prepared.unwrap_or_else(|| age.into())
 }
@@ -307,11 +308,10 @@ mod tests {
     #[test]
     fn every_value_of_a_good_page_stands_in_its_own_field() {
         let now = Instant::now();
-        let answer =
-            Answer { page: Arc::new(page("{}", now, [30, 0, 0])), served: Served::Hit, now, refresh_limited: false };
+        let answer = Answer::new(Arc::new(page("{}", now, [30, 0, 0])), Served::Hit, now, false);
         let reading = Reading {
             head_only: false,
-            conditions: Conditions::default(),
+            conditions: None,
             coding: Coding::Identity,
             request_id: HeaderValue::from_static("id"),
         };

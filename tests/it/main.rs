@@ -70,6 +70,8 @@ mod refusals;
 
 mod reload;
 
+mod repeated;
+
 mod reply;
 
 mod restart;
