@@ -97,7 +97,9 @@ impl View {
     fn compare(&self, a: &AccountRow, b: &AccountRow) -> Ordering {
         let by_key = match self.sort {
             Sort::Problems => {
-                a.condition.cmp(&b.condition).then(last(a.last_error_at().map(Reverse), b.last_error_at().map(Reverse)))
+                // Tokens that callers make up must not bury the accounts that somebody is responsible for.
+                let by_state = a.condition.cmp(&b.condition).then(b.named.cmp(&a.named));
+                by_state.then(last(a.last_error_at().map(Reverse), b.last_error_at().map(Reverse)))
             }
             Sort::Name => a.name.cmp(&b.name),
             Sort::Upstream => a.upstream.cmp(&b.upstream),
@@ -215,7 +217,11 @@ pub(crate) mod tests {
         let never = AccountRow { fetched_at: None, ..account("c", Condition::Idle) };
         let failure = Failure { at: 9, text: "Merge answered 500".into() };
         let broken = AccountRow { last_error: Some(failure), ..account("d", Condition::Problem) };
-        let all = snapshot(vec![account("a", Condition::Ok), old, never, broken, account("e", Condition::Warning)]);
+        let later = Failure { at: 10, text: "Merge does not know the token (401)".into() };
+        let stranger = AccountRow { named: false, last_error: Some(later), ..account("raw:1", Condition::Problem) };
+        let rows = vec![account("a", Condition::Ok), stranger, old, never, broken, account("e", Condition::Warning)];
+        assert_eq!(names("", &snapshot(rows.clone())), ["d", "raw:1", "e", "a", "b", "c"], "those with a name first");
+        let all = snapshot(rows.into_iter().filter(|row| row.named).collect());
         assert_eq!(names("", &all), ["d", "e", "a", "b", "c"]);
         assert_eq!(names("sort=name&order=desc", &all), ["e", "d", "c", "b", "a"]);
         assert_eq!(names("sort=age", &all), ["a", "d", "e", "b", "c"]);

@@ -1,7 +1,7 @@
 //! How the last calls for an account went, and for a bounded number of those that have no name.
 
 use std::collections::HashMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -36,6 +36,11 @@ impl Last {
         }
     }
 
+    fn is_recent(&self, now: Instant) -> bool {
+        let latest = self.error.map(|(at, ..)| at).max(self.success.map(|(at, _)| at));
+        latest.is_some_and(|at| now.saturating_duration_since(at) < RECENT)
+    }
+
     fn is_failing(&self) -> bool {
         let failed_at = self.error.map(|(at, ..)| at);
         failed_at.is_some() && failed_at >= self.success.map(|(at, _)| at)
@@ -44,6 +49,9 @@ impl Last {
 
 /// Tokens that callers send themselves could be without number: the errors of so many are remembered.
 pub const MOST_NAMELESS: usize = 100;
+
+/// A token that nobody has sent for so long is no trouble any more.
+const RECENT: Duration = Duration::from_secs(3_600);
 
 /// The accounts without a name for which a call has failed: those that still fail, and of the others the latest.
 #[derive(Debug, Default)]
@@ -71,9 +79,10 @@ impl Nameless {
         known.insert(account, last);
     }
 
-    /// All of them, in no order.
+    /// All of the last hour, in no order.
     pub fn numbers(&self, now: Instant) -> Vec<NamelessNumbers> {
-        let known = self.0.lock();
+        let mut known = self.0.lock();
+        known.retain(|_, last| last.is_recent(now));
         let numbers = known.iter().map(|((upstream, hash), last)| NamelessNumbers {
             upstream: upstream.clone(),
             hash: *hash,
@@ -127,5 +136,6 @@ mod tests {
         let numbers = nameless.numbers(now);
         let last = &numbers.iter().find(|known| known.hash == account(2_999).1).expect("the latest").last;
         assert!(!last.is_failing && last.error.as_ref().is_some_and(|error| error.ended == FAILED), "{last:?}");
+        assert_eq!(nameless.numbers(now + RECENT).len(), 0, "an hour later it is forgotten");
     }
 }

@@ -157,7 +157,7 @@ const FRESHNESS = { stale: "stale", expired: "expired", purged: "purged", refuse
 
 function accounts() {
   const { rows, total, matching, offset: first, conditions } = state.accounts;
-  text($("accounts-total"), total === 1 ? "1 account" : `${whole.format(total)} accounts`);
+  text($("accounts-total"), `${whole.format(total)} in all`);
   keep($("conditions"), Object.keys(CONDITIONS), (name) => name,
     (name) => element("button", { type: "button", class: name, "aria-pressed": "false", onclick: () => filter($("filter").value === name ? "" : name) }),
     (chip, name) => {
