@@ -17,6 +17,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use merge_sync_proxy::app::App;
 use merge_sync_proxy::cache::{flight, follow, lookup};
+use merge_sync_proxy::domain::delivery::{Delivered, Delivery};
 use merge_sync_proxy::domain::exchange::{Fetch, Given, Landing, Outcome};
 use merge_sync_proxy::domain::problem::Problem;
 use merge_sync_proxy::domain::relay::{Relay, Relayed};
@@ -118,10 +119,11 @@ fn unwatched(
         .service(no_fetch);
     let no_relay = service_fn(|_: Relay| async { Err::<Relayed, _>(Problem::Draining) });
     let relay: BoxCloneSyncService<Relay, Relayed, Problem> = BoxCloneSyncService::new(no_relay);
+    let no_webhook = service_fn(|_: Delivery| async { Err::<Delivered, _>(Problem::Draining) });
     let stack = ServiceBuilder::new()
         .layer(render::layer())
         .layer(admit::layer(ground.house.clone()))
-        .service(Fork::new(answer, relay));
+        .service(Fork::new(answer, relay, no_webhook));
     ServiceExt::<Asked>::map_response(stack, |Reply { response, outcome }| {
         let Outcome { result, .. } = &outcome;
         debug_assert!(matches!(result, Ok(Given::Page(_))));

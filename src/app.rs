@@ -33,6 +33,7 @@ use crate::admin::routes::{Admin, Operations};
 use crate::admin::rows::Lookup;
 use crate::admin::scrape::Scene;
 use crate::admin::state;
+use crate::cache::demand::Demand;
 use crate::cache::flight::Flights;
 use crate::cache::follow::Follows;
 use crate::cache::store::Store;
@@ -45,10 +46,12 @@ use crate::config::tls::Watch;
 use crate::domain::access::Name;
 use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
+use crate::domain::delivery::WEBHOOK_PATH;
 use crate::domain::event::{Events, Kind};
 use crate::domain::key::{CanonicalQuery, PageKey, TokenHasher};
 use crate::domain::peer::{Asker, Peer};
 use crate::domain::rules::{CacheRule, Route, SocketAccess};
+use crate::domain::signature::SigningKey;
 use crate::domain::tally::Connections;
 use crate::door::admit::House;
 use crate::door::audit::{Audit, Event, KeyRefusal};
@@ -73,6 +76,7 @@ use crate::upstream::client::{Client, Transport};
 use crate::upstream::retry::Retries;
 use crate::upstream::standing::UpstreamStanding;
 use crate::upstream::transport::{self, TransportError};
+use crate::webhook::receive::Webhooks;
 
 /// Why a start failed.
 #[derive(Debug, thiserror::Error)]
@@ -174,6 +178,7 @@ impl App {
             config.consumers.iter().map(|consumer| &consumer.name),
             config.accounts.iter().map(|account| &**account),
         );
+        let events = Events::default();
         let ground = Ground {
             house: Arc::new(ArcSwap::from_pointee(house)),
             flights: Flights::new(store.clone()),
@@ -182,6 +187,8 @@ impl App {
             http: Http::new(responses),
             retries: Retries::default(),
             budgets: Budgets::default(),
+            demand: Demand::default(),
+            webhooks: Webhooks::new(events.clone()),
             client: Client::new(transports),
             metrics,
             traces: Traces::default(),
@@ -192,7 +199,7 @@ impl App {
             reloads: Arc::new(Reloads::new(&config, hasher.clone())),
             config: Arc::new(ArcSwap::from_pointee(config)),
             draining: Arc::default(),
-            events: Events::default(),
+            events,
             observer: Arc::default(),
             cut: Arc::new(Sender::new(false)),
         }
@@ -212,9 +219,14 @@ impl App {
     /// The door of `config`; what consumers have spent `before`, they have spent.
     pub(crate) fn house(config: &Config, hasher: &TokenHasher, before: Option<&House>, now: Instant) -> House {
         let upstreams = (&config.upstreams, config.default_upstream.clone());
+        let routes = Routes::new(&config.routes, config.cache.lifetimes, config.cache.max_page_bytes);
+        let secrets = config.webhook.as_ref().map_or(&[][..], |webhook| &webhook.secrets);
+        let signing_keys: Vec<_> = secrets.iter().map(|secret| SigningKey::new(secret.expose())).collect();
+        let routes = if signing_keys.is_empty() { routes } else { routes.without(WEBHOOK_PATH) };
         House {
             edition: before.map_or(0, |before| before.edition + 1),
-            routes: Routes::new(&config.routes, config.cache.lifetimes, config.cache.max_page_bytes),
+            routes,
+            signing_keys,
             consumers: Consumers::new(&config.consumers, before.map(|before| &before.consumers), now),
             strangers: Strangers::new(config.server.failed_keys, before.map(|before| &before.strangers), now),
             accounts: Accounts::new(&config.accounts, upstreams.0, upstreams.1, hasher.clone()),

@@ -15,6 +15,13 @@
 //! Response ◀─render── Outcome ◀── Relayed ◀── Called ◀────────────────────────────────────┘
 //! ```
 //!
+//! And Merge may say that there is something new, which makes pages stale and has them fetched through the same flights:
+//!
+//! ```text
+//! Request ──admit──▶ Delivery ──receive──▶ Join ──flight──▶ …
+//! Response ◀─render── Outcome ◀── Delivered
+//! ```
+//!
 //! An [`Ask`](domain::exchange::Ask) has a consumer, an account and a key: without permission there is none. A
 //! [`Problem`](domain::problem::Problem) climbs back the same way and becomes a response in [`reply::render`], nowhere else.
 //! [`stack::proxy`] is the one place to read the whole path; the modules below stand in its order.
@@ -70,6 +77,8 @@ pub mod metrics {
     pub mod calls;
 
     pub mod last;
+
+    pub mod webhooks;
 
     pub mod registry;
 
@@ -137,7 +146,22 @@ pub mod cache {
 
     pub mod changes;
 
+    pub mod demand;
+
     pub mod freshness;
+}
+
+/// `Delivery` to `Delivered`: Merge says that there is something new.
+pub mod webhook {
+    pub mod receive;
+
+    mod body;
+
+    pub mod envelope;
+
+    mod replays;
+
+    mod refresh;
 }
 
 /// `Relay` to `Relayed`: what passes through as itself, or is stored by the upstream's own headers (RFC 9111).
@@ -229,6 +253,10 @@ pub mod domain {
 
     pub mod relay;
 
+    pub mod delivery;
+
+    pub mod signature;
+
     pub mod ending;
 
     pub mod tally;
@@ -298,6 +326,8 @@ pub mod config {
 
     mod routes;
 
+    mod webhook;
+
     pub mod effective;
 
     pub mod changes;
@@ -365,6 +395,8 @@ pub mod demo {
     pub mod control;
 
     pub mod serve;
+
+    pub mod webhook;
 
     pub mod account;
 

@@ -11,9 +11,10 @@ use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder};
 
-use crate::cache::{flight, follow, lookup, store};
+use crate::cache::{demand, flight, follow, lookup, store};
 use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
+use crate::domain::delivery::{Delivered, Delivery};
 use crate::domain::exchange::{Fetch, Target};
 use crate::domain::page::Received;
 use crate::domain::problem::Problem;
@@ -21,13 +22,14 @@ use crate::domain::relay::{Call, Called, Relay, Relayed};
 use crate::door::admit;
 use crate::door::fork::Fork;
 use crate::metrics::registry::Metrics;
-use crate::metrics::{calls, requests};
+use crate::metrics::{calls, requests, webhooks};
 use crate::relay::{resync, service as relay};
 use crate::reply::render;
 use crate::telemetry;
 use crate::trace::export::Traces;
 use crate::trace::{attempts, requests as recorded};
 use crate::upstream::{budget, retry};
+use crate::webhook::receive::{MakeStale, Receiver, Webhooks};
 
 /// What the stack is built on: state that all requests share, and that outlives a reload.
 #[derive(Clone)]
@@ -46,6 +48,10 @@ pub struct Ground {
     pub retries: retry::Retries,
     /// What may be sent upstream.
     pub budgets: budget::Budgets,
+    /// Which pages were asked for lately.
+    pub demand: demand::Demand,
+    /// What webhooks share.
+    pub webhooks: Webhooks,
     /// The way to Merge.
     pub client: crate::upstream::client::Client,
     /// What is counted.
@@ -73,12 +79,15 @@ where
 
     // Ask -> Given: what is held, or one fetch that everybody shares.
     // Not boxed, as a hit ends in its first layers.
-    let answer = ServiceBuilder::new()
-        .layer(follow::layer(ground.follows.clone())) // Prefer: wait, and event streams; everybody else passes
-        .layer(lookup::layer(ground.store.clone())) // a fresh page ends here, without a task or a lock held
+    let shared = ServiceBuilder::new()
         .layer(flight::layer(ground.flights.clone())) // a task of its own, so no caller can kill it
         .layer(store::keep(ground.store.clone())) // inside the flight: stored once, before anyone is told
         .service(fetch);
+    let answer = ServiceBuilder::new()
+        .layer(follow::layer(ground.follows.clone())) // Prefer: wait, and event streams; everybody else passes
+        .layer(lookup::layer(ground.store.clone())) // a fresh page ends here, without a task or a lock held
+        .layer(demand::layer(ground.demand.clone())) // remembers what webhooks are to fetch again
+        .service(shared.clone());
 
     // Call -> Called: one request that passes through as itself, and pays like any other.
     let call: BoxCloneSyncService<Call, Called, Problem> = ServiceBuilder::new()
@@ -103,6 +112,19 @@ where
         .layer(relay::layer(ground.http.clone())) // "off" passes; "http" is answered from the store if RFC 9111 allows
         .service(call);
 
+    // Delivery -> Delivered: Merge says that an account has something new.
+    let outdated = (ground.store.clone(), ground.http.responses.clone());
+    let make_stale: MakeStale = Arc::new(move |accounts| {
+        let now = Instant::now();
+        outdated.0.purge_accounts(accounts, false, now);
+        outdated.1.purge_accounts(accounts, false, now);
+    });
+    let (house, pages) = (ground.house.clone(), (ground.demand.clone(), ground.store.clone()));
+    let receive: BoxCloneSyncService<Delivery, Delivered, Problem> = ServiceBuilder::new()
+        .layer(BoxCloneSyncService::layer())
+        .layer(webhooks::layer(ground.metrics.clone())) // what becomes of each
+        .service(Receiver::new(house, ground.webhooks.clone(), make_stale, pages, shared));
+
     // Request -> Response: who asks, for what, and how it is said.
     ServiceBuilder::new()
         .layer(telemetry::layer()) // a log line for everything
@@ -110,5 +132,5 @@ where
         .layer(requests::layer(ground.metrics.clone())) // counts every answer, refusals too
         .layer(render::layer()) // gives it a name; from here up nothing fails
         .layer(admit::layer(ground.house.clone())) // Request -> Ask or Relay; all refusals happen here
-        .service(Fork::new(answer, relay)) // by the route's cache rule
+        .service(Fork::new(answer, relay, receive)) // by the route's cache rule; webhooks are on no route
 }

@@ -201,6 +201,7 @@ impl App {
         let before = self.ground.house.load_full();
         self.ground.house.store(Arc::new(Self::house(&config, &self.reloads.hasher, Some(&before), now)));
         self.set_config(config);
+        self.ground.demand.forget();
         self.forget(&old);
         Ok(told)
     }

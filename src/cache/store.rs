@@ -1,6 +1,6 @@
 //! Where pages are kept: in memory, weighed in bytes, and never replaced by an older one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -163,12 +163,17 @@ impl Store {
 
     /// Purges all pages of one account, whichever upstream they are from; see [`Store::purge_all`].
     pub fn purge_account(&self, account: AccountHash, hard: bool, now: Instant) -> usize {
+        self.purge_accounts(&[account].into(), hard, now)
+    }
+
+    /// The same for several in one walk.
+    pub fn purge_accounts(&self, accounts: &HashSet<AccountHash>, hard: bool, now: Instant) -> usize {
         {
             let mut purges = self.purges.lock();
             purges.accounts.retain(|_, at| now.saturating_duration_since(*at) < PURGE_MEMORY);
-            purges.accounts.insert(account, now);
+            purges.accounts.extend(accounts.iter().map(|account| (*account, now)));
         }
-        self.purge(hard, now, |key| key.account == account)
+        self.purge(hard, now, |key| accounts.contains(&key.account))
     }
 
     /// Purges all pages: a soft purge leaves them for the case that the upstream fails, and of many reaches one after the other; a

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
-use super::effective::{Admin, Cache, Config, Server, Telemetry};
+use super::effective::{Admin, Cache, Config, Server, Telemetry, Webhook};
 use super::fault::Warning;
 use super::secret::Secret;
 use super::tls::Tls;
@@ -62,6 +62,9 @@ fn facts(config: &Config, hasher: &TokenHasher) -> BTreeMap<String, Table> {
     tables.insert("admin".into(), admin(&config.admin, hasher));
     cache(&config.cache, &mut tables);
     tables.insert("telemetry".into(), telemetry(&config.telemetry));
+    if let Some(one) = &config.webhook {
+        tables.insert("webhook".into(), webhook(one, hasher));
+    }
     for one in &config.upstreams {
         upstream(one, hasher, &mut tables);
     }
@@ -124,6 +127,12 @@ fn cache(cache: &Cache, tables: &mut BTreeMap<String, Table>) {
     tables.insert("cache.ttl".into(), fresh.map(|(key, value)| (key, plain(value))).into());
     let stale = [("while_revalidate", while_revalidate), ("if_error", if_error)];
     tables.insert("cache.stale".into(), stale.map(|(key, value)| (key, plain(value))).into());
+}
+
+fn webhook(webhook: &Webhook, hasher: &TokenHasher) -> Table {
+    let Webhook { secrets } = webhook;
+    let stand_ins: Vec<_> = secrets.iter().map(|secret| hasher.hash(secret.expose()).0).collect();
+    Table::from([("secret", plain(stand_ins))])
 }
 
 fn telemetry(telemetry: &Telemetry) -> Table {
@@ -250,6 +259,7 @@ mod tests {
             (format!("[cache.ttl]\nnegative = '1s'\n{old}"), "cache.ttl.negative"),
             (format!("[cache.stale]\nif_error = '1s'\n{old}"), "cache.stale.if_error"),
             (format!("[telemetry]\nfilter = 'debug'\n{old}"), "telemetry.filter"),
+            (format!("[webhook]\nsecret = {{ env = 'OTHER' }}\n{old}"), "webhook (new)"),
             (format!("{old}disabled = true\n"), "consumers.team.disabled"),
             (format!("{old}quota = '1/min'\n"), "consumers.team.quota"),
             (format!("{old}[[routes]]\npath = '/a'\ncache = 'off'\n"), "routes"),

@@ -39,6 +39,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// How much is kept, and how long.
     pub cache: Cache,
+    /// What Merge signs webhooks with; `None`: there are none.
+    pub webhook: Option<Webhook>,
     /// What is told to the outside.
     pub telemetry: Telemetry,
     /// Where the secrets are from.
@@ -118,6 +120,13 @@ pub struct Cache {
     pub lifetimes: Lifetimes,
 }
 
+/// That Merge says when a sync ends.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// Any of these may have signed; at least one.
+    pub secrets: Vec<Secret>,
+}
+
 /// What is told to the outside.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Telemetry {
@@ -140,6 +149,8 @@ pub struct Sources {
     pub api_keys: BTreeMap<Name, SecretSource>,
     /// The tokens of accounts.
     pub tokens: BTreeMap<Name, SecretSource>,
+    /// What webhooks are signed with.
+    pub webhook: Vec<SecretSource>,
     /// The files that were read beside the configuration file: secrets and certificates.
     pub files: Vec<PathBuf>,
 }

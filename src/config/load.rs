@@ -12,10 +12,11 @@ use super::findings::Findings;
 use super::item::{Place, Table};
 use super::routes::routes;
 use super::schema::File;
-use super::secret::Surroundings;
+use super::secret::{SecretSource, Surroundings};
 use super::sections::{admin, cache, server, telemetry};
 use super::source::Source;
 use super::upstreams::upstreams;
+use super::webhook::webhook;
 use crate::domain::key::TokenHasher;
 
 impl Config {
@@ -54,6 +55,7 @@ impl Config {
         let consumers = consumers(&file, &mut findings);
         let routes = routes(&file, &mut findings);
         let cache = cache(&file.cache, &mut findings);
+        let webhook = webhook(&file, &accounts, &mut findings);
         let telemetry = telemetry(&file.telemetry, &mut findings);
 
         let (Some(default_upstream), true) = (upstreams.first().cloned(), findings.is_clean()) else {
@@ -70,6 +72,7 @@ impl Config {
             consumers,
             routes,
             cache,
+            webhook,
             telemetry,
             sources,
             warnings,
@@ -80,7 +83,6 @@ impl Config {
 /// What the file may hold and this version does not do yet: refused, so that nothing that is written is ignored.
 /// A feature takes its line away when it lands.
 fn refuse_unavailable(file: &File, findings: &mut Findings<'_>) {
-    refuse("the webhook", file.webhook.iter().map(Table::place), findings);
     refuse("the shared store", file.shared.iter().map(Table::place), findings);
 }
 
@@ -98,7 +100,9 @@ fn sources(file: &File, files: Vec<PathBuf>) -> Sources {
         .accounts
         .iter()
         .filter_map(|table| Some((table.name.as_deref()?.clone(), table.token.as_deref()?.clone())));
-    Sources { api_keys: api_keys.collect(), tokens: tokens.collect(), files }
+    let webhook = file.webhook.iter().filter_map(|table| table.secret.as_ref());
+    let webhook = webhook.flat_map(|secrets| secrets.iter().map(|secret| SecretSource::clone(secret)));
+    Sources { api_keys: api_keys.collect(), tokens: tokens.collect(), webhook: webhook.collect(), files }
 }
 
 #[cfg(test)]

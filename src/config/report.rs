@@ -10,6 +10,7 @@ use super::secret::SecretSource;
 use super::units::{duration_text, rate_text, size_text};
 use crate::domain::access::{Account, Consumer, Pattern, Upstream};
 use crate::domain::bucket::Rate;
+use crate::domain::delivery::WEBHOOK_PATH;
 use crate::domain::rules::{CacheRule, RequestHeaders, Route, SocketAccess};
 
 /// Writes `config` to `out`, with colours if `coloured`.
@@ -30,7 +31,7 @@ pub fn report(config: &Config, coloured: bool, out: &mut impl Write) -> Result<(
 /// The cells of one line.
 type Row = Vec<String>;
 
-fn sections(config: &Config) -> [(&'static str, Vec<Row>); 7] {
+fn sections(config: &Config) -> [(&'static str, Vec<Row>); 8] {
     [
         ("listeners", listeners(config)),
         ("upstreams", config.upstreams.iter().map(|upstream| upstream_row(upstream, &config.sources)).collect()),
@@ -44,6 +45,7 @@ fn sections(config: &Config) -> [(&'static str, Vec<Row>); 7] {
         ),
         ("routes", config.routes.iter().map(route_row).collect()),
         ("cache", cache(config)),
+        ("webhook", webhook(config)),
         ("telemetry", telemetry(config)),
     ]
 }
@@ -172,6 +174,14 @@ fn cache(config: &Config) -> Vec<Row> {
     vec![row(["size", &size]), row(["fresh", &fresh]), row(["stale", &stale])]
 }
 
+fn webhook(config: &Config) -> Vec<Row> {
+    let linked = config.accounts.iter().filter(|account| account.linked_account_id.is_some()).count();
+    let accounts = format!("for {linked} of {} accounts", config.accounts.len());
+    let keys = config.sources.webhook.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let on = config.webhook.iter().map(|_| row(["POST", WEBHOOK_PATH, &format!("key from {keys}"), &accounts]));
+    or_note(on, "off")
+}
+
 fn telemetry(config: &Config) -> Vec<Row> {
     let log =
         config.telemetry.log.map_or("pretty on a terminal, else json".into(), |log| format!("{log:?}").to_lowercase());
@@ -207,10 +217,11 @@ mod tests {
         let config = config(&format!(
             "[server]\nworkers = 2\nlisten = ['127.0.0.1:8080', 'unix:/run/proxy.sock']\n\
              [admin]\ntoken = {{ env = 'OTHER' }}\n\
-             [[accounts]]\nname = 'acme'\ntoken = {{ env = 'TOKEN' }}\nper_account = '400/min'\n\
+             [[accounts]]\nname = 'acme'\ntoken = {{ env = 'TOKEN' }}\nper_account = '400/min'\nlinked_account_id = 'x'\n\
              [[accounts]]\nname = 'globex'\ntoken = 'canary-plain'\n\
              [[consumers]]\nname = 'one'\nkey_sha256 = '{HASH}'\naccounts = ['acme', 'glob*']\nquota = '600/min'\n\
-             [[consumers]]\nname = 'another'\nkey_sha256 = ['{zeros}', '{ones}']\nraw_tokens = true\n",
+             [[consumers]]\nname = 'another'\nkey_sha256 = ['{zeros}', '{ones}']\nraw_tokens = true\n\
+             [webhook]\nsecret = [{{ env = 'OTHER' }}, {{ env = 'TOKEN' }}]\n",
             zeros = "0".repeat(64),
             ones = "1".repeat(64),
         ));
@@ -233,9 +244,11 @@ cache
   size   256MiB, pages up to 4MiB
   fresh  5s while syncing, 1min once settled, 2s at least, 5s for refusals
   stale  30s while it is fetched anew, 1h when the upstream fails
+webhook
+  POST  /webhooks/merge  key from env OTHER, env TOKEN  for 1 of 2 accounts
 telemetry
   log  pretty on a terminal, else json  filter info  a line per request
-warning  proxy.toml:12:9  accounts[1].token: a secret stands in the file; use { env } or { file }
+warning  proxy.toml:13:9  accounts[1].token: a secret stands in the file; use { env } or { file }
 ";
         assert_eq!(text(&config, false), told);
         assert!(!text(&config, true).contains("canary"));

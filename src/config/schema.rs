@@ -326,7 +326,8 @@ impl Default for Route {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Webhook {
-    pub secret: Option<Item<SecretSource>>,
+    /// A list while the key is changed, or where several of Merge's webhooks have keys of their own.
+    pub secret: Option<List<SecretSource>>,
 }
 
 /// `[shared]`: several replicas share one budget and one cache.

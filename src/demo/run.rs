@@ -42,6 +42,9 @@ pub enum DemoError {
     Tour(u64),
 }
 
+/// What the simulated Merge signs its webhooks with.
+const WEBHOOK_SECRET: &str = "demo-webhook-secret";
+
 /// Runs the demo until `stop`, or until the tour is over; what it has to say goes to `out`.
 ///
 /// # Errors
@@ -57,6 +60,7 @@ pub async fn run(options: Options, stop: impl Future, out: &mut impl Write) -> R
     let proxy = listeners.proxy.iter().find_map(Listener::tcp_address).unwrap_or(options.listen);
     let admin = listeners.admin.tcp_address().unwrap_or(options.admin);
     let simulation = tokio::spawn(merge.clone().serve(simulated, std::future::pending::<()>()));
+    let webhooks = tokio::spawn(merge.clone().send_webhooks(proxy, WEBHOOK_SECRET));
     let result = match options.requests {
         None => {
             out.write_all(welcome(&merge, upstream, proxy, admin).as_bytes())?;
@@ -79,6 +83,7 @@ pub async fn run(options: Options, stop: impl Future, out: &mut impl Write) -> R
             if tally.failed() == 0 { Ok(()) } else { Err(DemoError::Tour(tally.failed())) }
         }
     };
+    webhooks.abort();
     simulation.abort();
     result
 }
@@ -97,14 +102,22 @@ api_key = {{ env = 'api_key' }}
 # The simulated syncs run sixty times faster than Merge's, so settled pages live shorter too.
 [cache.ttl]
 settled = '10s'
+[webhook]
+secret = {{ env = 'webhook' }}
 "
     );
     for account in merge.accounts() {
         // Writing to a String cannot fail.
-        let _ = write!(text, "[[accounts]]\nname = '{0}'\ntoken = {{ env = '{0}' }}\n", account.name);
+        let _ = write!(
+            text,
+            "[[accounts]]\nname = '{0}'\ntoken = {{ env = '{0}' }}\nlinked_account_id = '{1}'\n",
+            account.name,
+            account.id()
+        );
     }
     let secret = |name: &str| match name {
         "api_key" => Some(merge.api_key().to_owned()),
+        "webhook" => Some(WEBHOOK_SECRET.to_owned()),
         _ => merge.accounts().find(|account| account.name == name).map(|account| account.token.clone()),
     };
     Config::parse(&text, Path::new("demo"), &secret, hasher).map_err(|faults| DemoError::Config(faults.to_string()))

@@ -21,8 +21,10 @@ pub enum Ending {
     MissForced,
     MissVaried,
     Bypassed,
+    Webhook,
     InvalidRequest,
     UnknownConsumer,
+    InvalidSignature,
     AccountNotAllowed,
     ResyncNotAllowed,
     NoSuchRoute,
@@ -50,7 +52,7 @@ pub enum Source {
 
 impl Ending {
     /// All of them, each at the place that its number says.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::Hit,
         Self::Negative,
         Self::StaleRevalidating,
@@ -63,8 +65,10 @@ impl Ending {
         Self::MissForced,
         Self::MissVaried,
         Self::Bypassed,
+        Self::Webhook,
         Self::InvalidRequest,
         Self::UnknownConsumer,
+        Self::InvalidSignature,
         Self::AccountNotAllowed,
         Self::ResyncNotAllowed,
         Self::NoSuchRoute,
@@ -82,7 +86,7 @@ impl Ending {
     /// How a request with this result ended.
     pub fn of(result: &Result<Given, Problem>) -> Self {
         match result {
-            Ok(given) => Self::served(given.served()),
+            Ok(given) => given.served().map_or(Self::Webhook, Self::served),
             Err(problem) => Self::without(problem),
         }
     }
@@ -108,11 +112,12 @@ impl Ending {
         match problem {
             Problem::InvalidRequest(_) => Self::InvalidRequest,
             Problem::UnknownConsumer => Self::UnknownConsumer,
+            Problem::InvalidSignature => Self::InvalidSignature,
             Problem::AccountNotAllowed => Self::AccountNotAllowed,
             Problem::ResyncNotAllowed => Self::ResyncNotAllowed,
             Problem::NoSuchRoute => Self::NoSuchRoute,
             Problem::MethodNotAllowed { .. } => Self::MethodNotAllowed,
-            Problem::TargetTooLong | Problem::HeadersTooLarge => Self::RequestTooLarge,
+            Problem::TargetTooLong | Problem::HeadersTooLarge | Problem::BodyTooLarge => Self::RequestTooLarge,
             Problem::QuotaExceeded { .. } | Problem::TooManyStrangers { .. } => Self::QuotaExceeded,
             Problem::BudgetExhausted { .. } => Self::BudgetExhausted,
             Problem::Overloaded { .. } => Self::Overloaded,
@@ -138,8 +143,10 @@ impl Ending {
             Self::MissForced => ("miss", "forced"),
             Self::MissVaried => ("miss", "varied"),
             Self::Bypassed => ("bypass", ""),
+            Self::Webhook => ("webhook", ""),
             Self::InvalidRequest => ("refused", "invalid-request"),
             Self::UnknownConsumer => ("refused", "unknown-consumer"),
+            Self::InvalidSignature => ("refused", "invalid-signature"),
             Self::AccountNotAllowed => ("refused", "account-not-allowed"),
             Self::ResyncNotAllowed => ("refused", "resync-not-allowed"),
             Self::NoSuchRoute => ("refused", "no-such-route"),
@@ -209,6 +216,8 @@ mod tests {
         for problem in [
             Problem::InvalidRequest(Cow::Borrowed("")),
             Problem::UnknownConsumer,
+            Problem::InvalidSignature,
+            Problem::BodyTooLarge,
             Problem::TargetTooLong,
             Problem::HeadersTooLarge,
             Problem::QuotaExceeded { retry_after },

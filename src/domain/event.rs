@@ -15,6 +15,8 @@ pub enum Kind {
     ReloadFailed,
     /// Pages were purged.
     Purge,
+    /// Merge has said that something happened to an account; or somebody did who is not Merge.
+    Webhook,
     /// Calls to an upstream were stopped, or let go again, since too many failed.
     Breaker,
     /// Merge refused a call: too many (429).
@@ -34,6 +36,7 @@ impl Kind {
             Self::Reload => "reload",
             Self::ReloadFailed => "reload-failed",
             Self::Purge => "purge",
+            Self::Webhook => "webhook",
             Self::Breaker => "breaker",
             Self::RateLimited => "rate-limited",
             Self::UpstreamFailed => "upstream-failed",

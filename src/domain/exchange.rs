@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::access::{Account, Consumer, Name, Upstream};
 use super::bucket::{Bucket, Rate};
 use super::cache_control::Wants;
+use super::delivery::{Delivered, Delivery};
 use super::follow::{Follow, Followed};
 use super::key::PageKey;
 use super::page::Page;
@@ -178,11 +179,13 @@ pub enum Reason {
     Pass,
     /// The upstream has been left alone for a while, and this one shows whether it is well again.
     Probe,
+    /// Merge has said that there is something new.
+    Webhook,
 }
 
 impl Reason {
     /// All of them, each at the place that its number says.
-    pub const ALL: [Self; 5] = [Self::Miss, Self::Refresh, Self::Retry, Self::Pass, Self::Probe];
+    pub const ALL: [Self; 6] = [Self::Miss, Self::Refresh, Self::Retry, Self::Pass, Self::Probe, Self::Webhook];
 
     /// What metrics call it.
     pub const fn label(self) -> &'static str {
@@ -192,6 +195,7 @@ impl Reason {
             Self::Retry => "retry",
             Self::Pass => "pass",
             Self::Probe => "probe",
+            Self::Webhook => "webhook",
         }
     }
 }
@@ -335,6 +339,8 @@ pub enum Admitted {
     Ask(Ask),
     /// Passes through as itself.
     Relay(Box<Relay>),
+    /// For the webhook. It is yet to be seen whether Merge has sent it.
+    Delivery(Box<Delivery>),
 }
 
 /// The answer to an [`Admitted`] request.
@@ -346,15 +352,18 @@ pub enum Given {
     Followed(Box<Followed>),
     /// What came for this request.
     Relayed(Box<Relayed>),
+    /// What became of a webhook.
+    Delivered(Delivered),
 }
 
 impl Given {
-    /// Where it came from.
-    pub fn served(&self) -> Served {
+    /// Where it came from; `None`: it is no page.
+    pub fn served(&self) -> Option<Served> {
         match self {
-            Self::Page(answer) => answer.served,
-            Self::Followed(followed) => followed.answer.served,
-            Self::Relayed(relayed) => relayed.served,
+            Self::Page(answer) => Some(answer.served),
+            Self::Followed(followed) => Some(followed.answer.served),
+            Self::Relayed(relayed) => Some(relayed.served),
+            Self::Delivered(_) => None,
         }
     }
 }

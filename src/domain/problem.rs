@@ -55,6 +55,12 @@ pub enum Problem {
     /// The header section is larger than allowed.
     #[error("header section too large")]
     HeadersTooLarge,
+    /// The body of a webhook is larger than any that matters.
+    #[error("body too large")]
+    BodyTooLarge,
+    /// Merge has not signed this webhook.
+    #[error("invalid signature")]
+    InvalidSignature,
     /// The upstream did not give a usable answer.
     #[error("upstream failed: {0}")]
     UpstreamFailed(Cause),
@@ -217,6 +223,18 @@ impl Problem {
                 "request-too-large",
                 "The header section is too large",
                 "Send fewer or shorter headers.".into(),
+            ),
+            Self::BodyTooLarge => row(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "request-too-large",
+                "The body is too large",
+                "Send webhooks of at most 64 KiB.".into(),
+            ),
+            Self::InvalidSignature => row(
+                StatusCode::FORBIDDEN,
+                "invalid-signature",
+                "The signature does not fit",
+                "Sign the body with the key that stands in [webhook] secret, as Merge does: X-Merge-Webhook-Signature.".into(),
             ),
             Self::UpstreamFailed(cause) => row(
                 StatusCode::BAD_GATEWAY,

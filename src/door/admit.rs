@@ -30,6 +30,7 @@ use crate::domain::access::{Account, Name};
 use crate::domain::arrival::{Admission, Arrived};
 use crate::domain::body;
 use crate::domain::cache_control::Wants;
+use crate::domain::delivery::{Delivery, WEBHOOK_PATH};
 use crate::domain::exchange::{Admitted, Ask, Caller, Given, Outcome, Reason, Target};
 use crate::domain::follow::Follow;
 use crate::domain::key::{CanonicalQuery, PageKey};
@@ -38,6 +39,7 @@ use crate::domain::problem::{Objection, Problem};
 use crate::domain::relay::{Call, Relay};
 use crate::domain::request_id::{self, X_REQUEST_ID};
 use crate::domain::rules::CacheRule;
+use crate::domain::signature::{SigningKey, Unsigned};
 use crate::domain::trace::Trace;
 
 /// Who may come in, as of now. A reload replaces it whole; each request sees one version.
@@ -55,6 +57,8 @@ pub struct House {
     pub accounts: Accounts,
     /// The largest header section, in bytes.
     pub max_header_bytes: usize,
+    /// What webhooks are signed with; none: there are no webhooks.
+    pub signing_keys: Vec<SigningKey>,
     /// Where it is told who was refused.
     pub audit: Arc<Audit>,
 }
@@ -82,7 +86,10 @@ impl House {
         }
         let fields = Fields::of(&head.headers);
         self.check_size(&head, &fields)?;
-        let stop = self.routes.find(&head.method, head.uri.path())?;
+        let stop = match self.routes.find(&head.method, head.uri.path()) {
+            Ok(stop) => stop,
+            Err(problem) => return self.off_route(problem, head, body, known),
+        };
         known.route = Some(stop.place.route.clone());
         let peer = body.peer();
         let identified = self.consumers.identify(fields.authorization, peer, &self.strangers, now);
@@ -143,6 +150,38 @@ impl House {
                 let call = Call { target, key, uri, payer, method, headers, body, reason, deadline, trace };
                 Ok(Admitted::Relay(Box::new(Relay { caller, call, asked: head.headers, wants, policy, resync })))
             }
+        }
+    }
+
+    /// What came to no route is for the webhook, or for nobody. Looked at only here, so that requests for pages pay nothing for it.
+    fn off_route<B>(
+        &self,
+        problem: Problem,
+        head: Parts,
+        body: Arrived<B>,
+        known: &mut Known,
+    ) -> Result<Admitted, Problem>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    {
+        if problem != Problem::NoSuchRoute || self.signing_keys.is_empty() || head.uri.path() != WEBHOOK_PATH {
+            return Err(problem);
+        }
+        known.route = Some(WEBHOOK_PATH.into());
+        if head.method != Method::POST {
+            return Err(Problem::MethodNotAllowed { allow: HeaderValue::from_static("POST") });
+        }
+        let asker = known.asker(&head, body.peer());
+        Ok(Admitted::Delivery(Box::new(Delivery { headers: head.headers, body: body::stream(body), asker })))
+    }
+
+    /// Who sends what Merge has not signed is a stranger like one without a key.
+    pub fn refuse_delivery(&self, reason: Unsigned, asker: Asker, now: Instant) -> Problem {
+        let origin = asker.peer.as_ref().and_then(Peer::origin);
+        self.audit.tell(Event::WebhookRefused { reason }, asker, now);
+        match self.strangers.refuse(origin, now) {
+            Problem::UnknownConsumer => Problem::InvalidSignature,
+            too_many => too_many,
         }
     }
 

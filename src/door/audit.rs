@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::bucket::{Bucket, Rate};
 use crate::domain::peer::{Asker, Origin, Peer};
+use crate::domain::signature::Unsigned;
 
 /// What is told of, each with a message of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +41,11 @@ pub enum Event {
     OperatorRefused {
         /// Why: there was none, or it was another.
         reason: KeyRefusal,
+    },
+    /// Merge has not signed this webhook.
+    WebhookRefused {
+        /// Why.
+        reason: Unsigned,
     },
 }
 
@@ -159,6 +165,9 @@ fn write(event: &Event, asker: &Asker, times: u64, dropped: u64) {
         }
         Event::OperatorRefused { reason } => {
             tracing::info!(target: "audit", reason = reason.word(), peer, id, times, dropped, "operator refused");
+        }
+        Event::WebhookRefused { reason } => {
+            tracing::info!(target: "audit", reason = reason.word(), peer, id, times, dropped, "webhook refused");
         }
     }
 }

@@ -20,6 +20,8 @@ pub struct Accounts {
     // Callers look up and never insert, so none can make their keys collide.
     by_name: HashMap<Name, Arc<Account>, RandomState>,
     by_token: HashMap<AccountHash, Arc<Account>, RandomState>,
+    /// By Merge's ids, in lower case. An account that is asked for with two API keys is there twice.
+    by_linked_id: HashMap<String, Vec<Arc<Account>>, RandomState>,
     upstreams: HashMap<Name, Arc<Upstream>, RandomState>,
     /// Where an account lives of which only the token is known.
     default_upstream: Arc<Upstream>,
@@ -34,7 +36,14 @@ impl Accounts {
         default_upstream: Arc<Upstream>,
         hasher: TokenHasher,
     ) -> Self {
+        let mut by_linked_id: HashMap<String, Vec<_>, _> = HashMap::default();
+        for account in accounts {
+            if let Some(id) = &account.linked_account_id {
+                by_linked_id.entry(id.to_ascii_lowercase()).or_default().push(account.clone());
+            }
+        }
         Self {
+            by_linked_id,
             by_name: accounts.iter().filter_map(|account| Some((account.name.clone()?, account.clone()))).collect(),
             by_token: accounts.iter().map(|account| (account.hash, account.clone())).collect(),
             upstreams: upstreams.iter().map(|upstream| (upstream.name.clone(), upstream.clone())).collect(),
@@ -72,6 +81,11 @@ impl Accounts {
     /// The account of this name.
     pub fn named(&self, name: &str) -> Option<&Arc<Account>> {
         self.by_name.get(name)
+    }
+
+    /// The accounts that Merge calls by this id.
+    pub fn linked(&self, id: &str) -> &[Arc<Account>] {
+        self.by_linked_id.get(&id.to_ascii_lowercase()).map_or(&[], Vec::as_slice)
     }
 
     /// What the log calls the account that was asked for and not given: a name that is configured, else what stands for the text,

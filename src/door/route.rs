@@ -18,6 +18,8 @@ pub struct Routes {
     exact: HashMap<Box<str>, Junction, RandomState>,
     /// Routes that end in `/*`, longest first.
     below: Vec<(Box<str>, Junction)>,
+    /// A path that no route takes, as it is the proxy's own.
+    reserved: Option<&'static str>,
 }
 
 /// What is known of one path.
@@ -60,6 +62,14 @@ impl Routes {
         all
     }
 
+    /// The same without `path`, whatever the routes say.
+    #[must_use]
+    pub fn without(mut self, path: &'static str) -> Self {
+        self.exact.remove(path);
+        self.reserved = Some(path);
+        self
+    }
+
     fn add(&mut self, route: &Route, category: &str, policy: &Arc<Policy>) {
         let path = route.path.replace(CATEGORY, category);
         let upstream_path = route.upstream_path.as_deref().unwrap_or(&route.path).replace(CATEGORY, category);
@@ -96,7 +106,8 @@ impl Routes {
             return junction.stop(method).cloned();
         }
         let below = self.below.iter().find(|(prefix, _)| path.len() > prefix.len() && path.starts_with(&**prefix));
-        let (prefix, junction) = below.filter(|_| is_plain(path)).ok_or(Problem::NoSuchRoute)?;
+        let below = below.filter(|_| is_plain(path) && self.reserved != Some(path));
+        let (prefix, junction) = below.ok_or(Problem::NoSuchRoute)?;
         let stop = junction.stop(method)?;
         let rest = &path[prefix.len()..];
         let place = Place { route: stop.place.route.clone(), path: format!("{}{rest}", stop.place.path).into() };

@@ -208,6 +208,9 @@ impl Ours {
         };
         let handshakes = by_result(connections.handshakes.get(), connections.failed_handshakes.get());
         out.write("tls_handshakes", "TLS handshakes with consumers", MetricType::Counter, handshakes)?;
+        let webhooks = self.metrics.webhooks();
+        let webhooks = webhooks.map(|(outcome, count)| Row::of([("outcome", outcome.into())], count as f64));
+        out.write("webhooks", "Webhooks by what became of them", MetricType::Counter, webhooks)?;
         let reloads = by_result(totals.reloads, totals.failed_reloads);
         out.write("config_reloads", "Configurations that were read anew", MetricType::Counter, reloads)?;
         let last = [Row::of([], f64::from(u8::from(self.metrics.last_reload_succeeded())))];

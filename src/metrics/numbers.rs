@@ -43,6 +43,8 @@ pub struct Counts {
     pub forced: u64,
     /// Passed through.
     pub bypassed: u64,
+    /// Webhooks that Merge has signed.
+    pub webhooks: u64,
     /// Refused here, all together.
     pub refused: u64,
     /// Likewise by reason: the last part of the problem's type.
@@ -73,6 +75,7 @@ impl Counts {
             "revalidated" => &mut self.revalidated,
             "miss" => &mut self.misses,
             "bypass" => &mut self.bypassed,
+            "webhook" => &mut self.webhooks,
             "refused" => &mut self.refused,
             _ => &mut self.failed,
         };
@@ -99,6 +102,7 @@ impl Counts {
         self.misses += others.misses;
         self.forced += others.forced;
         self.bypassed += others.bypassed;
+        self.webhooks += others.webhooks;
         self.refused += others.refused;
         for (reason, refused) in &others.refused_by {
             *self.refused_by.entry(reason).or_default() += refused;

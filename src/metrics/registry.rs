@@ -13,9 +13,12 @@ use super::calls::AccountCalls;
 use super::histogram::{Histogram, Snapshot};
 use super::last::Nameless;
 use super::numbers::{AccountNumbers, ConsumerNumbers, Counts, Totals};
+use super::webhooks::{self, OUTCOMES};
 use crate::domain::access::{Account, Name};
+use crate::domain::delivery::Delivered;
 use crate::domain::ending::{Ending, Source};
 use crate::domain::exchange::{Given, Outcome, Target};
+use crate::domain::problem::Problem;
 use crate::domain::tally::{Connections, Counter, Tally};
 
 /// The counters. Cheap to clone; all clones are the same counters.
@@ -35,6 +38,7 @@ struct Inner {
     recent: Mutex<VecDeque<[Snapshot<20>; 3]>>,
     ages: Histogram<12>,
     connections: Connections,
+    webhooks: [Counter; OUTCOMES.len()],
     reloads: Counter,
     failed_reloads: Counter,
     last_reload_failed: AtomicBool,
@@ -100,6 +104,7 @@ impl Default for Metrics {
             recent: Mutex::default(),
             ages: Histogram::new(AGES),
             connections: Connections::default(),
+            webhooks: Default::default(),
             reloads: Counter::default(),
             failed_reloads: Counter::default(),
             last_reload_failed: AtomicBool::new(false),
@@ -148,6 +153,11 @@ impl Metrics {
     /// Something has taken this long.
     pub fn duration(&self, kind: Kind, took: Duration) {
         self.0.durations[kind as usize].observe(took);
+    }
+
+    /// Something has become of a webhook.
+    pub fn webhook(&self, outcome: &Result<Delivered, Problem>) {
+        self.0.webhooks[webhooks::place(outcome)].add();
     }
 
     /// A configuration has been taken in, or could not be.
@@ -227,6 +237,11 @@ impl Metrics {
     /// What is counted of calls, by upstream and account.
     pub fn calls_by_account(&self) -> BTreeMap<(Name, Name), Arc<AccountCalls>> {
         self.0.accounts.lock().clone()
+    }
+
+    /// What has become of webhooks.
+    pub fn webhooks(&self) -> [(&'static str, u64); OUTCOMES.len()] {
+        std::array::from_fn(|place| (OUTCOMES[place], self.0.webhooks[place].get()))
     }
 
     /// Whether the configuration that was read last is the one that runs.

@@ -1,6 +1,7 @@
 //! Where responses of `http` routes are kept: by upstream, account, route and query, and there by the request fields that select
 //! them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,8 +163,15 @@ impl Responses {
     /// Makes what is stored for one account stale, whichever upstream it is from, or drops it if `hard`; says how many responses
     /// it met.
     pub fn purge_account(&self, account: AccountHash, hard: bool, now: Instant) -> usize {
-        self.invalidated.insert(Scope::Account(account), now);
-        self.purge(hard, |key| key.account == account)
+        self.purge_accounts(&[account].into(), hard, now)
+    }
+
+    /// The same for several in one walk.
+    pub fn purge_accounts(&self, accounts: &HashSet<AccountHash>, hard: bool, now: Instant) -> usize {
+        for account in accounts {
+            self.invalidated.insert(Scope::Account(*account), now);
+        }
+        self.purge(hard, |key| accounts.contains(&key.account))
     }
 
     /// Makes everything stale, or drops it if `hard`; says how many responses it met.

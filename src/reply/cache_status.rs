@@ -53,6 +53,11 @@ pub fn of_problem(row: &Row) -> HeaderValue {
     parse(format!("{NAME}; detail={}", row.slug))
 }
 
+/// The value for a webhook, which is not for a page.
+pub fn of_delivery() -> HeaderValue {
+    parse(format!("{NAME}; detail=webhook"))
+}
+
 /// What is left of the lifetime, in whole seconds: what `Cache-Control` says less what `Age` says, so that the three fields of an
 /// answer agree. Negative once the lifetime is over (RFC 9211 §2.4); of a purged page nothing is left.
 fn ttl(page: &Page, answer: &Answer) -> i64 {

@@ -20,6 +20,7 @@ use tower::{Layer, Service};
 use super::{accept_encoding, cache_status, events};
 use crate::domain::body::ReplyBody;
 use crate::domain::condition::Conditions;
+use crate::domain::delivery::Delivered;
 use crate::domain::encoding::Coding;
 use crate::domain::exchange::{Answer, Given, Outcome, Served};
 use crate::domain::follow::{Followed, How};
@@ -91,6 +92,7 @@ impl Reading {
             Ok(Given::Page(answer)) => self.page(answer),
             Ok(Given::Followed(followed)) => self.named(self.followed(followed)),
             Ok(Given::Relayed(relayed)) => self.named(relay(relayed)),
+            Ok(Given::Delivered(delivered)) => self.named(acknowledge(*delivered)),
             Err(problem) => self.named(self.problem(problem)),
         };
         if self.head_only {
@@ -224,6 +226,15 @@ fn relay(relayed: &mut Relayed) -> Response<ReplyBody> {
     *response.status_mut() = relayed.status;
     *response.headers_mut() = headers;
     response
+}
+
+/// What Merge is told of a webhook that it has signed.
+fn acknowledge(delivered: Delivered) -> Response<ReplyBody> {
+    let mut headers = HeaderMap::with_capacity(4);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    headers.insert(CACHE_STATUS, cache_status::of_delivery());
+    assemble(StatusCode::OK, headers, format!("{{\"outcome\":\"{}\"}}", delivered.label()).into())
 }
 
 /// The body of a problem (RFC 9457 §3.1).

@@ -21,6 +21,7 @@ const ALL: &[&str] = &[
     "telemetry",
     "trace",
     "upstream",
+    "webhook",
 ];
 
 /// What each part may import beside itself.
@@ -38,7 +39,23 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &["access_log", "domain", "reply"]),
     ("metrics", &["domain", "reply"]),
     ("trace", &["domain", "reply"]),
-    ("stack", &["cache", "domain", "door", "listen", "metrics", "relay", "reply", "telemetry", "trace", "upstream"]),
+    (
+        "stack",
+        &[
+            "cache",
+            "domain",
+            "door",
+            "listen",
+            "metrics",
+            "relay",
+            "reply",
+            "telemetry",
+            "trace",
+            "upstream",
+            "webhook",
+        ],
+    ),
+    ("webhook", &["cache", "domain", "door"]),
     ("admin", &["cache", "config", "domain", "door", "listen", "metrics", "reply", "telemetry", "upstream"]),
     ("demo", &["cache", "config", "domain", "door", "listen", "reply", "telemetry", "upstream"]),
     ("app", ALL),

@@ -7,15 +7,16 @@ use std::time::Duration;
 use http::HeaderValue;
 use merge_sync_proxy::domain::problem::{Cause, Problem, Row};
 
-/// The table of the contract, and for resync a type of its own: it is not the account that is refused.
+/// The table of the contract, and types of their own for resync, since it is not the account that is refused, and for webhooks.
 const TABLE: &str = "
 | 400 | `invalid-request` | refused at the door |
 | 401 | `unknown-consumer` | no or unknown consumer key (`WWW-Authenticate: Bearer`) |
 | 403 | `account-not-allowed` | account not known or not granted |
 | 403 | `resync-not-allowed` | `resync` not granted to the consumer |
+| 403 | `invalid-signature` | a webhook that Merge has not signed |
 | 404 / 405 | `no-such-route` / `method-not-allowed` | |
 | 429 | `quota-exceeded` / `budget-exhausted` | the consumer's quota / the upstream's budget, with nothing stale to serve |
-| 431 / 414 | `request-too-large` | |
+| 431 / 414 / 413 | `request-too-large` | |
 | 502 | `upstream-failed` | connection failed, truncated or invalid answer |
 | 503 | `overloaded` / `draining` | local limits; circuit open |
 | 504 | `upstream-timeout` / `not-cached` | deadline; `only-if-cached` with nothing fresh |
@@ -42,6 +43,8 @@ fn all() -> Vec<Problem> {
         Problem::NotCached,
         Problem::ResyncNotAllowed,
         Problem::TooManyStrangers { retry_after: PAUSE },
+        Problem::BodyTooLarge,
+        Problem::InvalidSignature,
     ]
 }
 
@@ -64,6 +67,8 @@ fn place(problem: &Problem) -> usize {
         Problem::NotCached => 13,
         Problem::ResyncNotAllowed => 14,
         Problem::TooManyStrangers { .. } => 15,
+        Problem::BodyTooLarge => 16,
+        Problem::InvalidSignature => 17,
     }
 }
 

@@ -296,7 +296,7 @@ function budgets() {
   ]);
 }
 
-const KINDS = { reload: ["Reloaded", "ok"], "reload-failed": ["Reload failed", "problem"], purge: ["Purged", ""], breaker: ["Failure budget", "warning"], "rate-limited": ["Merge refused", "problem"], "upstream-failed": ["Call failed", "problem"], recovered: ["Recovered", "ok"], lifecycle: ["Proxy", ""] };
+const KINDS = { reload: ["Reloaded", "ok"], "reload-failed": ["Reload failed", "problem"], purge: ["Purged", ""], webhook: ["Webhook", ""], breaker: ["Failure budget", "warning"], "rate-limited": ["Merge refused", "problem"], "upstream-failed": ["Call failed", "problem"], recovered: ["Recovered", "ok"], lifecycle: ["Proxy", ""] };
 
 function events() {
   $("events-empty").hidden = state.events.length > 0;

@@ -1,0 +1,103 @@
+//! Pages of which there is news are fetched again, if somebody asks for them: one after the other for each account, for a few
+//! accounts at a time, and not for every word that Merge says. By then they are stale, so whoever cannot wait for that fetches
+//! them as ever, and both share a flight.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
+use tower::{Service, ServiceExt};
+
+use crate::cache::demand::Demand;
+use crate::cache::flight::{Join, Joined};
+use crate::cache::store::Store;
+use crate::domain::access::AccountHash;
+use crate::domain::exchange::{Ask, Reason};
+use crate::domain::page::{Freshness, Page};
+
+/// The pause between two rounds for one account. When a sync ends, Merge says so for each of its models, one soon after the other.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// How many accounts have their pages fetched at a time: few beside the calls in flight that an upstream is usually allowed.
+const MOST: usize = 8;
+
+/// Whose pages are being fetched again. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub(super) struct Refresher(Arc<Rounds>);
+
+struct Rounds {
+    /// By account, whether there has been news since its round began.
+    running: Mutex<HashMap<AccountHash, bool>>,
+    places: Semaphore,
+}
+
+impl Default for Refresher {
+    fn default() -> Self {
+        Self(Arc::new(Rounds { running: Mutex::default(), places: Semaphore::new(MOST) }))
+    }
+}
+
+impl Refresher {
+    /// Has the pages of `account` fetched through `inner`, by a task of its own: one for each account, however much news there is.
+    pub(super) fn begin<S>(&self, account: AccountHash, pages: &Pages, inner: &S)
+    where
+        S: Service<Join, Response = Joined, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static,
+    {
+        match self.0.running.lock().entry(account) {
+            Entry::Occupied(mut news) => *news.get_mut() = true,
+            Entry::Vacant(none) => {
+                none.insert(false);
+                let (refresher, pages, inner) = (self.clone(), pages.clone(), inner.clone());
+                tokio::spawn(async move {
+                    loop {
+                        refresher.round(account, &pages, &inner).await;
+                        sleep(PAUSE).await;
+                        if refresher.is_done(account) {
+                            return;
+                        }
+                    }
+                });
+            }
+        }
+    }
+
+    async fn round<S>(&self, account: AccountHash, pages: &Pages, inner: &S)
+    where
+        S: Service<Join, Response = Joined, Error = Infallible> + Clone,
+    {
+        let _place = self.0.places.acquire().await;
+        for ask in pages.demand.of(account, Instant::now()) {
+            let now = Instant::now();
+            // What has been pushed out is not missed, and what is fresh has been fetched meanwhile.
+            let stale = |page: &Arc<_>| !matches!(Page::freshness(page, now), Freshness::Fresh { .. });
+            let Some(seen) = pages.store.get(&ask.key).filter(stale) else { continue };
+            let upstream = &ask.target.upstream;
+            let deadline = now + upstream.budget.max_wait + upstream.client.timeout;
+            let join = Join { ask: Ask { at: now, deadline, ..ask }, seen: Some(seen), reason: Reason::Webhook };
+            // Whether it succeeds or not, the page or its failure is kept by the flight.
+            let Ok(_) = inner.clone().oneshot(join).await;
+        }
+    }
+
+    /// Whether there is no news; then the next begins a task again.
+    fn is_done(&self, account: AccountHash) -> bool {
+        let mut running = self.0.running.lock();
+        let news = running.get_mut(&account).is_some_and(std::mem::take);
+        if !news {
+            running.remove(&account);
+        }
+        !news
+    }
+}
+
+/// Where pages are, and which are asked for.
+#[derive(Clone)]
+pub(super) struct Pages {
+    pub(super) demand: Demand,
+    pub(super) store: Store,
+}
