@@ -66,7 +66,9 @@ impl Config {
                 [encoded, Zeroizing::new(password)]
             }));
         }
-        secrets.extend(self.admin.token.iter().map(|token| Zeroizing::new(token.expose().to_owned())));
+        let signing = self.webhook.iter().flat_map(|webhook| &webhook.secrets);
+        let written = self.admin.token.iter().chain(signing);
+        secrets.extend(written.map(|secret| Zeroizing::new(secret.expose().to_owned())));
         secrets
     }
 }

@@ -184,3 +184,21 @@ fn every_line_says_from_where_and_with_which_request() {
     let (_, said) = proxy.end();
     assert!(!said.contains("canary"), "{said}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_webhook_that_merge_has_not_signed_is_told_without_what_it_says() {
+    let world = World::with(merge(), "[webhook]\nsecret = 'canary-secret'\n");
+    let (log, _guard) = Log::begin();
+    let forged = world.merge.webhook("acme", "canary.event", "canary-guess", "/webhooks/merge");
+    for _ in 0..3 {
+        assert_eq!(world.send(forged.clone()).await.status, 403);
+    }
+    let line = |reason: &str| json!({ "message": "webhook refused", "reason": reason, "times": 1 });
+    assert_eq!(log.lines(), [line("wrong")]);
+    let unsigned = method(Method::POST, with("/webhooks/merge", &[]));
+    assert_eq!(world.send(unsigned).await.status, 403);
+    assert_eq!(log.lines(), [line("missing")]);
+    let right = world.merge.webhook("acme", "Job.synced", "canary-secret", "/webhooks/merge");
+    assert_eq!(world.send(right).await.status, 200);
+    assert_eq!(log.lines(), [json!(null); 0]);
+}

@@ -95,4 +95,6 @@ mod traces;
 
 mod wants;
 
+mod webhook;
+
 mod wire_faults;

@@ -12,14 +12,14 @@ use serde_json::Value;
 use crate::support::{ACME_TOKEN, API_KEY, Got, SYNC_STATUS, Wire, ask, consumer, merge, method, soon, with};
 
 /// A stream of events as it comes.
-struct Stream {
+pub(crate) struct Stream {
     response: Response<Incoming>,
     text: String,
     state: Value,
 }
 
 impl Stream {
-    async fn open(wire: &Wire, path: &str) -> Self {
+    pub async fn open(wire: &Wire, path: &str) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
         let request = Request::get(format!("http://{}{path}", wire.admin)).body(Empty::<Bytes>::new());
         let response = soon(client.request(request.expect("a request"))).await.expect("an answer");
@@ -40,7 +40,7 @@ impl Stream {
     }
 
     /// Takes in events until the state is such.
-    async fn until(&mut self, such: impl Fn(&Value) -> bool) -> &Value {
+    pub async fn until(&mut self, such: impl Fn(&Value) -> bool) -> &Value {
         loop {
             if such(&self.state) {
                 return &self.state;
