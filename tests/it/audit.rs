@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderValue, Method};
 use merge_sync_proxy::domain::peer::Peer;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -189,13 +189,14 @@ fn every_line_says_from_where_and_with_which_request() {
 async fn a_webhook_that_merge_has_not_signed_is_told_without_what_it_says() {
     let world = World::with(merge(), "[webhook]\nsecret = 'canary-secret'\n");
     let (log, _guard) = Log::begin();
-    let forged = world.merge.webhook("acme", "canary.event", "canary-guess", "/webhooks/merge");
+    let mut forged = world.merge.webhook("acme", "canary.event", "canary-guess", "/webhooks/merge");
+    forged.headers_mut().insert("x-request-id", HeaderValue::from_static("an-id"));
     for _ in 0..3 {
         assert_eq!(world.send(forged.clone()).await.status, 403);
     }
-    let line = |reason: &str| json!({ "message": "webhook refused", "reason": reason, "times": 1 });
+    let line = |reason: &str| json!({ "message": "webhook refused", "reason": reason, "times": 1, "id": "an-id" });
     assert_eq!(log.lines(), [line("wrong")]);
-    let unsigned = method(Method::POST, with("/webhooks/merge", &[]));
+    let unsigned = method(Method::POST, with("/webhooks/merge", &[("x-request-id", "an-id")]));
     assert_eq!(world.send(unsigned).await.status, 403);
     assert_eq!(log.lines(), [line("missing")]);
     let right = world.merge.webhook("acme", "Job.synced", "canary-secret", "/webhooks/merge");
