@@ -52,10 +52,11 @@ pub mod listen {
     mod scan;
 
     mod aside;
+
     pub mod awaited;
 }
 
-/// A name and a log line for every request.
+/// A log line for every request.
 pub mod telemetry;
 
 /// The log line of a request, for those who answer many.
@@ -131,6 +132,7 @@ pub mod door {
     pub mod pass_on;
 
     pub mod fields;
+
     pub mod fork;
 }
 
@@ -241,6 +243,7 @@ pub mod upstream {
 /// Words that all parts share; imports nothing of ours.
 pub mod domain {
     pub mod access;
+
     pub mod arrival;
 
     pub mod peer;

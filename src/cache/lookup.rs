@@ -58,6 +58,9 @@ where
         let from_store = |page, served| Ok(Answer::new(page, served, now, refresh_limited));
         Either::Left(ready(match decision {
             Decision::Hit(page) => {
+                if ask.has_codings {
+                    self.store.encode(&ask.key, &page);
+                }
                 let served = if page.kind == Kind::Negative { Served::Negative } else { Served::Hit };
                 from_store(page, served)
             }
@@ -117,7 +120,14 @@ impl Miss {
             }
         }
         let join = Join { ask, seen: seen.clone(), reason: Reason::Miss };
+        let (has_codings, key) = (join.ask.has_codings, join.ask.key.clone());
         let Ok(Joined { outcome, collapsed }) = inner.oneshot(join).await;
+        if let Ok(landing) = &outcome
+            && has_codings
+            && landing.stored
+        {
+            store.encode(&key, &landing.page);
+        }
         let stand_in = seen.filter(|page| freshness::stands_in(page, Instant::now()));
         match (outcome, stand_in) {
             (Ok(landing), Some(page)) if landing.is_failure() => answer(page, Served::Stale(Why::UpstreamError)),

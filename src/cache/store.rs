@@ -127,9 +127,13 @@ impl Store {
         count
     }
 
-    /// Encodes a stored page on a thread that does not serve, and then stores it again, since it weighs more now.
-    fn encode(&self, key: PageKey, page: Arc<Page>) {
-        let store = self.clone();
+    /// Has a stored page encoded for those who accept that, on a thread that does not serve; then it is stored again, since it weighs
+    /// more. Whoever asks meanwhile gets it as it is.
+    pub fn encode(&self, key: &PageKey, page: &Arc<Page>) {
+        if !page.is_to_be_encoded() {
+            return;
+        }
+        let (store, key, page) = (self.clone(), key.clone(), page.clone());
         tokio::task::spawn_blocking(move || {
             page.encode();
             store.weigh_again(&key, &page);
@@ -299,8 +303,9 @@ fn land(store: &Store, fetch: &Fetch, received: &Received) -> Result<Landing, Pr
         store.keeping.too_large.add();
     }
     let stored = may_keep && fits && store.keep(&fetch.key, &page);
-    if stored && page.kind == Kind::Good {
-        store.encode(fetch.key.clone(), page.clone());
+    // Who has asked for the twins of the page before will ask for these.
+    if stored && fetch.known.as_ref().is_some_and(|known| known.is_encoded()) {
+        store.encode(&fetch.key, &page);
     }
     Ok(Landing { page, status, stored, remembered: received.remembered })
 }

@@ -35,6 +35,8 @@ pub struct Admission {
     pub target: Target,
     /// What the page is stored under.
     pub key: PageKey,
+    /// Whether an encoded twin of the page may be of use.
+    pub has_codings: bool,
     /// The rules of the route.
     pub policy: Arc<Policy>,
     /// The route as configured.

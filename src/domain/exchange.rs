@@ -154,6 +154,8 @@ pub struct Ask {
     pub uri: Uri,
     /// What the client asks of the cache.
     pub wants: Wants,
+    /// Whether an encoded twin of the page may be of use.
+    pub has_codings: bool,
     /// Whether it follows the page, and how.
     pub follow: Option<Box<Follow>>,
     /// The rules of the route.

@@ -1,6 +1,6 @@
 //! What the upstream sent, and the page that the cache makes of it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -142,6 +142,8 @@ pub struct Page {
     /// What past syncs have taught of its models.
     pub history: History,
     encodings: Arc<OnceLock<Encodings>>,
+    /// Whether somebody has set out to make them.
+    is_being_encoded: AtomicBool,
     /// From which age on, in milliseconds, it counts as purged.
     purged_from: AtomicU64,
     setback: Setback,
@@ -191,6 +193,7 @@ impl Page {
             retry_at: received.retry_at,
             history,
             encodings: Arc::default(),
+            is_being_encoded: AtomicBool::new(false),
             purged_from: AtomicU64::new(NEVER),
             setback: Setback::default(),
         }
@@ -226,9 +229,20 @@ impl Page {
             retry_at: None,
             history,
             encodings: self.encodings.clone(),
+            is_being_encoded: AtomicBool::new(false),
             purged_from: AtomicU64::new(NEVER),
             setback: Setback::default(),
         }
+    }
+
+    /// Whether the encoded twins are there.
+    pub fn is_encoded(&self) -> bool {
+        self.encodings.get().is_some()
+    }
+
+    /// Whether it falls to the caller to make them: they are of use, not there, and nobody has set out to.
+    pub fn is_to_be_encoded(&self) -> bool {
+        self.kind == Kind::Good && !self.is_encoded() && !self.is_being_encoded.swap(true, Ordering::Relaxed)
     }
 
     /// Makes the encoded twins unless they are there already; see [`Encodings::of`] for what it takes.

@@ -124,8 +124,8 @@ impl House {
                     && is_repeatable(&fields, &caller)
                 {
                     let (caller, target, key) = (caller.clone(), target.clone(), key.clone());
-                    let (edition, policy) = (self.edition, policy.clone());
-                    body.remember(Admission { row, edition, caller, target, key, policy, route });
+                    let (edition, policy, has_codings) = (self.edition, policy.clone(), fields.has_codings);
+                    body.remember(Admission { row, edition, caller, target, key, has_codings, policy, route });
                 }
                 let follow =
                     fields.may_follow.then(|| Follow::read(&head.method, &head.headers)).flatten().map(Box::new);
@@ -136,6 +136,7 @@ impl House {
                     uri: head.uri,
                     wants,
                     follow,
+                    has_codings: fields.has_codings,
                     policy,
                     at: now,
                     deadline,
@@ -231,14 +232,26 @@ fn admit_again<B>(
     known: &mut Known,
     now: Instant,
 ) -> Result<Admitted, Problem> {
-    let Admission { caller, target, key, policy, route, .. } = admission;
+    let Admission { caller, target, key, has_codings, policy, route, .. } = admission;
     let (caller, account) = (known.caller.insert(caller).clone(), target.account.clone());
     (known.account, known.route) = (Some(account), Some(route));
     quota::take(&caller, now)?;
     let (head, _) = request.into_parts();
     let trace = head.extensions.get::<Trace>().cloned().unwrap_or_default();
     let (wants, follow, deadline) = (Wants::default(), None, deadline(&target, now));
-    Ok(Admitted::Ask(Ask { caller, target, key, uri: head.uri, wants, follow, policy, at: now, deadline, trace }))
+    Ok(Admitted::Ask(Ask {
+        caller,
+        target,
+        key,
+        uri: head.uri,
+        wants,
+        has_codings,
+        follow,
+        policy,
+        at: now,
+        deadline,
+        trace,
+    }))
 }
 
 /// Whether the same words will mean the same until the rules change: they say nothing but what is asked for, and the keys of who

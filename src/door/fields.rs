@@ -1,6 +1,6 @@
 //! What the door reads of a header section, in one look at all of it: that costs less than a search for each field.
 
-use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, PRAGMA};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, PRAGMA};
 use http::{HeaderMap, HeaderValue};
 
 use crate::domain::access::X_ACCOUNT_TOKEN;
@@ -16,6 +16,8 @@ pub struct Fields<'a> {
     pub size: usize,
     /// Whether it may say what is wanted of the cache.
     pub has_wants: bool,
+    /// Whether it may say that another coding than none is accepted.
+    pub has_codings: bool,
     /// Whether it may say that the request follows a page.
     pub may_follow: bool,
     /// `Authorization`.
@@ -49,6 +51,7 @@ impl<'a> Fields<'a> {
         for (name, value) in headers {
             fields.size += name.as_str().len() + value.len() + OVERHEAD;
             fields.has_wants |= *name == CACHE_CONTROL || *name == PRAGMA;
+            fields.has_codings |= *name == ACCEPT_ENCODING;
             fields.may_follow |= *name == PREFER || (*name == ACCEPT && !accepts_a_page(value));
             if *name == AUTHORIZATION {
                 fields.authorization = fields.authorization.and(value);

@@ -68,6 +68,22 @@ async fn twins_are_the_page_in_fewer_bytes_under_a_weak_tag() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_page_is_encoded_for_those_who_accept_that_and_for_nobody_else() {
+    let world = validating();
+    let models = vec![r#"{"status":"SYNCING"}"#; 50].join(",");
+    world.merge.page("acme", "ats", format!(r#"{{"results":[{models}]}}"#));
+    let is_encoded = || world.app.ground().store.pages().any(|(_, page)| page.is_encoded());
+    for _ in 0..3 {
+        assert_eq!(world.get(SYNC_STATUS).await.header("content-encoding"), "");
+        advance(SECOND).await;
+    }
+    assert!(!is_encoded());
+    assert_eq!(accepting(&world, "gzip").await.header("content-encoding"), "", "nobody waits for it");
+    twin(&world, "gzip").await;
+    assert!(is_encoded());
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_accepts_nothing_that_there_is_gets_the_page_as_it_is() {
     let world = World::new();
     let plain = world.get(SYNC_STATUS).await;
