@@ -4,6 +4,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use memchr::memchr_iter;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::domain::page::{Run, SyncDigest};
@@ -13,18 +15,72 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 /// Reads `body`; `date` is the upstream's clock when it answered.
 pub fn digest(body: &[u8], date: SystemTime) -> SyncDigest {
     let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
-    let Ok(json) = serde_json::from_slice::<Value>(text) else { return SyncDigest::default() };
-    let Some(results) = json.get("results").and_then(Value::as_array) else {
-        return SyncDigest { json: true, ..SyncDigest::default() };
-    };
-    let models: Vec<Model> =
-        results.iter().map(|model| Model::read(model, date)).filter(|model| model.counts).collect();
+    let Ok(text) = str::from_utf8(text) else { return SyncDigest::default() };
+    match Page::read(text) {
+        Some(page) => of_results(page.results.iter().map(|model| Model::read(model, date))),
+        None => digest_any(text, date),
+    }
+}
+
+/// Finds out what a body is that is not a page as Merge writes it.
+fn digest_any(text: &str, date: SystemTime) -> SyncDigest {
+    let Ok(json) = serde_json::from_str::<Value>(text) else { return SyncDigest::default() };
+    match json.get("results").and_then(Value::as_array) {
+        Some(results) => of_results(results.iter().map(|model| Model::read(&Fields::of(model), date))),
+        None => SyncDigest { json: true, ..SyncDigest::default() },
+    }
+}
+
+fn of_results(models: impl Iterator<Item = Model>) -> SyncDigest {
+    let models: Vec<Model> = models.filter(|model| model.counts).collect();
     SyncDigest {
         json: true,
         results: true,
         changing: models.iter().any(|model| model.changing),
         next_start: models.iter().filter_map(|model| model.next_start).min(),
         runs: models.iter().filter_map(|model| model.run).collect(),
+    }
+}
+
+/// A page as Merge writes it.
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(borrow)]
+    results: Vec<Fields<'a>>,
+}
+
+impl<'a> Page<'a> {
+    /// Reads it without a copy of anything; `None` if it is any other.
+    fn read(text: &'a str) -> Option<Self> {
+        // An array would be taken for an object whose fields have no names, so there may be none but the results.
+        let is_object = text.trim_ascii_start().starts_with('{') && memchr_iter(b'[', text.as_bytes()).count() == 1;
+        is_object.then(|| serde_json::from_str(text).ok()).flatten()
+    }
+}
+
+/// What a page says of a model; what it does not say, or not as Merge does, is `None`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Fields<'a> {
+    model_id: Option<&'a str>,
+    status: Option<&'a str>,
+    is_initial_sync: Option<bool>,
+    last_sync_start: Option<&'a str>,
+    last_sync_finished: Option<&'a str>,
+    next_sync_start: Option<&'a str>,
+}
+
+impl<'a> Fields<'a> {
+    fn of(model: &'a Value) -> Self {
+        let text = |field: &str| model.get(field).and_then(Value::as_str);
+        Self {
+            model_id: text("model_id"),
+            status: text("status"),
+            is_initial_sync: model.get("is_initial_sync").and_then(Value::as_bool),
+            last_sync_start: text("last_sync_start"),
+            last_sync_finished: text("last_sync_finished"),
+            next_sync_start: text("next_sync_start"),
+        }
     }
 }
 
@@ -36,13 +92,10 @@ struct Model {
 }
 
 impl Model {
-    fn read(model: &Value, date: SystemTime) -> Self {
-        let text = |field: &str| model.get(field).and_then(Value::as_str);
-        let time = |field: &str| text(field).and_then(instant);
-        let flag = |field: &str| model.get(field).and_then(Value::as_bool).unwrap_or(false);
-        let status = text("status");
-        let initial = flag("is_initial_sync");
-        let started = time("last_sync_start");
+    fn read(model: &Fields<'_>, date: SystemTime) -> Self {
+        let Fields { model_id, status, is_initial_sync, last_sync_start, last_sync_finished, next_sync_start } = *model;
+        let initial = is_initial_sync.unwrap_or(false);
+        let started = last_sync_start.and_then(instant);
         let under_way =
             started.filter(|_| status == Some("SYNCING")).and_then(|started| date.duration_since(started).ok());
         let at_rest = matches!(status, Some("DONE" | "FAILED" | "PARTIALLY_SYNCED" | "DISABLED" | "PAUSED"));
@@ -50,13 +103,14 @@ impl Model {
             counts: !matches!(status, Some("DISABLED" | "PAUSED")),
             changing: under_way.is_none() && (initial || !at_rest),
             // What is overdue is due now. While a model syncs its next start says nothing of when it will end.
-            next_start: time("next_sync_start")
+            next_start: next_sync_start
+                .and_then(instant)
                 .filter(|_| under_way.is_none())
                 .map(|start| start.duration_since(date).unwrap_or_default()),
-            run: text("model_id").map(|id| Run {
+            run: model_id.map(|id| Run {
                 model: fingerprint(id),
                 under_way,
-                finished: whole_run(started, time("last_sync_finished")).filter(|_| at_rest),
+                finished: whole_run(started, last_sync_finished.and_then(instant)).filter(|_| at_rest),
             }),
         }
     }
@@ -215,7 +269,65 @@ mod tests {
         assert_eq!(super::models(b"<html>"), []);
     }
 
+    /// Any value that a field may have, the usual ones more often.
+    fn value() -> impl Strategy<Value = String> {
+        let text = prop::sample::select(vec![
+            r#""DONE""#,
+            r#""SYNCING""#,
+            r#""PAUSED""#,
+            r#""2026-01-01T00:00:00Z""#,
+            r#""2027-06-01T00:00:00.5Z""#,
+            "null",
+            "true",
+            "false",
+            "7",
+            "1e3",
+            r#""a\u0062\"""#,
+            "[]",
+            r#"["DONE"]"#,
+            "{}",
+            r#"{"status":"DONE"}"#,
+            r#""[""#,
+            "x",
+        ]);
+        text.prop_map(str::to_owned)
+    }
+
+    fn object() -> impl Strategy<Value = String> {
+        let name = prop::sample::select(vec![
+            "status",
+            "model_id",
+            "is_initial_sync",
+            "last_sync_start",
+            "last_sync_finished",
+            "next_sync_start",
+            "other",
+            "results",
+        ]);
+        let fields = prop::collection::vec((name, value()), 0..6);
+        fields.prop_map(|fields| {
+            let fields: Vec<_> = fields.iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
+            format!("{{{}}}", fields.join(", "))
+        })
+    }
+
+    #[test]
+    fn a_page_as_merge_writes_it_is_known_as_one() {
+        let text =
+            json!({ "next": null, "previous": null, "results": [model("DONE", "2026-01-01T00:00:00Z")] }).to_string();
+        assert_eq!(Page::read(&text).map(|page| page.results.len()), Some(1));
+    }
+
     proptest! {
+        #[test]
+        fn a_page_as_merge_writes_it_says_what_it_says_to_who_looks_closely(
+            models in prop::collection::vec(prop_oneof![8 => object(), 1 => value()], 0..4),
+            around in prop_oneof![8 => Just(("{\"next\":null,\"results\":[", "]}")), 1 => Just(("[[", "]]")), 1 => Just((" {\"results\":", "}"))],
+        ) {
+            let text = format!("{}{}{}", around.0, models.join(","), around.1);
+            prop_assert_eq!(digest(text.as_bytes(), date()), digest_any(&text, date()), "{}", text);
+        }
+
         #[test]
         fn no_body_makes_it_fail(body in proptest::collection::vec(any::<u8>(), 0..200)) {
             digest(&body, date());
