@@ -9,7 +9,9 @@ use http::{HeaderMap, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use merge_sync_proxy::domain::access::{Consumer, KeyHash};
 use merge_sync_proxy::door::consumer_key::{generate, hash, is_whole};
+use merge_sync_proxy::door::fields::Fields;
 use merge_sync_proxy::door::identify::Consumers;
+use merge_sync_proxy::door::strangers::Strangers;
 
 static KEY: LazyLock<String> = LazyLock::new(generate);
 
@@ -18,9 +20,12 @@ static CONSUMERS: LazyLock<Consumers> = LazyLock::new(|| {
     for (byte, digits) in sha256.iter_mut().zip(hash(&KEY).as_bytes().chunks(2)) {
         *byte = u8::from_str_radix(std::str::from_utf8(digits).expect("hex"), 16).expect("hex");
     }
-    let consumer = Consumer { name: "team".into(), keys: vec![KeyHash { sha256, expires: None }], ..Consumer::open() };
+    let key = KeyHash { sha256, expires: None, disabled: false };
+    let consumer = Consumer { name: "team".into(), keys: vec![key], ..Consumer::open() };
     Consumers::new(&[consumer], None, Instant::now().into())
 });
+
+static STRANGERS: LazyLock<Strangers> = LazyLock::new(|| Strangers::new(None, None, Instant::now().into()));
 
 fuzz_target!(|line: &[u8]| {
     let text = String::from_utf8_lossy(line);
@@ -31,5 +36,6 @@ fuzz_target!(|line: &[u8]| {
     let headers: HeaderMap = [(AUTHORIZATION, value)].into_iter().collect();
     let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
     let is_it = words.len() == 2 && words[0].eq_ignore_ascii_case("bearer") && words[1].trim() == *KEY;
-    assert_eq!(CONSUMERS.identify(&headers).is_ok(), is_it && line.to_ascii_lowercase().starts_with("bearer "));
+    let identified = CONSUMERS.identify(Fields::of(&headers).authorization, None, &STRANGERS, Instant::now().into());
+    assert_eq!(identified.is_ok(), is_it && line.to_ascii_lowercase().starts_with("bearer "));
 });
