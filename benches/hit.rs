@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::Empty;
 use merge_sync_proxy::cache::store::Store;
 use merge_sync_proxy::domain::access::AccountHash;
+use merge_sync_proxy::domain::ask::Whose;
 use merge_sync_proxy::domain::exchange::{Answer, Given, Outcome, Served};
 use merge_sync_proxy::domain::history::History;
 use merge_sync_proxy::domain::key::{CanonicalQuery, PageKey, Place};
@@ -77,7 +78,7 @@ fn renderings(criterion: &mut Criterion) {
     let answer = Answer::new(page.clone(), Served::Hit, Instant::now(), false);
     let answering = service_fn(move |_: Request<Empty<Bytes>>| {
         let result = Ok(Given::Page(answer.clone()));
-        std::future::ready(Ok(Outcome { caller: None, account: None, route: None, id: None, result }))
+        std::future::ready(Ok(Outcome { whose: Whose::unknown(), id: None, result }))
     });
     let mut service = render::layer().layer(answering);
     let request = Request::get("/").header("x-request-id", "bench").body(Empty::new()).expect("a valid request");

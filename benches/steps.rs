@@ -14,6 +14,7 @@ use http::{Method, Request, Response};
 use http_body_util::Empty;
 use merge_sync_proxy::domain::access::Consumer;
 use merge_sync_proxy::domain::arrival::Arrived;
+use merge_sync_proxy::domain::ask::Whose;
 use merge_sync_proxy::domain::body::ReplyBody;
 use merge_sync_proxy::domain::bucket::Rate;
 use merge_sync_proxy::domain::cache_control::Wants;
@@ -89,7 +90,7 @@ fn steps(criterion: &mut Criterion) {
     });
     let answer = |request: Request<Arrived<Empty<Bytes>>>| -> Ready<Result<Reply, Infallible>> {
         drop(request);
-        let outcome = Outcome { route: None, caller: None, account: None, id: None, result: Err(Problem::NotCached) };
+        let outcome = Outcome { whose: Whose::unknown(), id: None, result: Err(Problem::NotCached) };
         ready(Ok(Reply { response: Response::new(ReplyBody::whole(Bytes::new())), outcome }))
     };
     let mut telemetry = telemetry::layer().layer(service_fn(answer));

@@ -22,7 +22,7 @@
 //! Response ◀─render── Outcome ◀── Delivered
 //! ```
 //!
-//! An [`Ask`](domain::exchange::Ask) has a consumer, an account and a key: without permission there is none. A
+//! An [`Ask`](domain::ask::Ask) has a consumer, an account and a key: without permission there is none. A
 //! [`Problem`](domain::problem::Problem) climbs back the same way and becomes a response in [`reply::render`], nowhere else.
 //! [`stack::proxy`] is the one place to read the whole path; the modules below stand in its order.
 
@@ -39,6 +39,8 @@ pub mod listen {
 
     pub mod accept;
 
+    pub mod converse;
+
     pub mod unix;
 
     pub mod places;
@@ -50,6 +52,8 @@ pub mod listen {
     pub mod strict;
 
     mod scan;
+
+    mod plain;
 
     mod aside;
 
@@ -143,6 +147,8 @@ pub mod cache {
     pub mod lookup;
 
     pub mod flight;
+
+    pub mod keep;
 
     pub mod store;
 
@@ -251,6 +257,8 @@ pub mod domain {
     pub mod request_id;
 
     pub mod exchange;
+
+    pub mod ask;
 
     pub mod follow;
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder};
 
-use crate::cache::{demand, flight, follow, lookup, store};
+use crate::cache::{demand, flight, follow, keep, lookup, store};
 use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
 use crate::domain::delivery::{Delivered, Delivery};
@@ -81,7 +81,7 @@ where
     // Not boxed, as a hit ends in its first layers.
     let shared = ServiceBuilder::new()
         .layer(flight::layer(ground.flights.clone())) // a task of its own, so no caller can kill it
-        .layer(store::keep(ground.store.clone())) // inside the flight: stored once, before anyone is told
+        .layer(keep::layer(ground.store.clone())) // inside the flight: stored once, before anyone is told
         .service(fetch);
     let answer = ServiceBuilder::new()
         .layer(follow::layer(ground.follows.clone())) // Prefer: wait, and event streams; everybody else passes

@@ -145,7 +145,7 @@ struct Line {
 
 impl Line {
     fn write(&self, reply: &Reply) {
-        let Outcome { caller, account, route, result, .. } = &reply.outcome;
+        let Outcome { whose, result, .. } = &reply.outcome;
         let ending = Ending::of(result);
         let entry = Entry {
             method: self.method.as_str(),
@@ -153,9 +153,9 @@ impl Line {
             status: reply.response.status().as_u16(),
             result: ending.result(),
             reason: Some(ending.reason()).filter(|reason| !reason.is_empty()),
-            route: route.as_deref(),
-            consumer: caller.as_ref().map(|caller| &*caller.consumer.name),
-            account: account.as_ref().map(|account| account.label()),
+            route: whose.route().map(|route| &**route),
+            consumer: whose.caller().map(|caller| &*caller.consumer.name),
+            account: whose.account().map(|account| account.label()),
             microseconds: u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
             id: reply.response.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok()),
         };

@@ -18,8 +18,9 @@ use tower::{Layer, Service};
 
 use super::flight::{Join, Joined};
 use crate::domain::access::AccountHash;
+use crate::domain::ask::Ask;
 use crate::domain::cache_control::Wants;
-use crate::domain::exchange::{Ask, Policy};
+use crate::domain::exchange::Policy;
 use crate::domain::rules::CacheRule;
 use crate::domain::trace::Trace;
 
@@ -70,7 +71,7 @@ impl Demand {
         let pages = accounts.entry(ask.key.account).or_default();
         if let Some(known) = pages.iter_mut().find(|known| known.ask.key == ask.key) {
             known.last = now;
-            known.ask.caller = ask.caller.clone();
+            known.ask.question = ask.question.clone();
             return;
         }
         if pages.len() >= MOST_PAGES {
@@ -82,7 +83,7 @@ impl Demand {
         pages.push(Wanted { ask, last: now });
     }
 
-    /// What asks for the pages of `account` again; the deadlines are those of then.
+    /// What asks for the pages of `account` again, as of then.
     pub fn of(&self, account: AccountHash, now: Instant) -> Vec<Ask> {
         let mut accounts = self.0.lock();
         let Some(pages) = accounts.get_mut(&account) else { return Vec::new() };

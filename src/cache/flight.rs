@@ -24,7 +24,8 @@ use tower::layer::layer_fn;
 use tower::{Layer, Service, ServiceExt};
 
 use super::store::Store;
-use crate::domain::exchange::{Ask, Departure, Fetch, Landing, Reason};
+use crate::domain::ask::Ask;
+use crate::domain::exchange::{Departure, Fetch, Landing, Reason};
 use crate::domain::key::PageKey;
 use crate::domain::page::{Freshness, Kind, Page};
 use crate::domain::problem::{Cause, Problem};
@@ -313,10 +314,10 @@ where
         let flights = self.flights.clone();
         Box::pin(async move {
             loop {
-                match seat.wait(join.ask.deadline).await {
+                match seat.wait(join.ask.deadline()).await {
                     // Somebody else's flight was too late or broke down. That says nothing about one of our own.
                     Joined { outcome: Err(problem), collapsed: true }
-                        if is_no_answer(&problem) && Instant::now() < join.ask.deadline =>
+                        if is_no_answer(&problem) && Instant::now() < join.ask.deadline() =>
                     {
                         seat = flights.board(&join, inner.clone());
                     }

@@ -22,9 +22,10 @@ use tower::{Layer, Service, ServiceExt};
 
 use super::changes::Listening;
 use super::store::Store;
+use crate::domain::ask::Ask;
 use crate::domain::cache_control::Wants;
 use crate::domain::condition;
-use crate::domain::exchange::{Answer, Ask, Given};
+use crate::domain::exchange::{Answer, Given};
 use crate::domain::follow::{Follow, Followed, How, Updates};
 use crate::domain::key::PageKey;
 use crate::domain::page::{Freshness, Kind, Page};
@@ -49,30 +50,14 @@ pub struct Follows {
 /// Those who follow one page.
 struct Followers {
     /// What each would ask for, by the order in which they came.
-    asks: BTreeMap<u64, Again>,
+    asks: BTreeMap<u64, Ask>,
     next: u64,
     keeping_fresh: AbortHandle,
 }
 
-/// A request that is asked over and over.
-#[derive(Clone)]
-struct Again {
-    ask: Ask,
-    /// How long an answer may take.
-    patience: Duration,
-}
-
-impl Again {
-    fn new(ask: &Ask) -> Self {
-        // What the client wants of the cache was for the first time.
-        let ask = Ask { wants: Wants::default(), follow: None, ..ask.clone() };
-        Self { patience: ask.deadline.saturating_duration_since(Instant::now()), ask }
-    }
-
-    fn ask(self) -> Ask {
-        let now = Instant::now();
-        Ask { at: now, deadline: now + self.patience, ..self.ask }
-    }
+/// The same once more, now. What the client wants of the cache was for the first time.
+fn again(ask: &Ask) -> Ask {
+    Ask { wants: Wants::default(), follow: None, at: Instant::now(), ..ask.clone() }
 }
 
 /// One who follows, until it is dropped.
@@ -119,14 +104,13 @@ impl Follows {
         });
         let number = followers.next;
         followers.next += 1;
-        followers.asks.insert(number, Again::new(ask));
+        followers.asks.insert(number, ask.clone());
         Follower { follows: self.clone(), key: key.clone(), number, changes, _place: place }
     }
 
     /// What one of those who follow `key` would ask.
     fn ask(&self, key: &PageKey) -> Option<Ask> {
-        let again = self.by_key.lock().get(key)?.asks.values().next()?.clone();
-        Some(again.ask())
+        self.by_key.lock().get(key)?.asks.values().next().map(again)
     }
 }
 
@@ -248,7 +232,6 @@ where
 {
     async fn wait(self, ask: Ask, at_most: Duration, known: Vec<HeaderValue>) -> Result<Given, Problem> {
         let until = Instant::now() + at_most;
-        let again = Again::new(&ask);
         let first = self.inner.clone().oneshot(ask.clone()).await?;
         // One too many is answered at once: a preference is not a demand (RFC 7240 §2).
         let place = ask.caller.follows.clone().try_acquire_owned();
@@ -262,7 +245,7 @@ where
             () = self.follows.drained() => {}
         }
         drop(follower);
-        let answer = self.inner.oneshot(again.ask()).await?;
+        let answer = self.inner.oneshot(again(&ask)).await?;
         Ok(Given::Followed(Box::new(Followed { answer, how: How::Waited(at_most) })))
     }
 

@@ -15,8 +15,9 @@ use tower::{Layer, Service, ServiceExt};
 use super::flight::{Join, Joined};
 use super::freshness::{self, Decision};
 use super::store::Store;
+use crate::domain::ask::Ask;
 use crate::domain::cache_control::Wants;
-use crate::domain::exchange::{Answer, Ask, Forward, Landing, Reason, Served, Why};
+use crate::domain::exchange::{Answer, Forward, Landing, Reason, Served, Why};
 use crate::domain::page::{Kind, Page};
 use crate::domain::problem::Problem;
 
@@ -146,7 +147,7 @@ async fn place(ask: &Ask) -> Result<(OwnedSemaphorePermit, bool), Problem> {
     if let Ok(permit) = misses.clone().try_acquire_owned() {
         return Ok((permit, false));
     }
-    match timeout_at(ask.deadline, misses.acquire_owned()).await {
+    match timeout_at(ask.deadline(), misses.acquire_owned()).await {
         Ok(Ok(permit)) => Ok((permit, true)),
         _ => Err(Problem::Overloaded { retry_after: Duration::from_secs(1) }),
     }

@@ -9,44 +9,21 @@ use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use super::access::Name;
-use super::exchange::{Caller, Policy, Target};
-use super::key::PageKey;
+use super::ask::Question;
 use super::peer::Peer;
 
 /// A connection as its requests know it.
 #[derive(Debug)]
 pub struct Conversation {
     peer: Peer,
-    /// How the present [row](Arrived::row) of requests was admitted.
-    admission: Mutex<Option<Admission>>,
-}
-
-/// How one request was admitted, for those that say word for word the same.
-#[derive(Clone, Debug)]
-pub struct Admission {
-    /// The row that it is for.
-    pub row: u64,
-    /// The [edition](crate::door::admit::House::edition) of the rules that it was admitted by.
-    pub edition: u64,
-    /// Who asks.
-    pub caller: Arc<Caller>,
-    /// For whose data.
-    pub target: Target,
-    /// What the page is stored under.
-    pub key: PageKey,
-    /// Whether an encoded twin of the page may be of use.
-    pub has_codings: bool,
-    /// The rules of the route.
-    pub policy: Arc<Policy>,
-    /// The route as configured.
-    pub route: Name,
+    /// What the present [row](Arrived::row) of requests asks, once the first of them has been admitted.
+    asked: Mutex<Option<(u64, Arc<Question>)>>,
 }
 
 impl Conversation {
     /// A connection of `peer` that has said nothing yet.
     pub fn new(peer: Peer) -> Self {
-        Self { peer, admission: Mutex::default() }
+        Self { peer, asked: Mutex::default() }
     }
 }
 
@@ -89,17 +66,18 @@ impl<B> Arrived<B> {
         self.row
     }
 
-    /// How its row was admitted under this edition of the rules, if that has been remembered.
-    pub fn admission(&self, edition: u64) -> Option<Admission> {
+    /// What its row asks, if that has been remembered and was admitted by this edition of the rules.
+    pub fn question(&self, edition: u64) -> Option<Arc<Question>> {
         let row = self.row?;
-        let admission = self.over.as_deref()?.admission.lock();
-        admission.as_ref().filter(|known| known.row == row && known.edition == edition).cloned()
+        let asked = self.over.as_deref()?.asked.lock();
+        let (_, question) = asked.as_ref().filter(|(of, question)| *of == row && question.edition == edition)?;
+        Some(question.clone())
     }
 
-    /// Remembers how its row was admitted.
-    pub fn remember(&self, admission: Admission) {
-        if let Some(over) = &self.over {
-            *over.admission.lock() = Some(admission);
+    /// Remembers what its row asks.
+    pub fn remember(&self, question: &Arc<Question>) {
+        if let (Some(over), Some(row)) = (&self.over, self.row) {
+            *over.asked.lock() = Some((row, question.clone()));
         }
     }
 }

@@ -11,10 +11,10 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::access::{Account, Consumer, Name, Upstream};
+use super::ask::{Ask, Whose};
 use super::bucket::{Bucket, Rate};
-use super::cache_control::Wants;
 use super::delivery::{Delivered, Delivery};
-use super::follow::{Follow, Followed};
+use super::follow::Followed;
 use super::key::PageKey;
 use super::page::Page;
 use super::problem::{Problem, whole_seconds};
@@ -139,33 +139,6 @@ pub struct Policy {
     pub lifetimes: Lifetimes,
     /// A larger page is passed on, but not stored; in bytes.
     pub max_page_bytes: usize,
-}
-
-/// A request that has been admitted: it has a consumer, an account and a key, or it would not exist.
-#[derive(Clone, Debug)]
-pub struct Ask {
-    /// Who asks.
-    pub caller: Arc<Caller>,
-    /// For whose data.
-    pub target: Target,
-    /// What the page is stored under.
-    pub key: PageKey,
-    /// The request target as received: its query goes upstream byte for byte.
-    pub uri: Uri,
-    /// What the client asks of the cache.
-    pub wants: Wants,
-    /// Whether an encoded twin of the page may be of use.
-    pub has_codings: bool,
-    /// Whether it follows the page, and how.
-    pub follow: Option<Box<Follow>>,
-    /// The rules of the route.
-    pub policy: Arc<Policy>,
-    /// When it was asked: what is fresh then is fresh enough.
-    pub at: Instant,
-    /// Until when an answer is of use.
-    pub deadline: Instant,
-    /// Its place in a distributed trace.
-    pub trace: Trace,
 }
 
 /// Why an upstream is called.
@@ -318,15 +291,11 @@ pub enum Served {
     },
 }
 
-/// How a request ended, and whose it was as far as that is known.
+/// How a request ended, and whose it was.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The consumer, once it has been identified.
-    pub caller: Option<Arc<Caller>>,
-    /// The account, once it has been found and granted.
-    pub account: Option<Arc<Account>>,
-    /// The route as configured, once it has been found.
-    pub route: Option<Name>,
+    /// Whose it was.
+    pub whose: Whose,
     /// The name of the request, if a line of the log has told it already.
     pub id: Option<Box<HeaderValue>>,
     /// The answer, or why there is none.

@@ -5,12 +5,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request};
+use http::{Extensions, HeaderValue, Method, Request};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -26,12 +25,12 @@ use super::quota;
 use super::resolve::Accounts;
 use super::route::Routes;
 use super::strangers::Strangers;
-use crate::domain::access::{Account, Name};
-use crate::domain::arrival::{Admission, Arrived};
+use crate::domain::arrival::Arrived;
+use crate::domain::ask::{Ask, Known, Question, Whose, deadline};
 use crate::domain::body;
 use crate::domain::cache_control::Wants;
 use crate::domain::delivery::{Delivery, WEBHOOK_PATH};
-use crate::domain::exchange::{Admitted, Ask, Caller, Given, Outcome, Reason, Target};
+use crate::domain::exchange::{Admitted, Caller, Given, Outcome, Reason};
 use crate::domain::follow::Follow;
 use crate::domain::key::{CanonicalQuery, PageKey};
 use crate::domain::peer::{Asker, Peer};
@@ -66,18 +65,17 @@ pub struct House {
 /// The longest request target, in bytes.
 const LONGEST_TARGET: usize = 8 << 10;
 
-/// How much longer a caller waits than its fetch may take, so that it hears how the fetch ended.
-const LAST_WORD: Duration = Duration::from_secs(1);
-
 impl House {
-    /// From a request to one that is admitted; `known` is filled as soon as it is known.
-    fn admit<B>(&self, request: Request<Arrived<B>>, known: &mut Known) -> Result<Admitted, Problem>
+    /// From a request to one that is admitted; `progress` says how far it has come, in any case.
+    fn admit<B>(&self, request: Request<Arrived<B>>, progress: &mut Progress) -> Result<Admitted, Problem>
     where
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
     {
         let now = request.body().at();
-        if let Some(admission) = request.body().admission(self.edition) {
-            return admit_again(admission, request, known, now);
+        if let Some(question) = request.body().question(self.edition) {
+            // The same words under the same rules: only what each request costs is left to be seen to.
+            quota::take(&question.caller, now).inspect_err(|_| progress.known = Known::of(&question))?;
+            return Ok(Admitted::Ask(ask(question, Wants::default(), None, request.into_parts().0, now)));
         }
         let has_body = !request.body().is_end_stream();
         let (head, body) = request.into_parts();
@@ -88,13 +86,13 @@ impl House {
         self.check_size(&head, &fields)?;
         let stop = match self.routes.find(&head.method, head.uri.path()) {
             Ok(stop) => stop,
-            Err(problem) => return self.off_route(problem, head, body, known),
+            Err(problem) => return self.off_route(problem, head, body, progress),
         };
-        known.route = Some(stop.place.route.clone());
+        progress.known.route = Some(stop.place.route.clone());
         let peer = body.peer();
         let identified = self.consumers.identify(fields.authorization, peer, &self.strangers, now);
-        let caller = identified.map_err(|stranger| self.refuse(stranger, || known.asker(&head, peer), now))?;
-        known.caller = Some(caller.clone());
+        let caller = identified.map_err(|stranger| self.refuse(stranger, || progress.asker(&head, peer), now))?;
+        progress.known.caller = Some(caller.clone());
         if has_body && matches!(head.method, Method::GET | Method::HEAD) {
             return Err(Problem::InvalidRequest("Send no body with GET or HEAD.".into()));
         }
@@ -102,9 +100,9 @@ impl House {
         query::check(&query)?;
         let target = self.accounts.resolve(fields.account, &caller.consumer, stop.upstream.as_ref());
         let target =
-            target.inspect_err(|problem| self.deny(problem, &fields, caller, || known.asker(&head, peer), now))?;
-        known.account = Some(target.account.clone());
-        let resync = (!head.method.is_safe() && stop.place.is_resync()).then(|| known.asker(&head, peer));
+            target.inspect_err(|problem| self.deny(problem, &fields, caller, || progress.asker(&head, peer), now))?;
+        progress.known.account = Some(target.account.clone());
+        let resync = (!head.method.is_safe() && stop.place.is_resync()).then(|| progress.asker(&head, peer));
         if let Some(asker) = resync.clone().filter(|_| !caller.consumer.resync) {
             let (consumer, account) = (caller.consumer.name.clone(), target.account.audit_label());
             self.audit.tell(Event::ResyncDenied { consumer, account }, asker, now);
@@ -113,41 +111,26 @@ impl House {
         quota::take(caller, now)?;
         let key =
             PageKey { upstream: target.upstream.name.clone(), account: target.account.hash, place: stop.place, query };
-        let deadline = deadline(&target, now);
         let wants = if fields.has_wants { Wants::read(&head.headers) } else { Wants::default() };
         let (caller, policy) = (caller.clone(), stop.policy);
-        let trace = head.extensions.get::<Trace>().cloned().unwrap_or_default();
         match policy.rule {
             CacheRule::SyncStatus | CacheRule::Fixed(_) => {
-                if let Some(row) = body.row()
-                    && let Some(route) = known.route.clone()
-                    && is_repeatable(&fields, &caller)
-                {
-                    let (caller, target, key) = (caller.clone(), target.clone(), key.clone());
-                    let (edition, policy, has_codings) = (self.edition, policy.clone(), fields.has_codings);
-                    body.remember(Admission { row, edition, caller, target, key, has_codings, policy, route });
+                let is_repeatable = is_repeatable(&fields, &caller);
+                let (edition, has_codings) = (self.edition, fields.has_codings);
+                let question = Arc::new(Question { caller, target, key, has_codings, policy, edition });
+                if is_repeatable {
+                    body.remember(&question);
                 }
                 let follow =
                     fields.may_follow.then(|| Follow::read(&head.method, &head.headers)).flatten().map(Box::new);
-                Ok(Admitted::Ask(Ask {
-                    caller,
-                    target,
-                    key,
-                    uri: head.uri,
-                    wants,
-                    follow,
-                    has_codings: fields.has_codings,
-                    policy,
-                    at: now,
-                    deadline,
-                    trace,
-                }))
+                Ok(Admitted::Ask(ask(question, wants, follow, head, now)))
             }
             CacheRule::Http | CacheRule::Off => {
                 let headers = pass_on::choose(&head.headers, &stop.request_headers);
                 let (uri, method, body) = (head.uri, head.method, body::stream(body));
                 let payer = caller.payer.clone();
-                let reason = Reason::Miss;
+                let (reason, deadline) = (Reason::Miss, deadline(&target, now));
+                let trace = traced(&head.extensions);
                 let call = Call { target, key, uri, payer, method, headers, body, reason, deadline, trace };
                 Ok(Admitted::Relay(Box::new(Relay { caller, call, asked: head.headers, wants, policy, resync })))
             }
@@ -160,7 +143,7 @@ impl House {
         problem: Problem,
         head: Parts,
         body: Arrived<B>,
-        known: &mut Known,
+        progress: &mut Progress,
     ) -> Result<Admitted, Problem>
     where
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
@@ -168,11 +151,11 @@ impl House {
         if problem != Problem::NoSuchRoute || self.signing_keys.is_empty() || head.uri.path() != WEBHOOK_PATH {
             return Err(problem);
         }
-        known.route = Some(WEBHOOK_PATH.into());
+        progress.known.route = Some(WEBHOOK_PATH.into());
         if head.method != Method::POST {
             return Err(Problem::MethodNotAllowed { allow: HeaderValue::from_static("POST") });
         }
-        let asker = known.asker(&head, body.peer());
+        let asker = progress.asker(&head, body.peer());
         Ok(Admitted::Delivery(Box::new(Delivery { headers: head.headers, body: body::stream(body), asker })))
     }
 
@@ -225,44 +208,20 @@ impl House {
     }
 }
 
-/// Admits a request that says byte for byte what one before it on its connection said, under the same rules.
-fn admit_again<B>(
-    admission: Admission,
-    request: Request<Arrived<B>>,
-    known: &mut Known,
-    now: Instant,
-) -> Result<Admitted, Problem> {
-    let Admission { caller, target, key, has_codings, policy, route, .. } = admission;
-    let (caller, account) = (known.caller.insert(caller).clone(), target.account.clone());
-    (known.account, known.route) = (Some(account), Some(route));
-    quota::take(&caller, now)?;
-    let (head, _) = request.into_parts();
-    let trace = head.extensions.get::<Trace>().cloned().unwrap_or_default();
-    let (wants, follow, deadline) = (Wants::default(), None, deadline(&target, now));
-    Ok(Admitted::Ask(Ask {
-        caller,
-        target,
-        key,
-        uri: head.uri,
-        wants,
-        has_codings,
-        follow,
-        policy,
-        at: now,
-        deadline,
-        trace,
-    }))
+/// One request that asks this.
+fn ask(question: Arc<Question>, wants: Wants, follow: Option<Box<Follow>>, head: Parts, now: Instant) -> Ask {
+    Ask { question, wants, follow, at: now, trace: traced(&head.extensions), uri: head.uri }
+}
+
+/// Its place in a distributed trace, if it has one.
+fn traced(extensions: &Extensions) -> Trace {
+    extensions.get::<Trace>().cloned().unwrap_or_default()
 }
 
 /// Whether the same words will mean the same until the rules change: they say nothing but what is asked for, and the keys of who
 /// asks do not expire.
 fn is_repeatable(fields: &Fields<'_>, caller: &Caller) -> bool {
     !fields.has_wants && !fields.may_follow && caller.consumer.keys.iter().all(|key| key.expires.is_none())
-}
-
-/// Until when an answer is of use.
-fn deadline(target: &Target, now: Instant) -> Instant {
-    now + target.upstream.budget.max_wait + target.upstream.client.timeout + LAST_WORD
 }
 
 /// The layer: `Request` in, [`Outcome`] out; what comes in goes on as [`Admitted`].
@@ -292,24 +251,27 @@ where
     }
 
     fn call(&mut self, request: Request<Arrived<B>>) -> Self::Future {
-        let mut known = Known::default();
-        match self.house.load().admit(request, &mut known) {
-            Ok(admitted) => Admitting { known, step: Step::Asking { answer: self.inner.call(admitted) } },
-            Err(problem) => Admitting { known, step: Step::Refused { problem: Some(problem) } },
-        }
+        let mut progress = Progress::default();
+        let (whose, step) = match self.house.load().admit(request, &mut progress) {
+            Ok(Admitted::Ask(ask)) => {
+                let whose = Whose::Admitted(ask.question.clone());
+                (whose, Step::Asking { answer: self.inner.call(Admitted::Ask(ask)) })
+            }
+            Ok(other) => (Whose::Known(Box::new(progress.known)), Step::Asking { answer: self.inner.call(other) }),
+            Err(problem) => (Whose::Known(Box::new(progress.known)), Step::Refused { problem: Some(problem) }),
+        };
+        Admitting { whose: Some(whose), id: progress.id, step }
     }
 }
 
-/// Whose request it is, as far as that is known.
+/// How far a request has come.
 #[derive(Default)]
-struct Known {
-    caller: Option<Arc<Caller>>,
-    account: Option<Arc<Account>>,
-    route: Option<Name>,
+struct Progress {
+    known: Known,
     id: Option<Box<HeaderValue>>,
 }
 
-impl Known {
+impl Progress {
     /// Who asks, for a line of the log. From now on the request has the name that stands there.
     fn asker(&mut self, head: &Parts, peer: Option<&Peer>) -> Asker {
         let id = self.id.get_or_insert_with(|| Box::new(request_id::name(head.headers.get(X_REQUEST_ID))));
@@ -320,7 +282,8 @@ impl Known {
 pin_project! {
     /// The future of [`Admit`].
     pub struct Admitting<F> {
-        known: Known,
+        whose: Option<Whose>,
+        id: Option<Box<HeaderValue>>,
         #[pin]
         step: Step<F>,
     }
@@ -343,7 +306,7 @@ impl<F: Future<Output = Result<Given, Problem>>> Future for Admitting<F> {
             StepProjection::Refused { problem } => Err(problem.take().expect("a future is not polled after its end")),
             StepProjection::Asking { answer } => ready!(answer.poll(cx)),
         };
-        let Known { caller, account, route, id } = std::mem::take(this.known);
-        Poll::Ready(Ok(Outcome { caller, account, route, id, result }))
+        let whose = this.whose.take().expect("a future is not polled after its end");
+        Poll::Ready(Ok(Outcome { whose, id: this.id.take(), result }))
     }
 }

@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 use tower::Service;
 
+use crate::domain::ask::Ask;
 use crate::domain::delivery::{Delivered, Delivery};
-use crate::domain::exchange::{Admitted, Ask, Given};
+use crate::domain::exchange::{Admitted, Given};
 use crate::domain::problem::Problem;
 use crate::domain::relay::{Relay, Relayed};
 

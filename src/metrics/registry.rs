@@ -127,12 +127,12 @@ impl Metrics {
     /// A request has ended: the one place where requests are counted.
     pub fn count(&self, outcome: &Outcome, status: StatusCode, took: Duration) {
         let ending = Ending::of(&outcome.result);
-        let tally = match &outcome.caller {
+        let tally = match outcome.whose.caller() {
             // By name once, and from then on where the caller keeps it.
             Some(caller) => caller.tally.get_or_init(|| self.consumer(&caller.consumer.name)),
             None => &self.0.nobody,
         };
-        tally.count(outcome.route.as_ref(), ending, status);
+        tally.count(outcome.whose.route(), ending, status);
         match ending.source() {
             Source::Store => {
                 self.duration(Kind::Hit, took);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
+use super::render::forever;
 use crate::domain::exchange::{Answer, Forward, Served, Why};
 use crate::domain::page::Page;
 use crate::domain::problem::Row;
@@ -29,12 +30,15 @@ pub fn of(served: Served, ttl: i64, refresh_limited: bool) -> HeaderValue {
     match served {
         Served::Hit => {
             let prepared = usize::try_from(ttl).ok().and_then(|ttl| HITS.get(ttl)).filter(|_| limited.is_empty());
-            prepared.map_or_else(|| hit(ttl, limited), |prepared| prepared.get_or_init(|| hit(ttl, "")).clone())
+            prepared.map_or_else(
+                || parse(hit(ttl, limited)),
+                |prepared| prepared.get_or_init(|| forever(hit(ttl, ""))).clone(),
+            )
         }
-        Served::Negative => hit(ttl, detail("; detail=negative")),
-        Served::Stale(Why::Revalidating) => hit(ttl, detail("; detail=revalidating")),
-        Served::Stale(Why::UpstreamError) => hit(ttl, detail("; detail=upstream-error")),
-        Served::Stale(Why::Accepted) => hit(ttl, limited),
+        Served::Negative => parse(hit(ttl, detail("; detail=negative"))),
+        Served::Stale(Why::Revalidating) => parse(hit(ttl, detail("; detail=revalidating"))),
+        Served::Stale(Why::UpstreamError) => parse(hit(ttl, detail("; detail=upstream-error"))),
+        Served::Stale(Why::Accepted) => parse(hit(ttl, limited)),
         Served::Fetched { forward, status, stored } => {
             let mut text = format!("{NAME}; fwd={}; fwd-status={}", token(forward), status.as_u16());
             if stored {
@@ -66,8 +70,8 @@ fn ttl(page: &Page, answer: &Answer) -> i64 {
     if page.is_purged(answer.now) { left.min(0) } else { left }
 }
 
-fn hit(ttl: i64, detail: &str) -> HeaderValue {
-    parse(format!("{NAME}; hit; ttl={ttl}{detail}"))
+fn hit(ttl: i64, detail: &str) -> String {
+    format!("{NAME}; hit; ttl={ttl}{detail}")
 }
 
 fn token(forward: Forward) -> &'static str {

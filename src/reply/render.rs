@@ -42,13 +42,18 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 
 /// Ages up to five minutes, ready to be sent: nearly all answers need one of these.
-static AGES: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| (0_u64..=300).map(HeaderValue::from).collect());
+static AGES: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| (0_u64..=300).map(|age| forever(age.to_string())).collect());
 
 /// The fields of a good page, in the order in which [`Reading::good`] gives them values: a copy of it costs less than to insert each.
 static GOOD: LazyLock<HeaderMap> = LazyLock::new(|| {
     let names = [CACHE_CONTROL, CACHE_STATUS, AGE, ETAG, VARY, CONTENT_TYPE, X_REQUEST_ID];
     names.into_iter().map(|name| (name, HeaderValue::from_static(""))).collect()
 });
+
+/// A value that is kept for as long as the process runs: copies of it are counted by nobody.
+pub(super) fn forever(text: String) -> HeaderValue {
+    HeaderValue::from_static(text.leak())
+}
 
 /// A response, and what the log wants to know of how it came about.
 pub struct Reply {
@@ -120,7 +125,10 @@ impl Reading {
     fn good(&self, answer: &Answer) -> Response<ReplyBody> {
         let page = &*answer.page;
         let encoded = self.coding.name().and_then(|name| Some((name, page.encoded(self.coding)?)));
-        let mut headers = GOOD.clone();
+        let mut response = Response::new(ReplyBody::whole(Bytes::new()));
+        *response.status_mut() = page.status;
+        *response.headers_mut() = GOOD.clone();
+        let headers = response.headers_mut();
         let values = [
             cache_control(answer),
             cache_status::value(answer),
@@ -137,13 +145,15 @@ impl Reading {
         headers.extend(modified.map(|date| (LAST_MODIFIED, date.clone())));
         if self.conditions.as_ref().is_some_and(|conditions| conditions.met(&page.etag, modified)) {
             headers.remove(CONTENT_TYPE);
-            return assemble(StatusCode::NOT_MODIFIED, headers, Bytes::new());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return response;
         }
         let body = encoded.map_or(&page.body, |(name, body)| {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
             body
         });
-        assemble(page.status, headers, body.clone())
+        *response.body_mut() = ReplyBody::whole(body.clone());
+        response
     }
 
     fn followed(&self, Followed { answer, how }: &mut Followed) -> Response<ReplyBody> {
@@ -302,7 +312,7 @@ impl<F: Future<Output = Result<Outcome, Infallible>>> Future for Rendering<F> {
             this.reading.request_id = *name;
         }
         let mut response = this.reading.render(&mut outcome.result);
-        if let Some(quota) = outcome.caller.as_ref().and_then(|caller| caller.quota.as_ref()) {
+        if let Some(quota) = outcome.whose.caller().and_then(|caller| caller.quota.as_ref()) {
             response.headers_mut().insert(RATE_LIMIT_POLICY, quota.policy.clone());
             response.headers_mut().insert(RATE_LIMIT, quota.left(Instant::now()));
         }

@@ -76,7 +76,7 @@ impl<F: Future<Output = Result<Reply, Infallible>>> Future for Recording<F> {
 }
 
 fn describe(trace: &Trace, reply: &Reply) {
-    let Outcome { caller, account, route, result, .. } = &reply.outcome;
+    let Outcome { whose, result, .. } = &reply.outcome;
     let ending = Ending::of(result);
     let status = reply.response.status();
     trace.note("http.response.status_code", i64::from(status.as_u16()));
@@ -85,9 +85,9 @@ fn describe(trace: &Trace, reply: &Reply) {
         trace.note("proxy.reason", ending.reason());
     }
     for (key, name) in [
-        ("proxy.consumer", caller.as_ref().map(|caller| &*caller.consumer.name)),
-        ("proxy.account", account.as_ref().map(|account| account.label())),
-        ("http.route", route.as_deref()),
+        ("proxy.consumer", whose.caller().map(|caller| &*caller.consumer.name)),
+        ("proxy.account", whose.account().map(|account| account.label())),
+        ("http.route", whose.route().map(|route| &**route)),
         ("proxy.request_id", reply.response.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok())),
     ] {
         if let Some(name) = name {

@@ -17,7 +17,8 @@ use crate::cache::demand::Demand;
 use crate::cache::flight::{Join, Joined};
 use crate::cache::store::Store;
 use crate::domain::access::AccountHash;
-use crate::domain::exchange::{Ask, Reason};
+use crate::domain::ask::Ask;
+use crate::domain::exchange::Reason;
 use crate::domain::page::{Freshness, Page};
 
 /// The pause between two rounds for one account. When a sync ends, Merge says so for each of its models, one soon after the other.
@@ -76,9 +77,7 @@ impl Refresher {
             // What has been pushed out is not missed, and what is fresh has been fetched meanwhile.
             let stale = |page: &Arc<_>| !matches!(Page::freshness(page, now), Freshness::Fresh { .. });
             let Some(seen) = pages.store.get(&ask.key).filter(stale) else { continue };
-            let upstream = &ask.target.upstream;
-            let deadline = now + upstream.budget.max_wait + upstream.client.timeout;
-            let join = Join { ask: Ask { at: now, deadline, ..ask }, seen: Some(seen), reason: Reason::Webhook };
+            let join = Join { ask: Ask { at: now, ..ask }, seen: Some(seen), reason: Reason::Webhook };
             // Whether it succeeds or not, the page or its failure is kept by the flight.
             let Ok(_) = inner.clone().oneshot(join).await;
         }

@@ -1,0 +1,128 @@
+//! What operators may ask of the running proxy.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::Method;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::App;
+use super::reload::Cause;
+use crate::admin::explain;
+use crate::admin::observer::{Observer, Snapshot, Sources};
+use crate::admin::routes::Operations;
+use crate::admin::rows::Lookup;
+use crate::admin::scrape::Scene;
+use crate::admin::state;
+use crate::config::changes::Changes;
+use crate::config::fault::Faults;
+use crate::config::secret::Secret;
+use crate::domain::event::Kind;
+use crate::domain::key::{CanonicalQuery, PageKey};
+use crate::domain::peer::Asker;
+use crate::door::audit::{Event, KeyRefusal};
+use crate::door::query;
+use crate::metrics::gauges::StoreGauges;
+use crate::stack::Ground;
+
+impl Operations for App {
+    fn not_ready(&self) -> Vec<&'static str> {
+        self.draining.load(Ordering::Relaxed).then_some("draining").into_iter().collect()
+    }
+
+    fn token(&self) -> Option<Secret> {
+        self.config.load().admin.token.clone()
+    }
+
+    fn reload(&self, operator: &Asker) -> Result<Changes, Faults> {
+        self.reload_for(Cause::Operator, operator)
+    }
+
+    fn refused(&self, reason: KeyRefusal, asker: Asker) {
+        self.ground.house.load().audit.tell(Event::OperatorRefused { reason }, asker, Instant::now());
+    }
+
+    fn purge(&self, account: Option<&str>, hard: bool, operator: &Asker) -> Option<usize> {
+        let (store, responses, now) = (&self.ground.store, &self.ground.http.responses, Instant::now());
+        let purged = match account {
+            Some(name) => {
+                let house = self.ground.house.load();
+                let account = house.accounts.named(name)?;
+                store.purge_account(account.hash, hard, now) + responses.purge_account(account.hash, hard, now)
+            }
+            None => store.purge_all(hard, now) + responses.purge_all(hard, now),
+        };
+        let (peer, id) = (operator.peer(), operator.id());
+        tracing::info!(target: "audit", account = account.unwrap_or("all"), hard, pages = purged, peer, id, "purged");
+        let how = if hard { "dropped" } else { "made stale" };
+        let subject = account.map_or_else(|| "all accounts".into(), Into::into);
+        let plural = if purged == 1 { "page" } else { "pages" };
+        self.events.note(Kind::Purge, Some(subject), format!("{purged} {plural} {how}"));
+        Some(purged)
+    }
+
+    fn explain(&self, account: &str, category: &str, asked: &str) -> Option<Value> {
+        let house = self.ground.house.load();
+        let account = house.accounts.named(account)?;
+        let stop = house.routes.find(&Method::GET, &format!("/api/{category}/v1/sync-status")).ok()?;
+        let upstream = match stop.upstream {
+            Some(name) => house.accounts.upstreams().find(|upstream| upstream.name == name)?,
+            None => &account.upstream,
+        };
+        let key = PageKey {
+            upstream: upstream.name.clone(),
+            account: account.hash,
+            place: stop.place,
+            query: CanonicalQuery::new(asked),
+        };
+        let now = Instant::now();
+        let refusal = query::check(&key.query).err();
+        let obstacle = explain::obstacle(&self.ground.budgets, upstream, account.hash, now);
+        Some(explain::explain(&key, self.ground.store.get(&key), refusal.as_ref(), obstacle.as_deref(), now))
+    }
+
+    fn observer(&self) -> &Arc<Observer> {
+        &self.observer
+    }
+
+    fn look(&self) -> Arc<Snapshot> {
+        let ground = &self.ground;
+        let house = ground.house.load();
+        let responses = &ground.http.responses;
+        let (entries, bytes) = responses.size();
+        let reasons = self.not_ready();
+        self.observer.look(&Sources {
+            lookup: Lookup {
+                house: &house,
+                store: &ground.store,
+                budgets: &ground.budgets,
+                nameless: ground.metrics.nameless(),
+            },
+            flights: &ground.flights,
+            responses: (entries, bytes, responses.capacity()),
+            events: &self.events,
+            condition: if reasons.is_empty() { "ready".to_owned() } else { reasons.join(", ") },
+            reloadable: self.is_reloadable(),
+            last_reload: self.last_reload().map(|reload| state::Reload {
+                at: state::millis(reload.at),
+                succeeded: reload.result.is_ok(),
+                text: reload.told(),
+            }),
+        })
+    }
+
+    fn metrics(&self) -> String {
+        let Ground { house, store, flights, http, budgets, metrics, .. } = &self.ground;
+        let (entries, bytes) = http.responses.size();
+        let responses = StoreGauges {
+            holds: "responses",
+            entries,
+            bytes,
+            capacity: http.responses.capacity(),
+            flights: http.meetings.count(),
+            keeping: http.responses.keeping().clone(),
+        };
+        Scene { house: &house.load(), store, flights, responses, budgets, metrics }.scrape()
+    }
+}

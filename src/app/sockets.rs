@@ -1,0 +1,93 @@
+//! The sockets of one configuration, and why there may be none.
+
+use std::io;
+
+use crate::config::address::ListenAddress;
+use crate::config::effective::Config;
+use crate::domain::access::Name;
+use crate::domain::rules::SocketAccess;
+use crate::listen::accept::Listener;
+use crate::listen::bind::{self, Presence};
+use crate::listen::tls::Tls;
+use crate::listen::unix;
+use crate::upstream::transport::TransportError;
+
+/// Why a start failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {reason}{}", advice(reason))]
+    Listen {
+        /// The address as configured.
+        address: String,
+        /// The operating system's reason.
+        reason: io::Error,
+    },
+    /// An upstream cannot be reached at all.
+    #[error("upstream {upstream}: {reason}")]
+    Upstream {
+        /// Its name.
+        upstream: Name,
+        /// What is wrong.
+        reason: TransportError,
+    },
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] crate::trace::export::ExportError),
+}
+
+/// What to do about an address that cannot be had.
+fn advice(reason: &io::Error) -> &'static str {
+    match reason.kind() {
+        io::ErrorKind::AddrInUse => "; to take over from a proxy that runs there, start with --replace",
+        _ => "",
+    }
+}
+
+/// Bound sockets, ready to be served.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Where consumers come in.
+    pub proxy: Vec<Listener>,
+    /// Where operators come in.
+    pub admin: Listener,
+    /// What the first of these speak TLS with.
+    pub tls: Option<Tls>,
+}
+
+impl Listeners {
+    /// Binds all that `config` names; nobody else may listen there.
+    ///
+    /// # Errors
+    /// The first address that cannot be had.
+    pub async fn bind(config: &Config) -> Result<Self, StartError> {
+        Self::bind_with(config, Presence::Alone).await
+    }
+
+    /// Binds all that `config` names.
+    ///
+    /// # Errors
+    /// The first address that cannot be had.
+    pub async fn bind_with(config: &Config, presence: Presence) -> Result<Self, StartError> {
+        let tls = config.server.tls.as_ref().map(|tls| Tls::new(tls.loaded.server.clone(), tls.handshake_timeout));
+        let mut proxy = Vec::new();
+        for address in &config.server.listen {
+            let listener = bind(address, config.server.unix, presence).await?;
+            proxy.push(match &tls {
+                Some(tls) => listener.secured(tls),
+                None => listener,
+            });
+        }
+        // Who may ask is not thereby an operator.
+        let admin = bind(&config.admin.listen, SocketAccess::OWNER, presence).await?;
+        Ok(Self { proxy, admin, tls })
+    }
+}
+
+async fn bind(address: &ListenAddress, access: SocketAccess, presence: Presence) -> Result<Listener, StartError> {
+    let bound = match address {
+        ListenAddress::Tcp { host, port } => bind::tcp(host, *port, presence).await.map(Listener::Tcp),
+        ListenAddress::Unix(path) => unix::bind(path, access, presence).map(Listener::Unix),
+    };
+    bound.map_err(|reason| StartError::Listen { address: address.to_string(), reason })
+}

@@ -1,0 +1,132 @@
+//! A request for a page: what it asks for, which many may ask alike, and what is its own.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use tokio::time::Instant;
+
+use super::access::{Account, Name};
+use super::cache_control::Wants;
+use super::exchange::{Caller, Policy, Target};
+use super::follow::Follow;
+use super::key::PageKey;
+use super::trace::Trace;
+
+/// Who asks for which page, and by which rules. It is behind one pointer, so that a request which says word for word what one
+/// before it has said costs a single count, and so that little is moved while it travels.
+#[derive(Debug)]
+pub struct Question {
+    /// Who asks.
+    pub caller: Arc<Caller>,
+    /// For whose data.
+    pub target: Target,
+    /// What the page is stored under.
+    pub key: PageKey,
+    /// Whether an encoded twin of the page may be of use.
+    pub has_codings: bool,
+    /// The rules of the route.
+    pub policy: Arc<Policy>,
+    /// The [edition](crate::door::admit::House::edition) of the rules that it was admitted by.
+    pub edition: u64,
+}
+
+/// A request for a page that has been admitted: it has a consumer, an account and a key, or it would not exist.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// What is asked.
+    pub question: Arc<Question>,
+    /// The request target as received: its query goes upstream byte for byte.
+    pub uri: Uri,
+    /// What the client asks of the cache.
+    pub wants: Wants,
+    /// Whether it follows the page, and how.
+    pub follow: Option<Box<Follow>>,
+    /// When it was asked: what is fresh then is fresh enough.
+    pub at: Instant,
+    /// Its place in a distributed trace.
+    pub trace: Trace,
+}
+
+impl Deref for Ask {
+    type Target = Question;
+
+    fn deref(&self) -> &Question {
+        &self.question
+    }
+}
+
+/// How much longer a caller waits than its fetch may take, so that it hears how the fetch ended.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+impl Ask {
+    /// Until when an answer is of use.
+    pub fn deadline(&self) -> Instant {
+        deadline(&self.target, self.at)
+    }
+}
+
+/// Until when an answer about `target` is of use to whoever asks at `at`.
+pub fn deadline(target: &Target, at: Instant) -> Instant {
+    at + target.upstream.budget.max_wait + target.upstream.client.timeout + LAST_WORD
+}
+
+/// Whose request one was, as far as that is known.
+#[derive(Debug)]
+pub enum Whose {
+    /// All is known.
+    Admitted(Arc<Question>),
+    /// One that passed through, or that did not come so far.
+    Known(Box<Known>),
+}
+
+/// What has been found out about a request.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// The consumer, once it has been identified.
+    pub caller: Option<Arc<Caller>>,
+    /// The account, once it has been found and granted.
+    pub account: Option<Arc<Account>>,
+    /// The route as configured, once it has been found.
+    pub route: Option<Name>,
+}
+
+impl Known {
+    /// What is known of one that asks this.
+    pub fn of(question: &Question) -> Self {
+        let (caller, account) = (question.caller.clone(), question.target.account.clone());
+        Self { caller: Some(caller), account: Some(account), route: Some(question.key.place.route.clone()) }
+    }
+}
+
+impl Whose {
+    /// Nothing is known of it.
+    pub fn unknown() -> Self {
+        Self::Known(Box::default())
+    }
+
+    /// The consumer.
+    pub fn caller(&self) -> Option<&Arc<Caller>> {
+        match self {
+            Self::Admitted(question) => Some(&question.caller),
+            Self::Known(known) => known.caller.as_ref(),
+        }
+    }
+
+    /// The account.
+    pub fn account(&self) -> Option<&Arc<Account>> {
+        match self {
+            Self::Admitted(question) => Some(&question.target.account),
+            Self::Known(known) => known.account.as_ref(),
+        }
+    }
+
+    /// The route as configured.
+    pub fn route(&self) -> Option<&Name> {
+        match self {
+            Self::Admitted(question) => Some(&question.key.place.route),
+            Self::Known(known) => known.route.as_ref(),
+        }
+    }
+}
