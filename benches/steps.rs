@@ -26,6 +26,7 @@ use merge_sync_proxy::door::{query, quota};
 use merge_sync_proxy::reply::accept_encoding;
 use merge_sync_proxy::reply::render::Reply;
 use merge_sync_proxy::telemetry;
+use merge_sync_proxy::trace::export::Traces;
 use support::ground::Ground;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -93,7 +94,7 @@ fn steps(criterion: &mut Criterion) {
         let outcome = Outcome { whose: Whose::unknown(), id: None, result: Err(Problem::NotCached) };
         ready(Ok(Reply { response: Response::new(ReplyBody::whole(Bytes::new())), outcome }))
     };
-    let mut telemetry = telemetry::layer().layer(service_fn(answer));
+    let mut telemetry = telemetry::layer(Traces::default()).layer(service_fn(answer));
     group.bench_function("telemetry", |bencher| {
         let arrived = || request.clone().map(|body| Arrived::within(None, body));
         bencher.iter_batched(arrived, |request| telemetry.call(request), BatchSize::SmallInput);

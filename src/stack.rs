@@ -26,8 +26,8 @@ use crate::metrics::{calls, requests, webhooks};
 use crate::relay::{resync, service as relay};
 use crate::reply::render;
 use crate::telemetry;
+use crate::trace::attempts;
 use crate::trace::export::Traces;
-use crate::trace::{attempts, requests as recorded};
 use crate::upstream::{budget, retry};
 use crate::webhook::receive::{MakeStale, Receiver, Webhooks};
 
@@ -127,8 +127,7 @@ where
 
     // Request -> Response: who asks, for what, and how it is said.
     ServiceBuilder::new()
-        .layer(telemetry::layer()) // a log line for everything
-        .layer(recorded::layer(ground.traces.clone())) // a span, if it is one of those that are recorded
+        .layer(telemetry::layer(ground.traces.clone())) // a log line for everything, and a span if it is to be recorded
         .layer(requests::layer(ground.metrics.clone())) // counts every answer, refusals too
         .layer(render::layer()) // gives it a name; from here up nothing fails
         .layer(admit::layer(ground.house.clone())) // Request -> Ask or Relay; all refusals happen here

@@ -1,4 +1,4 @@
-//! One log line for each request; how logs look.
+//! One log line for each request, and a span around those that are recorded; how logs look.
 
 /// What no line may say.
 pub mod redact;
@@ -26,7 +26,10 @@ use crate::domain::body::ReplyBody;
 use crate::domain::ending::Ending;
 use crate::domain::exchange::Outcome;
 use crate::domain::request_id::X_REQUEST_ID;
+use crate::domain::trace::Trace;
 use crate::reply::render::Reply;
+use crate::trace::export::Traces;
+use crate::trace::requests;
 
 /// Begins logging to standard error what `filter` lets through: lines for people if `pretty`, else one JSON object a line.
 /// What is [concealed](redact::conceal) is in none of them. A second call changes nothing.
@@ -104,15 +107,16 @@ pub fn finish() {
     }
 }
 
-/// The outermost layer: logs each request when it has been answered.
-pub fn layer<S>() -> impl Layer<S, Service = Telemetry<S>> + Clone {
-    layer_fn(|inner| Telemetry { inner })
+/// The outermost layer: logs each request when it has been answered, and puts a span around those that are recorded.
+pub fn layer<S>(traces: Traces) -> impl Layer<S, Service = Telemetry<S>> + Clone {
+    layer_fn(move |inner| Telemetry { inner, traces: traces.clone() })
 }
 
 /// See [`layer`].
 #[derive(Clone)]
 pub struct Telemetry<S> {
     inner: S,
+    traces: Traces,
 }
 
 impl<S, B> Service<Request<Arrived<B>>> for Telemetry<S>
@@ -127,12 +131,13 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Arrived<B>>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Arrived<B>>) -> Self::Future {
+        let trace = requests::begin(&self.traces, &mut request);
         let line = tracing::enabled!(target: "access", tracing::Level::INFO).then(|| {
             // Behind a pointer, as what is not logged should not carry room for it.
             Box::new(Line { began: request.body().at(), method: request.method().clone(), uri: request.uri().clone() })
         });
-        Answering { line, reply: self.inner.call(request) }
+        Answering { line, trace, reply: self.inner.call(request) }
     }
 }
 
@@ -178,6 +183,7 @@ pin_project! {
     /// The future of [`Telemetry`].
     pub struct Answering<F> {
         line: Option<Box<Line>>,
+        trace: Trace,
         #[pin]
         reply: F,
     }
@@ -189,6 +195,7 @@ impl<F: Future<Output = Result<Reply, Infallible>>> Future for Answering<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(reply) = ready!(this.reply.poll(cx));
+        requests::end(this.trace, &reply);
         if let Some(line) = this.line.take() {
             line.write(&reply);
         }

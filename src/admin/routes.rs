@@ -3,13 +3,17 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
+use tokio::time::Instant;
 use tower::Service;
 
 use super::observer::{Observer, Snapshot};
@@ -19,10 +23,12 @@ use crate::config::changes::Changes;
 use crate::config::{Faults, Secret};
 use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
+use crate::domain::bucket::Rate;
 use crate::domain::peer::{Asker, Peer};
-use crate::domain::problem::Objection;
+use crate::domain::problem::{Objection, Problem, whole_seconds};
 use crate::domain::request_id::{self, X_REQUEST_ID};
 use crate::door::audit::KeyRefusal;
+use crate::door::strangers::Strangers;
 use crate::metrics::exposition;
 
 /// What operators can see and do.
@@ -60,7 +66,12 @@ pub trait Operations: Clone + Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Admin<O> {
     operations: O,
+    strangers: Arc<Strangers>,
 }
+
+/// How often in a minute who has not the token may try one: more than a person mistypes it and a page asks without it, and too
+/// seldom to guess.
+const TRIES: u32 = 60;
 
 /// What is asked, once its path and method have been understood.
 enum Question<'a> {
@@ -84,7 +95,8 @@ const PAGES: &str = "there are GET / for people, GET /livez, GET /readyz, GET /m
 impl<O: Operations> Admin<O> {
     /// Answers for `operations`, to those who have its token if there is one.
     pub fn new(operations: O) -> Self {
-        Self { operations }
+        let tries = Rate::new(TRIES, Duration::from_secs(60));
+        Self { operations, strangers: Arc::new(Strangers::new(tries, None, Instant::now())) }
     }
 
     async fn answer(&self, request: Request<()>, peer: Option<Peer>) -> Response<ReplyBody> {
@@ -150,12 +162,27 @@ impl<O: Operations> Admin<O> {
         if !guard::is_same_site(request) {
             return Some(reply(StatusCode::FORBIDDEN, &json!({"error": guard::OTHER_SITE})));
         }
-        self.may_operate(request.headers()).err().map(|reason| {
-            self.operations.refused(reason, asker.clone());
-            let mut refused = reply(StatusCode::UNAUTHORIZED, &json!({"error": "send 'Authorization: Bearer TOKEN'"}));
-            refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            refused
-        })
+        self.refuse_stranger(request.headers(), asker)
+    }
+
+    /// Refuses who has not the token; and who has tried too often, whatever is shown, unless it has been right before.
+    fn refuse_stranger(&self, headers: &HeaderMap, asker: &Asker) -> Option<Response<ReplyBody>> {
+        let token = self.operations.token()?;
+        let (origin, now) = (asker.peer.as_ref().and_then(Peer::origin), Instant::now());
+        let shown = headers.get(AUTHORIZATION).and_then(|line| line.as_bytes().strip_prefix(b"Bearer "));
+        if let Err(problem) = self.strangers.check(origin, shown, now) {
+            return Some(unwelcome(&problem));
+        }
+        let reason = match shown {
+            Some(shown) if bool::from(shown.ct_eq(token.expose().as_bytes())) => {
+                self.strangers.prove(shown);
+                return None;
+            }
+            Some(_) => KeyRefusal::Unknown,
+            None => KeyRefusal::Missing,
+        };
+        self.operations.refused(reason, asker.clone());
+        Some(unwelcome(&self.strangers.refuse(origin, now)))
     }
 
     async fn state(&self, query: &str) -> Response<ReplyBody> {
@@ -210,13 +237,19 @@ impl<O: Operations> Admin<O> {
             |explanation| reply(StatusCode::OK, &explanation),
         )
     }
+}
 
-    fn may_operate(&self, headers: &HeaderMap) -> Result<(), KeyRefusal> {
-        let Some(token) = self.operations.token() else { return Ok(()) };
-        let shown = headers.get(AUTHORIZATION).and_then(|line| line.as_bytes().strip_prefix(b"Bearer "));
-        let shown = shown.ok_or(KeyRefusal::Missing)?;
-        bool::from(shown.ct_eq(token.expose().as_bytes())).then_some(()).ok_or(KeyRefusal::Unknown)
+/// What is told to who has not shown the token.
+fn unwelcome(problem: &Problem) -> Response<ReplyBody> {
+    if let Problem::TooManyStrangers { retry_after } = problem {
+        let mut refused =
+            reply(StatusCode::TOO_MANY_REQUESTS, &json!({"error": "too many wrong tokens; try again later"}));
+        refused.headers_mut().insert(RETRY_AFTER, whole_seconds(*retry_after).into());
+        return refused;
     }
+    let mut refused = reply(StatusCode::UNAUTHORIZED, &json!({"error": "send 'Authorization: Bearer TOKEN'"}));
+    refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    refused
 }
 
 /// Path and method to question.

@@ -272,7 +272,7 @@ fn failed(outcome: &Outcome) -> bool {
 
 fn retry_at(outcome: &Outcome) -> Option<Instant> {
     match outcome {
-        Ok(landing) => landing.page.retry_at,
+        Ok(landing) => landing.page.retry_at(),
         Err(problem) => problem.row().retry_after.map(|pause| Instant::now() + pause),
     }
 }

@@ -12,7 +12,7 @@ use super::freshness;
 use super::store::Store;
 use crate::domain::exchange::{Fetch, Landing};
 use crate::domain::history::History;
-use crate::domain::page::{Kind, Lifetime, Page, Received, Validators};
+use crate::domain::page::{Kind, Lifetime, Page, Received};
 use crate::domain::problem::{Cause, Problem};
 
 /// The layer inside a flight: turns what was received into a page and stores it before anyone is told.
@@ -61,12 +61,10 @@ fn land(store: &Store, fetch: &Fetch, received: &Received) -> Result<Landing, Pr
         }
         StatusCode::OK => return Err(Problem::UpstreamFailed(Cause::NotJson)),
         // Only who has named the page by the upstream's own validators has asked for a 304.
-        StatusCode::NOT_MODIFIED => {
-            match fetch.known.as_deref().filter(|known| known.validators != Validators::default()) {
-                Some(known) => known.confirmed(received, lifetime, history),
-                None => return Err(Problem::UpstreamFailed(Cause::Unexpected(304))),
-            }
-        }
+        StatusCode::NOT_MODIFIED => match fetch.known.as_deref().filter(|known| known.validators.is_some()) {
+            Some(known) => known.confirmed(received, lifetime, history),
+            None => return Err(Problem::UpstreamFailed(Cause::Unexpected(304))),
+        },
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
             Page::new(received, Kind::Negative, freshness::negative_lifetime(&policy.lifetimes), history)
         }

@@ -121,32 +121,43 @@ pub struct Page {
     pub body: Bytes,
     /// The strong entity tag of the body.
     pub etag: HeaderValue,
-    /// The same as a weak one, for the body's encoded twins.
-    pub weak_etag: HeaderValue,
-    /// `private, max-age=…`.
-    pub cache_control: HeaderValue,
-    /// The media type.
-    pub content_type: HeaderValue,
-    /// The challenge of a 401.
-    pub www_authenticate: Option<HeaderValue>,
-    /// The upstream's own validators, to ask whether the page has changed.
-    pub validators: Validators,
+    /// What there is beside of an answer that is not good.
+    pub refusal: Option<Box<Refusal>>,
+    /// The upstream's own validators, to ask whether the page has changed, if it has given any.
+    pub validators: Option<Box<Validators>>,
     /// What it is.
     pub kind: Kind,
     /// When its fetch began.
     pub began: Instant,
     /// How long it may be used.
     pub lifetime: Lifetime,
-    /// When the upstream takes the next request, where it has said so.
-    pub retry_at: Option<Instant>,
     /// What past syncs have taught of its models.
     pub history: History,
-    encodings: Arc<OnceLock<Encodings>>,
+    twins: OnceLock<Arc<Twins>>,
     /// Whether somebody has set out to make them.
     is_being_encoded: AtomicBool,
     /// From which age on, in milliseconds, it counts as purged.
     purged_from: AtomicU64,
     setback: Setback,
+}
+
+/// What an answer has that is not good. It is apart, since there are few of them, and each good page would keep room for it.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The media type.
+    pub content_type: HeaderValue,
+    /// The challenge of a 401.
+    pub www_authenticate: Option<HeaderValue>,
+    /// When the upstream takes the next request, where it has said so.
+    pub retry_at: Option<Instant>,
+}
+
+/// The body of a good page for those who read it encoded.
+#[derive(Debug)]
+struct Twins {
+    encodings: Encodings,
+    /// The page's entity tag as a weak one.
+    etag: HeaderValue,
 }
 
 /// The age from which a page counts as purged that was not.
@@ -166,6 +177,10 @@ impl Validators {
     pub fn read(headers: &HeaderMap) -> Self {
         Self { etag: headers.get(ETAG).cloned(), last_modified: headers.get(LAST_MODIFIED).cloned() }
     }
+
+    fn kept(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -173,26 +188,24 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 impl Page {
     /// The page that `received` makes, with `lifetime`.
     pub fn new(received: &Received, kind: Kind, lifetime: Lifetime, history: History) -> Self {
-        let (etag, weak_etag) = entity_tags(&received.body);
+        let headers = &received.headers;
+        let refusal = || Refusal {
+            content_type: headers.get(CONTENT_TYPE).cloned().unwrap_or(JSON),
+            www_authenticate: headers.get(WWW_AUTHENTICATE).cloned(),
+            retry_at: received.retry_at,
+        };
         Self {
             status: received.status,
-            etag,
-            weak_etag,
-            cache_control: cache_control(kind, lifetime),
-            content_type: match kind {
-                Kind::Good => JSON,
-                _ => received.headers.get(CONTENT_TYPE).cloned().unwrap_or(JSON),
-            },
-            www_authenticate: received.headers.get(WWW_AUTHENTICATE).cloned(),
-            validators: Validators::read(&received.headers),
+            etag: entity_tag(&received.body),
+            refusal: (kind != Kind::Good).then(|| Box::new(refusal())),
+            validators: Validators::read(headers).kept(),
             // A copy gives back what the buffer had to spare.
             body: Bytes::copy_from_slice(&received.body),
             kind,
             began: received.began,
             lifetime,
-            retry_at: received.retry_at,
             history,
-            encodings: Arc::default(),
+            twins: OnceLock::new(),
             is_being_encoded: AtomicBool::new(false),
             purged_from: AtomicU64::new(NEVER),
             setback: Setback::default(),
@@ -203,7 +216,7 @@ impl Page {
     #[must_use]
     pub fn sharing(self, known: Option<&Self>) -> Self {
         match known.filter(|known| known.etag == self.etag && known.body == self.body) {
-            Some(known) => Self { body: known.body.clone(), encodings: known.encodings.clone(), ..self },
+            Some(known) => Self { body: known.body.clone(), twins: known.twins.clone(), ..self },
             None => self,
         }
     }
@@ -211,24 +224,20 @@ impl Page {
     /// The same page after the upstream has said that it has not changed.
     pub fn confirmed(&self, answer: &Received, lifetime: Lifetime, history: History) -> Self {
         let newer = Validators::read(&answer.headers);
+        let known = self.validators.as_deref().cloned().unwrap_or_default();
+        let validators =
+            Validators { etag: newer.etag.or(known.etag), last_modified: newer.last_modified.or(known.last_modified) };
         Self {
             status: self.status,
             body: self.body.clone(),
             etag: self.etag.clone(),
-            weak_etag: self.weak_etag.clone(),
-            cache_control: cache_control(self.kind, lifetime),
-            content_type: self.content_type.clone(),
-            www_authenticate: None,
-            validators: Validators {
-                etag: newer.etag.or_else(|| self.validators.etag.clone()),
-                last_modified: newer.last_modified.or_else(|| self.validators.last_modified.clone()),
-            },
+            refusal: None,
+            validators: validators.kept(),
             kind: self.kind,
             began: answer.began,
             lifetime,
-            retry_at: None,
             history,
-            encodings: self.encodings.clone(),
+            twins: self.twins.clone(),
             is_being_encoded: AtomicBool::new(false),
             purged_from: AtomicU64::new(NEVER),
             setback: Setback::default(),
@@ -237,7 +246,7 @@ impl Page {
 
     /// Whether the encoded twins are there.
     pub fn is_encoded(&self) -> bool {
-        self.encodings.get().is_some()
+        self.twins.get().is_some()
     }
 
     /// Whether it falls to the caller to make them: they are of use, not there, and nobody has set out to.
@@ -247,12 +256,23 @@ impl Page {
 
     /// Makes the encoded twins unless they are there already; see [`Encodings::of`] for what it takes.
     pub fn encode(&self) {
-        self.encodings.get_or_init(|| Encodings::of(&self.body));
+        self.twins.get_or_init(|| {
+            let etag = [b"W/", self.etag.as_bytes()].concat();
+            let etag =
+                HeaderValue::from_maybe_shared(Bytes::from(etag)).expect("an entity tag is one as a weak one too");
+            Arc::new(Twins { encodings: Encodings::of(&self.body), etag })
+        });
     }
 
-    /// The body in `coding`, if it has been encoded and that made it smaller.
-    pub fn encoded(&self, coding: Coding) -> Option<&Bytes> {
-        self.encodings.get()?.get(coding)
+    /// The body in `coding`, and its weak entity tag, if it has been encoded and that made it smaller.
+    pub fn encoded(&self, coding: Coding) -> Option<(&Bytes, &HeaderValue)> {
+        let twins = self.twins.get()?;
+        Some((twins.encodings.get(coding)?, &twins.etag))
+    }
+
+    /// When the upstream takes the next request, where it has said so.
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.refusal.as_ref()?.retry_at
     }
 
     /// How old it is, counted from the moment that its request went out.
@@ -304,25 +324,20 @@ impl Page {
 
     /// The bytes that it takes in the store.
     pub fn size(&self) -> usize {
-        let headers = self.etag.len() + self.weak_etag.len() + self.cache_control.len();
-        let twins = self.encodings.get().map_or(0, Encodings::size);
-        size_of::<Self>() + size_of::<Encodings>() + self.body.len() + headers + twins + self.history.size()
+        let twins = self.twins.get().map_or(0, |twins| size_of::<Twins>() + twins.encodings.size());
+        let validators = self.validators.as_ref().map_or(0, |_| size_of::<Validators>());
+        let refusal = self.refusal.as_ref().map_or(0, |_| size_of::<Refusal>());
+        let beside = self.etag.len() + validators + twins + refusal + self.history.size();
+        size_of::<Self>() + self.body.len() + beside
     }
 }
 
-fn cache_control(kind: Kind, lifetime: Lifetime) -> HeaderValue {
-    match kind {
-        Kind::Good => HeaderValue::try_from(format!("private, max-age={}", lifetime.fresh.as_secs()))
-            .expect("digits and ASCII letters are a header value"),
-        Kind::Negative | Kind::Passing => HeaderValue::from_static("no-store"),
-    }
-}
-
-/// A strong validator, equal exactly when the bytes are, and the weak one of the same name (RFC 9110 §8.8.1).
-fn entity_tags(body: &[u8]) -> (HeaderValue, HeaderValue) {
-    let digest = URL_SAFE_NO_PAD.encode(&Sha256::digest(body)[..16]);
-    let tag = |text: String| HeaderValue::try_from(text).expect("base64url between quotes is a header value");
-    (tag(format!("\"{digest}\"")), tag(format!("W/\"{digest}\"")))
+/// A strong validator, equal exactly when the bytes are (RFC 9110 §8.8.1).
+fn entity_tag(body: &[u8]) -> HeaderValue {
+    let mut tag = *b"\"----------------------\"";
+    let written = URL_SAFE_NO_PAD.encode_slice(&Sha256::digest(body)[..16], &mut tag[1..23]);
+    debug_assert_eq!(written, Ok(22), "sixteen bytes are 22 digits");
+    HeaderValue::from_maybe_shared(Bytes::from_owner(tag)).expect("base64url between quotes is a header value")
 }
 
 #[cfg(test)]
@@ -388,7 +403,7 @@ pub(crate) mod tests {
 
         #[test]
         fn tags_are_equal_exactly_when_bodies_are(one in "[a-b]{0,3}", other in "[a-b]{0,3}") {
-            prop_assert_eq!(entity_tags(one.as_bytes()) == entity_tags(other.as_bytes()), one == other);
+            prop_assert_eq!(entity_tag(one.as_bytes()) == entity_tag(other.as_bytes()), one == other);
         }
     }
 }

@@ -67,7 +67,7 @@ const LONGEST_TARGET: usize = 8 << 10;
 
 impl House {
     /// From a request to one that is admitted; `progress` says how far it has come, in any case.
-    fn admit<B>(&self, request: Request<Arrived<B>>, progress: &mut Progress) -> Result<Admitted, Problem>
+    fn admit<B>(&self, mut request: Request<Arrived<B>>, progress: &mut Progress) -> Result<Admitted, Problem>
     where
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
     {
@@ -75,7 +75,9 @@ impl House {
         if let Some(question) = request.body().question(self.edition) {
             // The same words under the same rules: only what each request costs is left to be seen to.
             quota::take(&question.caller, now).inspect_err(|_| progress.known = Known::of(&question))?;
-            return Ok(Admitted::Ask(ask(question, Wants::default(), None, request.into_parts().0, now)));
+            let trace = traced(request.extensions());
+            let uri = std::mem::take(request.uri_mut());
+            return Ok(Admitted::Ask(Ask { question, uri, wants: Wants::default(), follow: None, at: now, trace }));
         }
         let has_body = !request.body().is_end_stream();
         let (head, body) = request.into_parts();
@@ -123,7 +125,8 @@ impl House {
                 }
                 let follow =
                     fields.may_follow.then(|| Follow::read(&head.method, &head.headers)).flatten().map(Box::new);
-                Ok(Admitted::Ask(ask(question, wants, follow, head, now)))
+                let (uri, trace) = (head.uri, traced(&head.extensions));
+                Ok(Admitted::Ask(Ask { question, uri, wants, follow, at: now, trace }))
             }
             CacheRule::Http | CacheRule::Off => {
                 let headers = pass_on::choose(&head.headers, &stop.request_headers);
@@ -206,11 +209,6 @@ impl House {
         }
         if fields.size > self.max_header_bytes { Err(Problem::HeadersTooLarge) } else { Ok(()) }
     }
-}
-
-/// One request that asks this.
-fn ask(question: Arc<Question>, wants: Wants, follow: Option<Box<Follow>>, head: Parts, now: Instant) -> Ask {
-    Ask { question, wants, follow, at: now, trace: traced(&head.extensions), uri: head.uri }
 }
 
 /// Its place in a distributed trace, if it has one.

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -38,16 +38,19 @@ const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 /// What a purged page that stands in for a failure says: a client's own cache must not take it for fresh.
 const OUTDATED: HeaderValue = HeaderValue::from_static("private, max-age=0");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 
 /// Ages up to five minutes, ready to be sent: nearly all answers need one of these.
 static AGES: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| (0_u64..=300).map(|age| forever(age.to_string())).collect());
 
-/// The fields of a good page, in the order in which [`Reading::good`] gives them values: a copy of it costs less than to insert each.
+/// The fields of a good page: a copy of it costs less than to insert each. First those that differ from answer to answer, in the
+/// order in which [`Reading::good`] gives them values.
 static GOOD: LazyLock<HeaderMap> = LazyLock::new(|| {
-    let names = [CACHE_CONTROL, CACHE_STATUS, AGE, ETAG, VARY, CONTENT_TYPE, X_REQUEST_ID];
-    names.into_iter().map(|name| (name, HeaderValue::from_static(""))).collect()
+    let differing =
+        [CACHE_CONTROL, CACHE_STATUS, AGE, ETAG, X_REQUEST_ID].map(|name| (name, HeaderValue::from_static("")));
+    differing.into_iter().chain([(VARY, VARY_VALUE), (CONTENT_TYPE, JSON)]).collect()
 });
 
 /// A value that is kept for as long as the process runs: copies of it are counted by nobody.
@@ -133,22 +136,20 @@ impl Reading {
             cache_control(answer),
             cache_status::value(answer),
             age(answer),
-            if encoded.is_some() { &page.weak_etag } else { &page.etag }.clone(),
-            VARY_VALUE,
-            page.content_type.clone(),
+            encoded.map_or(&page.etag, |(_, (_, etag))| etag).clone(),
             self.request_id.clone(),
         ];
         for (place, value) in headers.values_mut().zip(values) {
             *place = value;
         }
-        let modified = page.validators.last_modified.as_ref();
+        let modified = page.validators.as_ref().and_then(|known| known.last_modified.as_ref());
         headers.extend(modified.map(|date| (LAST_MODIFIED, date.clone())));
         if self.conditions.as_ref().is_some_and(|conditions| conditions.met(&page.etag, modified)) {
             headers.remove(CONTENT_TYPE);
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             return response;
         }
-        let body = encoded.map_or(&page.body, |(name, body)| {
+        let body = encoded.map_or(&page.body, |(name, (body, _))| {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
             body
         });
@@ -204,22 +205,36 @@ impl Reading {
 fn refusal(answer: &Answer) -> Response<ReplyBody> {
     let page = &*answer.page;
     let mut headers = HeaderMap::with_capacity(8);
-    headers.insert(CACHE_CONTROL, cache_control(answer));
+    headers.insert(CACHE_CONTROL, NO_STORE);
     headers.insert(CACHE_STATUS, cache_status::value(answer));
     if answer.served == Served::Negative {
         headers.insert(AGE, age(answer));
     }
-    headers.insert(CONTENT_TYPE, page.content_type.clone());
-    headers.extend(page.www_authenticate.iter().map(|value| (WWW_AUTHENTICATE, value.clone())));
+    if let Some(refusal) = &page.refusal {
+        headers.insert(CONTENT_TYPE, refusal.content_type.clone());
+        headers.extend(refusal.www_authenticate.iter().map(|value| (WWW_AUTHENTICATE, value.clone())));
+    }
     if matches!(page.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-        let pause = page.retry_at.map(|at| at.saturating_duration_since(answer.now)).unwrap_or_default();
+        let pause = page.retry_at().map(|at| at.saturating_duration_since(answer.now)).unwrap_or_default();
         headers.insert(RETRY_AFTER, whole_seconds(pause).into());
     }
     assemble(page.status, headers, page.body.clone())
 }
 
+/// The values for pages that live up to an hour, one for each second, made when they are first needed.
+static MAX_AGES: [OnceLock<HeaderValue>; 3601] = [const { OnceLock::new() }; 3601];
+
+/// `Cache-Control` of a good page: its whole lifetime, of which `Age` says what is over.
 fn cache_control(answer: &Answer) -> HeaderValue {
-    if answer.page.is_purged(answer.now) { OUTDATED } else { answer.page.cache_control.clone() }
+    if answer.page.is_purged(answer.now) {
+        return OUTDATED;
+    }
+    let seconds = answer.page.lifetime.fresh.as_secs();
+    let text = || format!("private, max-age={seconds}");
+    match usize::try_from(seconds).ok().and_then(|seconds| MAX_AGES.get(seconds)) {
+        Some(prepared) => prepared.get_or_init(|| forever(text())).clone(),
+        None => HeaderValue::try_from(text()).expect("digits and ASCII letters are a header value"),
+    }
 }
 
 fn age(answer: &Answer) -> HeaderValue {
@@ -241,7 +256,7 @@ fn relay(relayed: &mut Relayed) -> Response<ReplyBody> {
 /// What Merge is told of a webhook that it has signed.
 fn acknowledge(delivered: Delivered) -> Response<ReplyBody> {
     let mut headers = HeaderMap::with_capacity(4);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, JSON);
     headers.insert(CACHE_CONTROL, NO_STORE);
     headers.insert(CACHE_STATUS, cache_status::of_delivery());
     assemble(StatusCode::OK, headers, format!("{{\"outcome\":\"{}\"}}", delivered.label()).into())

@@ -1,14 +1,6 @@
 //! A span around every request that is recorded.
 
-use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
 use http::Request;
-use pin_project_lite::pin_project;
-use tower::layer::layer_fn;
-use tower::{Layer, Service};
 
 use super::export::Traces;
 use crate::domain::ending::Ending;
@@ -17,61 +9,21 @@ use crate::domain::request_id::X_REQUEST_ID;
 use crate::domain::trace::Trace;
 use crate::reply::render::Reply;
 
-/// The layer: takes up the caller's trace, or begins one, and hands it on among the request's extensions.
-pub fn layer<S>(traces: Traces) -> impl Layer<S, Service = Requests<S>> + Clone {
-    layer_fn(move |inner| Requests { inner, traces: traces.clone() })
-}
-
-/// See [`layer`].
-#[derive(Clone)]
-pub struct Requests<S> {
-    inner: S,
-    traces: Traces,
-}
-
-impl<S, B> Service<Request<B>> for Requests<S>
-where
-    S: Service<Request<B>, Response = Reply, Error = Infallible>,
-{
-    type Response = Reply;
-    type Error = Infallible;
-    type Future = Recording<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
+/// Takes up the trace of who sent `request`, or begins one, and hands it on among the request's extensions.
+pub fn begin<B>(traces: &Traces, request: &mut Request<B>) -> Trace {
+    let trace = traces.of(request.headers());
+    if !trace.is_off() {
+        trace.note("http.request.method", request.method().to_string());
+        request.extensions_mut().insert(trace.clone());
     }
-
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let trace = self.traces.of(request.headers());
-        if !trace.is_off() {
-            trace.note("http.request.method", request.method().to_string());
-            request.extensions_mut().insert(trace.clone());
-        }
-        Recording { trace, reply: self.inner.call(request) }
-    }
+    trace
 }
 
-pin_project! {
-    /// The future of [`Requests`].
-    pub struct Recording<F> {
-        trace: Trace,
-        #[pin]
-        reply: F,
-    }
-}
-
-impl<F: Future<Output = Result<Reply, Infallible>>> Future for Recording<F> {
-    type Output = Result<Reply, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let Ok(reply) = ready!(this.reply.poll(cx));
-        if this.trace.is_recorded() {
-            describe(this.trace, &reply);
-            // What goes on without the caller, such as a refresh, may still hold it.
-            this.trace.end();
-        }
-        Poll::Ready(Ok(reply))
+/// Says in the trace how it has ended. What goes on without the caller, such as a refresh, may still hold the trace.
+pub fn end(trace: &Trace, reply: &Reply) {
+    if trace.is_recorded() {
+        describe(trace, reply);
+        trace.end();
     }
 }
 

@@ -81,8 +81,7 @@ impl Service<Fetch> for Client {
 /// The request for a page: nothing of whoever asks goes with it.
 fn sign(fetch: &Fetch) -> Result<Request<StreamBody>, Problem> {
     let mut headers = HeaderMap::new();
-    if let Some(known) = &fetch.known {
-        let validators = &known.validators;
+    if let Some(validators) = fetch.known.as_ref().and_then(|known| known.validators.as_deref()) {
         headers.extend(validators.etag.iter().map(|tag| (IF_NONE_MATCH, tag.clone())));
         headers.extend(validators.last_modified.iter().map(|date| (IF_MODIFIED_SINCE, date.clone())));
     }

@@ -76,3 +76,32 @@ async fn with_a_token_only_health_is_open() {
     }
     assert_eq!(wire.admin("/api/explain?account=acme&category=ats").await.status, 401);
 }
+
+#[tokio::test]
+async fn a_token_cannot_be_guessed_and_who_had_it_is_not_locked_out() {
+    let wire = Wire::with_admin(merge(), "token = 'let-me-in'").await;
+    let purge = |line: &str| wire.operate(method(Method::DELETE, with("/api/cache", &[("authorization", line)])));
+    let mut tries = 0;
+    let refused = loop {
+        let answer = purge(&format!("Bearer guess-{tries}")).await;
+        if answer.status != 401 {
+            break answer;
+        }
+        tries += 1;
+        assert!(tries <= 60, "guesses are not limited");
+    };
+    assert_eq!(refused.status, 429);
+    assert!(refused.headers.contains_key("retry-after"));
+    assert_eq!(
+        purge("Bearer let-me-in").await.status,
+        429,
+        "a guess that is right must not be told from one that is wrong"
+    );
+    assert_eq!(wire.admin("/livez").await.status, 200);
+
+    let wire = Wire::with_admin(merge(), "token = 'let-me-in'").await;
+    let purge = |line: &str| wire.operate(method(Method::DELETE, with("/api/cache", &[("authorization", line)])));
+    assert_eq!(purge("Bearer let-me-in").await.status, 200);
+    while purge("Bearer guess").await.status == 401 {}
+    assert_eq!(purge("Bearer let-me-in").await.status, 200, "it has been right before");
+}

@@ -36,7 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("reply", &["domain"]),
     // The outermost layer unwraps the renderer's `Reply`: response and outcome go apart there.
     ("access_log", &[]),
-    ("telemetry", &["access_log", "domain", "reply"]),
+    ("telemetry", &["access_log", "domain", "reply", "trace"]),
     ("metrics", &["domain", "reply"]),
     ("trace", &["domain", "reply"]),
     (
