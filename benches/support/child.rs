@@ -143,3 +143,10 @@ pub(crate) fn load_on_the_last_core() {
         core_affinity::set_for_current(core);
     }
 }
+
+/// Puts the calling thread on the first core, away from the load on the last.
+pub(crate) fn serve_on_the_first_core() {
+    if let Some(core) = core_affinity::get_core_ids().and_then(|cores| cores.first().copied()) {
+        core_affinity::set_for_current(core);
+    }
+}

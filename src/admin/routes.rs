@@ -43,13 +43,14 @@ pub trait Operations: Clone + Send + Sync + 'static {
     fn reload(&self, operator: &Asker) -> Result<Changes, Faults>;
 
     /// Purges the pages of one account, or all if none is named, as `operator` asks; says how many there were, or `None` if nobody
-    /// has that name.
+    /// is called that.
     fn purge(&self, account: Option<&str>, hard: bool, operator: &Asker) -> Option<usize>;
 
     /// Takes note of somebody who has not shown the token.
     fn refused(&self, reason: KeyRefusal, asker: Asker);
 
-    /// What the cache holds for a question; `None` if there is no such account or category.
+    /// What the cache holds for a question; `None` if there is no such account or category. An account is meant by its name, or by
+    /// what the state calls one that has none.
     fn explain(&self, account: &str, category: &str, query: &str) -> Option<Value>;
 
     /// Who looks for all who watch.
@@ -136,12 +137,12 @@ impl<O: Operations> Admin<O> {
             }
             Question::Purge { account } => {
                 let hard = parameter(uri.query().unwrap_or_default(), "hard").is_some_and(|hard| hard == "true");
-                match self.operations.purge(account.as_deref(), hard, asker) {
+                match self.purge(account, hard, asker.clone()).await {
                     Some(pages) => reply(StatusCode::OK, &json!({"purged": pages, "hard": hard})),
                     None => reply(StatusCode::NOT_FOUND, &json!({"error": "no account has this name"})),
                 }
             }
-            Question::Explain { query } => self.explain(query),
+            Question::Explain { query } => self.explain(query).await,
             Question::Reload => self.reload(asker.clone()).await,
         }
     }
@@ -226,12 +227,22 @@ impl<O: Operations> Admin<O> {
         tokio::task::spawn_blocking(move || operations.look()).await.ok()
     }
 
-    fn explain(&self, query: &str) -> Response<ReplyBody> {
+    /// It walks over all pages; whoever serves must not wait for that.
+    async fn purge(&self, account: Option<String>, hard: bool, operator: Asker) -> Option<usize> {
+        let operations = self.operations.clone();
+        let purge = move || operations.purge(account.as_deref(), hard, &operator);
+        tokio::task::spawn_blocking(purge).await.ok().flatten()
+    }
+
+    async fn explain(&self, query: &str) -> Response<ReplyBody> {
         let [account, category, asked] = ["account", "category", "query"].map(|name| parameter(query, name));
         let (Some(account), Some(category)) = (account, category) else {
             return reply(StatusCode::BAD_REQUEST, &json!({"error": "say account=NAME and category=NAME"}));
         };
-        let explained = self.operations.explain(&account, &category, asked.as_deref().unwrap_or_default());
+        let operations = self.operations.clone();
+        let explain = move || operations.explain(&account, &category, asked.as_deref().unwrap_or_default());
+        // An account without a name is looked for among all pages.
+        let explained = tokio::task::spawn_blocking(explain).await.ok().flatten();
         explained.map_or_else(
             || reply(StatusCode::NOT_FOUND, &json!({"error": "no account has this name, or no route this category"})),
             |explanation| reply(StatusCode::OK, &explanation),

@@ -18,13 +18,34 @@ use crate::admin::state;
 use crate::config::changes::Changes;
 use crate::config::fault::Faults;
 use crate::config::secret::Secret;
+use crate::domain::access::{AccountHash, Name};
 use crate::domain::event::Kind;
 use crate::domain::key::{CanonicalQuery, PageKey};
 use crate::domain::peer::Asker;
+use crate::door::admit::House;
 use crate::door::audit::{Event, KeyRefusal};
 use crate::door::query;
 use crate::metrics::gauges::StoreGauges;
 use crate::stack::Ground;
+
+impl App {
+    /// The account that an operator calls so, and its upstream: by its name, or by what the status page calls one without a name of
+    /// which something is known.
+    fn meant(&self, house: &House, account: &str) -> Option<(AccountHash, Name)> {
+        if let Some(account) = house.accounts.named(account) {
+            return Some((account.hash, account.upstream.name.clone()));
+        }
+        let mut digits = [0; 4];
+        hex::decode_to_slice(account.strip_prefix("raw:")?, &mut digits).ok()?;
+        let is_it = |hash: &AccountHash| hash.0.starts_with(&digits);
+        let page = self.ground.store.pages().find(|(key, _)| is_it(&key.account));
+        let of_page = page.map(|(key, _)| (key.account, key.upstream.clone()));
+        of_page.or_else(|| {
+            let called = self.ground.metrics.nameless().numbers(Instant::now());
+            called.into_iter().find(|one| is_it(&one.hash)).map(|one| (one.hash, one.upstream))
+        })
+    }
+}
 
 impl Operations for App {
     fn not_ready(&self) -> Vec<&'static str> {
@@ -47,9 +68,8 @@ impl Operations for App {
         let (store, responses, now) = (&self.ground.store, &self.ground.http.responses, Instant::now());
         let purged = match account {
             Some(name) => {
-                let house = self.ground.house.load();
-                let account = house.accounts.named(name)?;
-                store.purge_account(account.hash, hard, now) + responses.purge_account(account.hash, hard, now)
+                let (hash, _) = self.meant(&self.ground.house.load(), name)?;
+                store.purge_account(hash, hard, now) + responses.purge_account(hash, hard, now)
             }
             None => store.purge_all(hard, now) + responses.purge_all(hard, now),
         };
@@ -64,21 +84,15 @@ impl Operations for App {
 
     fn explain(&self, account: &str, category: &str, asked: &str) -> Option<Value> {
         let house = self.ground.house.load();
-        let account = house.accounts.named(account)?;
+        let (account, own) = self.meant(&house, account)?;
         let stop = house.routes.find(&Method::GET, &format!("/api/{category}/v1/sync-status")).ok()?;
-        let upstream = match stop.upstream {
-            Some(name) => house.accounts.upstreams().find(|upstream| upstream.name == name)?,
-            None => &account.upstream,
-        };
-        let key = PageKey {
-            upstream: upstream.name.clone(),
-            account: account.hash,
-            place: stop.place,
-            query: CanonicalQuery::new(asked),
-        };
+        let name = stop.upstream.unwrap_or(own);
+        let upstream = house.accounts.upstreams().find(|upstream| upstream.name == name)?;
+        let key =
+            PageKey { upstream: upstream.name.clone(), account, place: stop.place, query: CanonicalQuery::new(asked) };
         let now = Instant::now();
         let refusal = query::check(&key.query).err();
-        let obstacle = explain::obstacle(&self.ground.budgets, upstream, account.hash, now);
+        let obstacle = explain::obstacle(&self.ground.budgets, upstream, account, now);
         Some(explain::explain(&key, self.ground.store.get(&key), refusal.as_ref(), obstacle.as_deref(), now))
     }
 

@@ -113,6 +113,18 @@ async fn accounts_without_a_name_show_their_last_error_and_never_their_token() {
         let (at, now) = (row["last_error"]["at"].as_u64(), state["proxy"]["time"].as_u64());
         assert!(now.zip(at).is_some_and(|(now, at)| now.abs_diff(at) < 60_000), "{row}");
     }
+
+    let explain = |name: &str| wire.operate(ask(&format!("/api/explain?account={name}&category=ats")));
+    let purge = |name: &str| wire.operate(method(Method::DELETE, ask(&format!("/api/cache/accounts/{name}"))));
+    for (pages, stored) in [(0, Value::Null), (1, 401.into())] {
+        let name = raw.iter().find(|row| row["pages"] == pages).and_then(|row| row["name"].as_str()).expect("a name");
+        assert_eq!(json(&explain(name).await)["stored"]["status"], stored);
+        assert_eq!(json(&purge(name).await)["purged"], pages);
+    }
+    for nobody in ["raw:00000000", "raw:", "raw:zzzzzzzz"] {
+        assert_eq!(explain(nobody).await.status, 404, "{nobody}");
+        assert_eq!(purge(nobody).await.status, 404, "{nobody}");
+    }
 }
 
 #[tokio::test]

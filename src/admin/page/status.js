@@ -194,11 +194,11 @@ function showAccount(line, row) {
   fill(models, row.models, () => modelsOf(row.models, models.querySelector("details")?.open));
   models.classList.toggle("none", row.models.length === 0);
   fill(budget, [row.budget_left, row.budget, row.budget_burst, row.waiting], () => budgetOf(row));
-  fill(actions, row.named, () => (row.named ? [
+  fill(actions, row.name, () => [
     element("button", { type: "button", onclick: () => explainAccount(line.row) }, "Explain", element("span", { class: "hidden" }, ` ${row.name}`)),
     " ",
     element("button", { type: "button", class: "danger", onclick: () => askPurge(line.row.name) }, "Purge…", element("span", { class: "hidden" }, ` ${row.name}`)),
-  ] : []));
+  ]);
   showTimes(line);
 }
 
