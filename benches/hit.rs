@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::Empty;
 use merge_sync_proxy::cache::store::Store;
 use merge_sync_proxy::domain::access::AccountHash;
+use merge_sync_proxy::domain::arrival::Arrived;
 use merge_sync_proxy::domain::ask::Whose;
 use merge_sync_proxy::domain::exchange::{Answer, Given, Outcome, Served};
 use merge_sync_proxy::domain::history::History;
@@ -76,7 +77,7 @@ fn lookups(criterion: &mut Criterion) {
 fn renderings(criterion: &mut Criterion) {
     let page = page(4096);
     let answer = Answer::new(page.clone(), Served::Hit, Instant::now(), false);
-    let answering = service_fn(move |_: Request<Empty<Bytes>>| {
+    let answering = service_fn(move |_: Request<Arrived<Empty<Bytes>>>| {
         let result = Ok(Given::Page(answer.clone()));
         std::future::ready(Ok(Outcome { whose: Whose::unknown(), id: None, result }))
     });
@@ -84,7 +85,7 @@ fn renderings(criterion: &mut Criterion) {
     let request = Request::get("/").header("x-request-id", "bench").body(Empty::new()).expect("a valid request");
     criterion.bench_function("render", |bencher| {
         bencher.iter_batched(
-            || request.clone(),
+            || request.clone().map(|body| Arrived::within(None, body)),
             |request| service.call(request).now_or_never().expect("it never waits").map(|reply| reply.response),
             BatchSize::SmallInput,
         );

@@ -4,7 +4,7 @@
 //! hyper alone, each in a process of its own under callgrind, which counts only while warm servers answer. Requests come over 64 connections
 //! that are always busy.
 //!
-//! `-- --keep DIR` leaves callgrind's files there, for `callgrind_annotate`; `-- --only bare|proxy|keys|bare2|http2` counts one of them.
+//! `-- --keep DIR` leaves callgrind's files there, for `callgrind_annotate`; `-- --only bare|proxy|logged|keys|bare2|http2` counts one of them.
 
 #![allow(clippy::print_stdout, reason = "what a bench finds goes to the terminal")]
 
@@ -36,9 +36,10 @@ const fn subject(name: &'static str, title: &'static str, role: Role, speech: Sp
     Subject { name, title, role, speech, keys }
 }
 
-const SUBJECTS: [Subject; 5] = [
+const SUBJECTS: [Subject; 6] = [
     subject("bare", "bare hyper", Role::Bare, Speech::Http1, 1),
     subject("proxy", "merge-sync-proxy, one key", Role::Proxy, Speech::Http1, 1),
+    subject("logged", "one key, access log on", Role::Logged, Speech::Http1, 1),
     subject("keys", "merge-sync-proxy, 1,000 keys", Role::Proxy, Speech::Http1, KEYS),
     subject("bare2", "bare hyper, HTTP/2", Role::Bare, Speech::Http2, 1),
     subject("http2", "merge-sync-proxy, HTTP/2", Role::Proxy, Speech::Http2, 1),
@@ -80,6 +81,9 @@ fn count(subject: &Subject, keep: &Path) -> f64 {
     command.arg(format!("--callgrind-out-file={}", file.display()));
     let accounts = subject.keys.max(KEYS);
     command.arg(this_program()).args(role::arguments(subject.role, &Layout { accounts, ..Layout::default() }));
+    if subject.role == Role::Logged {
+        command.stderr(Stdio::null());
+    }
     let server = Server::start(command);
     let streams = if subject.speech == Speech::Http2 { 32 } else { 1 };
     let connections = if subject.speech == Speech::Http2 { CONNECTIONS / streams } else { CONNECTIONS };

@@ -92,7 +92,8 @@ fn steps(criterion: &mut Criterion) {
     let answer = |request: Request<Arrived<Empty<Bytes>>>| -> Ready<Result<Reply, Infallible>> {
         drop(request);
         let outcome = Outcome { whose: Whose::unknown(), id: None, result: Err(Problem::NotCached) };
-        ready(Ok(Reply { response: Response::new(ReplyBody::whole(Bytes::new())), outcome }))
+        let response = Response::new(ReplyBody::whole(Bytes::new()));
+        ready(Ok(Reply { response, outcome, ended: Instant::now(), took: Duration::ZERO }))
     };
     let mut telemetry = telemetry::layer(Traces::default()).layer(service_fn(answer));
     group.bench_function("telemetry", |bencher| {

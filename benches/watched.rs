@@ -128,7 +128,7 @@ fn unwatched(
         .layer(render::layer())
         .layer(admit::layer(ground.house.clone()))
         .service(Fork::new(answer, relay, no_webhook));
-    ServiceExt::<Asked>::map_response(stack, |Reply { response, outcome }| {
+    ServiceExt::<Asked>::map_response(stack, |Reply { response, outcome, .. }| {
         let Outcome { result, .. } = &outcome;
         debug_assert!(matches!(result, Ok(Given::Page(_))));
         response

@@ -254,6 +254,8 @@ pub mod domain {
 
     pub mod peer;
 
+    pub mod clock;
+
     pub mod request_id;
 
     pub mod exchange;

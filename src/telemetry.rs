@@ -13,7 +13,6 @@ use std::task::{Context, Poll, ready};
 
 use http::{Method, Request, Response, Uri};
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 use tracing_subscriber::EnvFilter;
@@ -23,6 +22,7 @@ use self::redact::Redacting;
 use crate::access_log::{AccessLog, Entry};
 use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
+use crate::domain::clock::time_of_day;
 use crate::domain::ending::Ending;
 use crate::domain::exchange::Outcome;
 use crate::domain::request_id::X_REQUEST_ID;
@@ -135,7 +135,7 @@ where
         let trace = requests::begin(&self.traces, &mut request);
         let line = tracing::enabled!(target: "access", tracing::Level::INFO).then(|| {
             // Behind a pointer, as what is not logged should not carry room for it.
-            Box::new(Line { began: request.body().at(), method: request.method().clone(), uri: request.uri().clone() })
+            Box::new(Line { method: request.method().clone(), uri: request.uri().clone() })
         });
         Answering { line, trace, reply: self.inner.call(request) }
     }
@@ -143,7 +143,6 @@ where
 
 /// What the log line needs to remember of a request.
 struct Line {
-    began: Instant,
     method: Method,
     uri: Uri,
 }
@@ -161,11 +160,11 @@ impl Line {
             route: whose.route().map(|route| &**route),
             consumer: whose.caller().map(|caller| &*caller.consumer.name),
             account: whose.account().map(|account| account.label()),
-            microseconds: u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            microseconds: u64::try_from(reply.took.as_micros()).unwrap_or(u64::MAX),
             id: reply.response.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok()),
         };
         match ACCESS_LOG.get() {
-            Some(log) => log.log(&entry),
+            Some(log) => log.log(&entry, time_of_day(reply.ended)),
             None => tell(&entry),
         }
     }

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use merge_sync_proxy::app::Listeners;
+use merge_sync_proxy::telemetry;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -20,6 +21,8 @@ pub(crate) enum Role {
     Bare,
     /// The whole proxy, in front of a simulated Merge in its own process.
     Proxy,
+    /// The same with its access log.
+    Logged,
 }
 
 impl Role {
@@ -27,6 +30,7 @@ impl Role {
         match self {
             Self::Bare => "bare hyper",
             Self::Proxy => "merge-sync-proxy",
+            Self::Logged => "merge-sync-proxy, access log on",
         }
     }
 }
@@ -51,7 +55,11 @@ impl Default for Layout {
 
 /// The arguments that make this program serve.
 pub(crate) fn arguments(role: Role, layout: &Layout) -> Vec<String> {
-    let role = if role == Role::Bare { "bare" } else { "proxy" };
+    let role = match role {
+        Role::Bare => "bare",
+        Role::Proxy => "proxy",
+        Role::Logged => "logged",
+    };
     let Layout { workers, consumers, accounts, upstream, lifetime } = layout;
     let upstream = upstream.map_or_else(|| "-".to_owned(), |upstream| upstream.to_string());
     let mut arguments = vec!["--role".to_owned(), role.to_owned(), upstream];
@@ -76,6 +84,9 @@ pub(crate) fn play() -> bool {
         lifetime: lifetime.parse().expect("a number"),
     };
     let runtime = runtime(layout.workers);
+    if role == "logged" {
+        telemetry::start(false, "info", true);
+    }
     if role == "bare" {
         runtime.block_on(play_bare());
     } else {

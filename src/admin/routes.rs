@@ -101,7 +101,7 @@ impl<O: Operations> Admin<O> {
     }
 
     async fn answer(&self, request: Request<()>, peer: Option<Peer>) -> Response<ReplyBody> {
-        let id = request_id::name(request.headers().get(X_REQUEST_ID));
+        let id = request_id::name(request.headers().get(X_REQUEST_ID), Instant::now());
         let asker = Asker { peer, id: Some(id) };
         let mut response = self.answer_of(&request, &asker).await;
         response.headers_mut().extend(asker.id.map(|id| (X_REQUEST_ID, id)));

@@ -4,13 +4,16 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
+use tokio::time::Instant;
+
+use super::clock::time_of_day;
 
 /// The header that names a request.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The name of a request that came with this one, if with any.
-pub fn name(own: Option<&HeaderValue>) -> HeaderValue {
-    own.filter(|own| may_name(own)).cloned().unwrap_or_else(new)
+/// The name of a request that came `at` this moment, and with this one, if with any.
+pub fn name(own: Option<&HeaderValue>, at: Instant) -> HeaderValue {
+    own.filter(|own| may_name(own)).cloned().unwrap_or_else(|| new(at))
 }
 
 /// Whether a caller's `X-Request-Id` is kept: 1 to 128 visible ASCII characters.
@@ -19,8 +22,8 @@ fn may_name(value: &HeaderValue) -> bool {
 }
 
 /// A `UUIDv7` (RFC 9562 §5.7).
-fn new() -> HeaderValue {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+fn new(at: Instant) -> HeaderValue {
+    let since_epoch = time_of_day(at).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let milliseconds = since_epoch.as_secs() * 1_000 + u64::from(since_epoch.subsec_millis());
     let random = fastrand::u128(..).to_ne_bytes();
     let random = random.first_chunk().expect("sixteen bytes hold ten");
@@ -36,7 +39,7 @@ mod tests {
 
     #[test]
     fn names_are_fresh_and_only_visible_ones_are_kept() {
-        let (one, other) = (new(), new());
+        let (one, other) = (new(Instant::now()), new(Instant::now()));
         assert_ne!(one, other);
         let id = uuid::Uuid::parse_str(one.to_str().expect("ASCII")).expect("a UUID");
         assert_eq!(id.get_version_num(), 7);

@@ -93,7 +93,7 @@ impl House {
         progress.known.route = Some(stop.place.route.clone());
         let peer = body.peer();
         let identified = self.consumers.identify(fields.authorization, peer, &self.strangers, now);
-        let caller = identified.map_err(|stranger| self.refuse(stranger, || progress.asker(&head, peer), now))?;
+        let caller = identified.map_err(|stranger| self.refuse(stranger, || progress.asker(&head, peer, now), now))?;
         progress.known.caller = Some(caller.clone());
         if has_body && matches!(head.method, Method::GET | Method::HEAD) {
             return Err(Problem::InvalidRequest("Send no body with GET or HEAD.".into()));
@@ -101,10 +101,10 @@ impl House {
         let query = CanonicalQuery::new(head.uri.query().unwrap_or_default());
         query::check(&query)?;
         let target = self.accounts.resolve(fields.account, &caller.consumer, stop.upstream.as_ref());
-        let target =
-            target.inspect_err(|problem| self.deny(problem, &fields, caller, || progress.asker(&head, peer), now))?;
+        let target = target
+            .inspect_err(|problem| self.deny(problem, &fields, caller, || progress.asker(&head, peer, now), now))?;
         progress.known.account = Some(target.account.clone());
-        let resync = (!head.method.is_safe() && stop.place.is_resync()).then(|| progress.asker(&head, peer));
+        let resync = (!head.method.is_safe() && stop.place.is_resync()).then(|| progress.asker(&head, peer, now));
         if let Some(asker) = resync.clone().filter(|_| !caller.consumer.resync) {
             let (consumer, account) = (caller.consumer.name.clone(), target.account.audit_label());
             self.audit.tell(Event::ResyncDenied { consumer, account }, asker, now);
@@ -158,7 +158,7 @@ impl House {
         if head.method != Method::POST {
             return Err(Problem::MethodNotAllowed { allow: HeaderValue::from_static("POST") });
         }
-        let asker = progress.asker(&head, body.peer());
+        let asker = progress.asker(&head, body.peer(), body.at());
         Ok(Admitted::Delivery(Box::new(Delivery { headers: head.headers, body: body::stream(body), asker })))
     }
 
@@ -271,8 +271,8 @@ struct Progress {
 
 impl Progress {
     /// Who asks, for a line of the log. From now on the request has the name that stands there.
-    fn asker(&mut self, head: &Parts, peer: Option<&Peer>) -> Asker {
-        let id = self.id.get_or_insert_with(|| Box::new(request_id::name(head.headers.get(X_REQUEST_ID))));
+    fn asker(&mut self, head: &Parts, peer: Option<&Peer>, now: Instant) -> Asker {
+        let id = self.id.get_or_insert_with(|| Box::new(request_id::name(head.headers.get(X_REQUEST_ID), now)));
         Asker { peer: peer.cloned(), id: Some((**id).clone()) }
     }
 }

@@ -5,14 +5,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use http::Request;
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
 use super::registry::Metrics;
-use crate::domain::arrival::Arrived;
 use crate::reply::render::Reply;
 
 /// The layer: sees every answer as it leaves, refusals too.
@@ -27,9 +24,9 @@ pub struct Requests<S> {
     metrics: Metrics,
 }
 
-impl<S, B> Service<Request<Arrived<B>>> for Requests<S>
+impl<S, R> Service<R> for Requests<S>
 where
-    S: Service<Request<Arrived<B>>, Response = Reply, Error = Infallible>,
+    S: Service<R, Response = Reply, Error = Infallible>,
 {
     type Response = Reply;
     type Error = Infallible;
@@ -39,16 +36,14 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Arrived<B>>) -> Self::Future {
-        let began = request.body().at();
-        Counting { began, metrics: self.metrics.clone(), reply: self.inner.call(request) }
+    fn call(&mut self, request: R) -> Self::Future {
+        Counting { metrics: self.metrics.clone(), reply: self.inner.call(request) }
     }
 }
 
 pin_project! {
     /// The future of [`Requests`].
     pub struct Counting<F> {
-        began: Instant,
         metrics: Metrics,
         #[pin]
         reply: F,
@@ -61,7 +56,7 @@ impl<F: Future<Output = Result<Reply, Infallible>>> Future for Counting<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(reply) = ready!(this.reply.poll(cx));
-        this.metrics.count(&reply.outcome, reply.response.status(), this.began.elapsed());
+        this.metrics.count(&reply.outcome, reply.response.status(), reply.took);
         Poll::Ready(Ok(reply))
     }
 }

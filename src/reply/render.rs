@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{LazyLock, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -18,6 +19,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
 use super::{accept_encoding, cache_status, events};
+use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
 use crate::domain::condition::Conditions;
 use crate::domain::delivery::Delivered;
@@ -64,6 +66,10 @@ pub struct Reply {
     pub response: Response<ReplyBody>,
     /// Whose request it was, and how it ended.
     pub outcome: Outcome,
+    /// When that was. Whoever wants to know looks here: each look at the clock is one more for every hit.
+    pub ended: Instant,
+    /// How long it has taken.
+    pub took: Duration,
 }
 
 /// What matters of a request for the form of its answer.
@@ -76,7 +82,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn new<B>(request: &Request<B>) -> Self {
+    fn new<B>(request: &Request<Arrived<B>>) -> Self {
         let headers = request.headers();
         // One look at all fields costs less than a search for each that is mostly not there.
         let (mut has_conditions, mut has_codings, mut request_id) = (false, false, None);
@@ -91,7 +97,7 @@ impl Reading {
             head_only: *request.method() == Method::HEAD,
             conditions: has_conditions.then(|| Box::new(Conditions::read(headers))),
             coding: if has_codings { accept_encoding::choose(headers) } else { Coding::Identity },
-            request_id: request_id::name(request_id),
+            request_id: request_id::name(request_id, request.body().at()),
         }
     }
 
@@ -291,9 +297,9 @@ pub struct Render<S> {
     inner: S,
 }
 
-impl<S, B> Service<Request<B>> for Render<S>
+impl<S, B> Service<Request<Arrived<B>>> for Render<S>
 where
-    S: Service<Request<B>, Response = Outcome, Error = Infallible>,
+    S: Service<Request<Arrived<B>>, Response = Outcome, Error = Infallible>,
 {
     type Response = Reply;
     type Error = Infallible;
@@ -303,14 +309,16 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        Rendering { reading: Reading::new(&request), outcome: self.inner.call(request) }
+    fn call(&mut self, request: Request<Arrived<B>>) -> Self::Future {
+        let (began, reading) = (request.body().at(), Reading::new(&request));
+        Rendering { began, reading, outcome: self.inner.call(request) }
     }
 }
 
 pin_project! {
     /// The future of [`Render`].
     pub struct Rendering<F> {
+        began: Instant,
         reading: Reading,
         #[pin]
         outcome: F,
@@ -327,11 +335,13 @@ impl<F: Future<Output = Result<Outcome, Infallible>>> Future for Rendering<F> {
             this.reading.request_id = *name;
         }
         let mut response = this.reading.render(&mut outcome.result);
+        let ended = Instant::now();
         if let Some(quota) = outcome.whose.caller().and_then(|caller| caller.quota.as_ref()) {
             response.headers_mut().insert(RATE_LIMIT_POLICY, quota.policy.clone());
-            response.headers_mut().insert(RATE_LIMIT, quota.left(Instant::now()));
+            response.headers_mut().insert(RATE_LIMIT, quota.left(ended));
         }
-        Poll::Ready(Ok(Reply { response, outcome }))
+        let took = ended.saturating_duration_since(*this.began);
+        Poll::Ready(Ok(Reply { response, outcome, ended, took }))
     }
 }
 
