@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::Empty;
 use merge_sync_proxy::domain::access::Consumer;
 use merge_sync_proxy::domain::arrival::Arrived;
@@ -93,7 +93,13 @@ fn steps(criterion: &mut Criterion) {
         drop(request);
         let outcome = Outcome { whose: Whose::unknown(), id: None, result: Err(Problem::NotCached) };
         let response = Response::new(ReplyBody::whole(Bytes::new()));
-        ready(Ok(Reply { response, outcome, ended: Instant::now(), took: Duration::ZERO }))
+        ready(Ok(Reply {
+            response,
+            outcome,
+            request_id: HeaderValue::from_static("id"),
+            ended: Instant::now(),
+            took: Duration::ZERO,
+        }))
     };
     let mut telemetry = telemetry::layer(Traces::default()).layer(service_fn(answer));
     group.bench_function("telemetry", |bencher| {

@@ -9,9 +9,11 @@ use std::io::{IsTerminal, Stderr, Write};
 use std::panic::PanicHookInfo;
 use std::pin::Pin;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use http::{Method, Request, Response, Uri};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response};
 use pin_project_lite::pin_project;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
@@ -25,7 +27,6 @@ use crate::domain::body::ReplyBody;
 use crate::domain::clock::time_of_day;
 use crate::domain::ending::Ending;
 use crate::domain::exchange::Outcome;
-use crate::domain::request_id::X_REQUEST_ID;
 use crate::domain::trace::Trace;
 use crate::reply::render::Reply;
 use crate::trace::export::Traces;
@@ -67,6 +68,21 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
 
 type Refilter = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
 
+/// Whether the lines of requests pass the filter of the process's log: to ask the filter for each would cost more than to write them.
+static IS_LOGGED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a request gets a line.
+fn is_logged() -> bool {
+    match ACCESS_LOG.get() {
+        Some(_) => IS_LOGGED.load(Ordering::Relaxed),
+        None => passes_filter(),
+    }
+}
+
+fn passes_filter() -> bool {
+    tracing::enabled!(target: "access", tracing::Level::INFO)
+}
+
 /// Changes the filter of the process's log, once there is one.
 static REFILTER: OnceLock<Refilter> = OnceLock::new();
 
@@ -74,11 +90,13 @@ fn install(lines: impl SubscriberInitExt, refilter: impl Fn(EnvFilter) -> bool +
     if lines.try_init().is_ok() {
         let _ = REFILTER.set(Box::new(refilter));
     }
+    IS_LOGGED.store(passes_filter(), Ordering::Relaxed);
 }
 
 /// Lets another filter decide from now on which lines are logged.
 pub fn refilter(filter: &str, access_log: bool) {
     let changed = REFILTER.get().is_none_or(|refilter| refilter(parse(filter, access_log)));
+    IS_LOGGED.store(passes_filter(), Ordering::Relaxed);
     if !changed {
         tracing::error!("the log filter could not be changed");
     }
@@ -133,10 +151,8 @@ where
 
     fn call(&mut self, mut request: Request<Arrived<B>>) -> Self::Future {
         let trace = requests::begin(&self.traces, &mut request);
-        let line = tracing::enabled!(target: "access", tracing::Level::INFO).then(|| {
-            // Behind a pointer, as what is not logged should not carry room for it.
-            Box::new(Line { method: request.method().clone(), uri: request.uri().clone() })
-        });
+        let line = is_logged()
+            .then(|| Line { method: request.method().clone(), target: request.uri().path_and_query().cloned() });
         Answering { line, trace, reply: self.inner.call(request) }
     }
 }
@@ -144,7 +160,7 @@ where
 /// What the log line needs to remember of a request.
 struct Line {
     method: Method,
-    uri: Uri,
+    target: Option<PathAndQuery>,
 }
 
 impl Line {
@@ -153,7 +169,7 @@ impl Line {
         let ending = Ending::of(result);
         let entry = Entry {
             method: self.method.as_str(),
-            path: self.uri.path(),
+            path: self.target.as_ref(),
             status: reply.response.status().as_u16(),
             result: ending.result(),
             reason: Some(ending.reason()).filter(|reason| !reason.is_empty()),
@@ -161,7 +177,7 @@ impl Line {
             consumer: whose.caller().map(|caller| &*caller.consumer.name),
             account: whose.account().map(|account| account.label()),
             microseconds: u64::try_from(reply.took.as_micros()).unwrap_or(u64::MAX),
-            id: reply.response.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok()),
+            id: reply.request_id.to_str().ok(),
         };
         match ACCESS_LOG.get() {
             Some(log) => log.log(&entry, time_of_day(reply.ended)),
@@ -173,6 +189,7 @@ impl Line {
 /// The line of a request among all others, for people.
 fn tell(entry: &Entry<'_>) {
     let Entry { method, path, status, result, reason, route, consumer, account, microseconds, id } = *entry;
+    let path = path.map_or("", PathAndQuery::path);
     tracing::info!(
         target: "access", method, path, status, result, reason, route, consumer, account, microseconds, id
     );
@@ -181,7 +198,7 @@ fn tell(entry: &Entry<'_>) {
 pin_project! {
     /// The future of [`Telemetry`].
     pub struct Answering<F> {
-        line: Option<Box<Line>>,
+        line: Option<Line>,
         trace: Trace,
         #[pin]
         reply: F,

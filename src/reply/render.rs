@@ -66,6 +66,8 @@ pub struct Reply {
     pub response: Response<ReplyBody>,
     /// Whose request it was, and how it ended.
     pub outcome: Outcome,
+    /// The request's name, as the response says it.
+    pub request_id: HeaderValue,
     /// When that was. Whoever wants to know looks here: each look at the clock is one more for every hit.
     pub ended: Instant,
     /// How long it has taken.
@@ -340,8 +342,9 @@ impl<F: Future<Output = Result<Outcome, Infallible>>> Future for Rendering<F> {
             response.headers_mut().insert(RATE_LIMIT_POLICY, quota.policy.clone());
             response.headers_mut().insert(RATE_LIMIT, quota.left(ended));
         }
+        let request_id = std::mem::replace(&mut this.reading.request_id, HeaderValue::from_static(""));
         let took = ended.saturating_duration_since(*this.began);
-        Poll::Ready(Ok(Reply { response, outcome, ended, took }))
+        Poll::Ready(Ok(Reply { response, outcome, request_id, ended, took }))
     }
 }
 

@@ -5,7 +5,6 @@ use http::Request;
 use super::export::Traces;
 use crate::domain::ending::Ending;
 use crate::domain::exchange::Outcome;
-use crate::domain::request_id::X_REQUEST_ID;
 use crate::domain::trace::Trace;
 use crate::reply::render::Reply;
 
@@ -40,7 +39,7 @@ fn describe(trace: &Trace, reply: &Reply) {
         ("proxy.consumer", whose.caller().map(|caller| &*caller.consumer.name)),
         ("proxy.account", whose.account().map(|account| account.label())),
         ("http.route", whose.route().map(|route| &**route)),
-        ("proxy.request_id", reply.response.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok())),
+        ("proxy.request_id", reply.request_id.to_str().ok()),
     ] {
         if let Some(name) = name {
             trace.note(key, name.to_owned());
