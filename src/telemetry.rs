@@ -12,7 +12,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use http::uri::PathAndQuery;
 use http::{Method, Request, Response};
 use pin_project_lite::pin_project;
 use tower::layer::layer_fn;
@@ -151,8 +150,7 @@ where
 
     fn call(&mut self, mut request: Request<Arrived<B>>) -> Self::Future {
         let trace = requests::begin(&self.traces, &mut request);
-        let line = is_logged()
-            .then(|| Line { method: request.method().clone(), target: request.uri().path_and_query().cloned() });
+        let line = is_logged().then(|| Line { method: request.method().clone(), path: request.uri().path().into() });
         Answering { line, trace, reply: self.inner.call(request) }
     }
 }
@@ -160,7 +158,8 @@ where
 /// What the log line needs to remember of a request.
 struct Line {
     method: Method,
-    target: Option<PathAndQuery>,
+    /// A copy: whoever holds on to a part of a head keeps its connection from reading the next into the same memory.
+    path: Box<str>,
 }
 
 impl Line {
@@ -169,7 +168,7 @@ impl Line {
         let ending = Ending::of(result);
         let entry = Entry {
             method: self.method.as_str(),
-            path: self.target.as_ref(),
+            path: &self.path,
             status: reply.response.status().as_u16(),
             result: ending.result(),
             reason: Some(ending.reason()).filter(|reason| !reason.is_empty()),
@@ -189,7 +188,6 @@ impl Line {
 /// The line of a request among all others, for people.
 fn tell(entry: &Entry<'_>) {
     let Entry { method, path, status, result, reason, route, consumer, account, microseconds, id } = *entry;
-    let path = path.map_or("", PathAndQuery::path);
     tracing::info!(
         target: "access", method, path, status, result, reason, route, consumer, account, microseconds, id
     );
