@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use http::HeaderValue;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
@@ -80,6 +81,12 @@ impl<B> Arrived<B> {
             *over.asked.lock() = Some((row, question.clone()));
         }
     }
+}
+
+/// The same value in memory of its own. hyper reads on while an answer is made, and as long as somebody holds a part of a head it has
+/// to take new memory for the next.
+pub fn detached(value: &HeaderValue) -> HeaderValue {
+    HeaderValue::from_bytes(value.as_bytes()).expect("a value is one")
 }
 
 impl<B: Body> Body for Arrived<B> {

@@ -3,6 +3,8 @@
 use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue};
 
+use super::arrival::detached;
+
 /// What a client says that it has.
 #[derive(Clone, Debug, Default)]
 pub struct Conditions {
@@ -14,10 +16,11 @@ pub struct Conditions {
 impl Conditions {
     /// The conditions of a request.
     pub fn read(headers: &HeaderMap) -> Self {
-        let if_none_match: Vec<_> = headers.get_all(IF_NONE_MATCH).iter().cloned().collect();
+        let if_none_match: Vec<_> = headers.get_all(IF_NONE_MATCH).iter().map(detached).collect();
         let dates = if_none_match.is_empty().then(|| headers.get_all(IF_MODIFIED_SINCE).iter());
         // Of several dates none is the one that is meant.
-        let if_modified_since = dates.and_then(|mut dates| dates.next().filter(|_| dates.next().is_none())).cloned();
+        let if_modified_since =
+            dates.and_then(|mut dates| dates.next().filter(|_| dates.next().is_none())).map(detached);
         Self { if_none_match, if_modified_since }
     }
 

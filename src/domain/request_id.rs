@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
+use super::arrival::detached;
 use super::clock::time_of_day;
 
 /// The header that names a request.
@@ -13,7 +14,7 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The name of a request that came `at` this moment, and with this one, if with any.
 pub fn name(own: Option<&HeaderValue>, at: Instant) -> HeaderValue {
-    own.filter(|own| may_name(own)).cloned().unwrap_or_else(|| new(at))
+    own.filter(|own| may_name(own)).map_or_else(|| new(at), detached)
 }
 
 /// Whether a caller's `X-Request-Id` is kept: 1 to 128 visible ASCII characters.
@@ -44,6 +45,10 @@ mod tests {
         let id = uuid::Uuid::parse_str(one.to_str().expect("ASCII")).expect("a UUID");
         assert_eq!(id.get_version_num(), 7);
         assert!(may_name(&one));
+        let own = HeaderValue::from_static("mine");
+        let kept = name(Some(&own), Instant::now());
+        assert_eq!(kept, own);
+        assert_ne!(kept.as_bytes().as_ptr(), own.as_bytes().as_ptr(), "it holds no part of the head");
         for bad in ["", "a b", "a\tb", "é", &"x".repeat(129)] {
             assert!(!may_name(&HeaderValue::from_str(bad).expect("a header value")), "{bad:?}");
         }
