@@ -4,10 +4,10 @@
 //! could be formatted otherwise, and a thread of its own writes what has come together. At the end of the process
 //! [`AccessLog::flush`] writes the rest.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -79,14 +79,9 @@ impl AccessLog {
         Ok(Self(shared))
     }
 
-    /// Adds a line about something that ended at this time.
-    pub fn log(&self, entry: &Entry<'_>, at: SystemTime) {
-        thread_local!(static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
-        LINE.with_borrow_mut(|line| {
-            line.clear();
-            entry.format(at, line);
-            self.0.add(line);
-        });
+    /// Adds a line about something that ended at this time. Entries with one `same` differ in nothing but time, name and duration.
+    pub fn log(&self, entry: &Entry<'_>, at: SystemTime, same: Option<&OnceLock<Box<[u8]>>>) {
+        self.0.add(|line| entry.format(at, same, line));
     }
 
     /// Writes all lines that there are.
@@ -96,16 +91,17 @@ impl AccessLog {
 }
 
 impl Shared {
-    fn add(&self, line: &[u8]) {
+    fn add(&self, format: impl FnOnce(&mut Vec<u8>)) {
         let mut pending = self.pending.lock();
-        if pending.len() + line.len() > MOST {
+        let before = pending.len();
+        format(&mut pending);
+        if pending.len() > MOST {
+            pending.truncate(before);
             self.left_out.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let is_first = pending.is_empty();
-        pending.extend_from_slice(line);
         drop(pending);
-        if is_first {
+        if before == 0 {
             self.has_come.notify_one();
         }
     }
@@ -135,9 +131,29 @@ impl Shared {
 
 impl Entry<'_> {
     /// Appends the line.
-    fn format(&self, now: SystemTime, line: &mut Vec<u8>) {
+    fn format(&self, at: SystemTime, same: Option<&OnceLock<Box<[u8]>>>, line: &mut Vec<u8>) {
         line.extend_from_slice(b"{\"timestamp\":\"");
-        timestamp(now, line);
+        timestamp(at, line);
+        match same {
+            Some(same) => line.extend_from_slice(same.get_or_init(|| {
+                let mut text = Vec::with_capacity(256);
+                self.format_what(&mut text);
+                text.into()
+            })),
+            None => self.format_what(line),
+        }
+        if let Some(id) = self.id {
+            line.extend_from_slice(b",\"id\":\"");
+            escape(id, line);
+            line.push(b'"');
+        }
+        line.extend_from_slice(b",\"microseconds\":");
+        number(self.microseconds, line);
+        line.extend_from_slice(b",\"target\":\"access\"}\n");
+    }
+
+    /// Appends what was asked for, by whom, and what came of it.
+    fn format_what(&self, line: &mut Vec<u8>) {
         line.extend_from_slice(b"\",\"level\":\"INFO\",\"method\":\"");
         // Methods, what is from the configuration, and the proxy's own words need no escape.
         line.extend_from_slice(self.method.as_bytes());
@@ -159,14 +175,6 @@ impl Entry<'_> {
                 line.push(b'"');
             }
         }
-        if let Some(id) = self.id {
-            line.extend_from_slice(b",\"id\":\"");
-            escape(id, line);
-            line.push(b'"');
-        }
-        line.extend_from_slice(b",\"microseconds\":");
-        number(self.microseconds, line);
-        line.extend_from_slice(b",\"target\":\"access\"}\n");
     }
 }
 
@@ -243,7 +251,7 @@ mod tests {
 
     fn line(entry: &Entry<'_>, now: SystemTime) -> serde_json::Value {
         let mut line = Vec::new();
-        entry.format(now, &mut line);
+        entry.format(now, None, &mut line);
         assert_eq!(line.pop(), Some(b'\n'));
         serde_json::from_slice(&line).expect("JSON")
     }
@@ -263,11 +271,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_the_same_is_said_the_same() {
+        let now = SystemTime::now();
+        let (same, mut text) = (OnceLock::new(), Vec::new());
+        for microseconds in [7, 8] {
+            text.clear();
+            Entry { microseconds, ..ENTRY }.format(now, Some(&same), &mut text);
+            let told: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+            assert_eq!(told, line(&Entry { microseconds, ..ENTRY }, now));
+        }
+    }
+
+    #[test]
     fn lines_stay_whole_and_in_order_and_the_rest_is_written_at_the_end() {
         let taken = Taken::default();
         let log = AccessLog::start(taken.clone()).expect("a thread");
         for microseconds in 0..1_000 {
-            log.log(&Entry { microseconds, ..ENTRY }, SystemTime::now());
+            log.log(&Entry { microseconds, ..ENTRY }, SystemTime::now(), None);
         }
         log.flush();
         let bytes = taken.0.lock().clone();
@@ -286,7 +306,7 @@ mod tests {
         let log = AccessLog::start(taken.clone()).expect("a thread");
         let stuck = log.0.out.lock();
         for _ in 0..10_000 {
-            log.log(&ENTRY, SystemTime::now());
+            log.log(&ENTRY, SystemTime::now(), None);
         }
         assert!(log.0.pending.lock().len() <= MOST);
         assert!(log.0.left_out.load(Ordering::Relaxed) > 1_000);

@@ -127,8 +127,8 @@ where
 
     // Request -> Response: who asks, for what, and how it is said.
     ServiceBuilder::new()
-        .layer(telemetry::layer(ground.traces.clone())) // a log line for everything, and a span if it is to be recorded
-        .layer(requests::layer(ground.metrics.clone())) // counts every answer, refusals too
+        // A log line and a count for everything, refusals too, and a span if it is to be recorded.
+        .layer(telemetry::layer(ground.traces.clone(), requests::counter(ground.metrics.clone())))
         .layer(render::layer()) // gives it a name; from here up nothing fails
         .layer(admit::layer(ground.house.clone())) // Request -> Ask or Relay; all refusals happen here
         .service(Fork::new(answer, relay, receive)) // by the route's cache rule; webhooks are on no route

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use pin_project_lite::pin_project;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
@@ -22,6 +22,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use self::redact::Redacting;
 use crate::access_log::{AccessLog, Entry};
 use crate::domain::arrival::Arrived;
+use crate::domain::ask::Whose;
 use crate::domain::body::ReplyBody;
 use crate::domain::clock::time_of_day;
 use crate::domain::ending::Ending;
@@ -124,25 +125,28 @@ pub fn finish() {
     }
 }
 
-/// The outermost layer: logs each request when it has been answered, and puts a span around those that are recorded.
-pub fn layer<S>(traces: Traces) -> impl Layer<S, Service = Telemetry<S>> + Clone {
-    layer_fn(move |inner| Telemetry { inner, traces: traces.clone() })
+/// The outermost layer: logs each request when it has been answered, has `count` count it, and puts a span around those that are
+/// recorded.
+pub fn layer<S, C: Clone>(traces: Traces, count: C) -> impl Layer<S, Service = Telemetry<S, C>> + Clone {
+    layer_fn(move |inner| Telemetry { inner, traces: traces.clone(), count: count.clone() })
 }
 
 /// See [`layer`].
 #[derive(Clone)]
-pub struct Telemetry<S> {
+pub struct Telemetry<S, C> {
     inner: S,
     traces: Traces,
+    count: C,
 }
 
-impl<S, B> Service<Request<Arrived<B>>> for Telemetry<S>
+impl<S, C, B> Service<Request<Arrived<B>>> for Telemetry<S, C>
 where
     S: Service<Request<Arrived<B>>, Response = Reply, Error = Infallible>,
+    C: Fn(&Reply) + Clone,
 {
     type Response = Response<ReplyBody>;
     type Error = Infallible;
-    type Future = Answering<S::Future>;
+    type Future = Answering<S::Future, C>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -151,7 +155,7 @@ where
     fn call(&mut self, mut request: Request<Arrived<B>>) -> Self::Future {
         let trace = requests::begin(&self.traces, &mut request);
         let line = is_logged().then(|| Line { method: request.method().clone(), path: request.uri().path().into() });
-        Answering { line, trace, reply: self.inner.call(request) }
+        Answering { line, trace, count: self.count.clone(), reply: self.inner.call(request) }
     }
 }
 
@@ -166,6 +170,13 @@ impl Line {
     fn write(&self, reply: &Reply) {
         let Outcome { whose, result, .. } = &reply.outcome;
         let ending = Ending::of(result);
+        // Of a question that is asked again and again all hits say the same but when, how fast and by which name.
+        let same = match whose {
+            Whose::Admitted(question) if ending == Ending::Hit && reply.response.status() == StatusCode::OK => {
+                question.is_repeated().then_some(&question.logged)
+            }
+            _ => None,
+        };
         let entry = Entry {
             method: self.method.as_str(),
             path: &self.path,
@@ -179,7 +190,7 @@ impl Line {
             id: reply.request_id.to_str().ok(),
         };
         match ACCESS_LOG.get() {
-            Some(log) => log.log(&entry, time_of_day(reply.ended)),
+            Some(log) => log.log(&entry, time_of_day(reply.ended), same),
             None => tell(&entry),
         }
     }
@@ -195,20 +206,22 @@ fn tell(entry: &Entry<'_>) {
 
 pin_project! {
     /// The future of [`Telemetry`].
-    pub struct Answering<F> {
+    pub struct Answering<F, C> {
         line: Option<Line>,
         trace: Trace,
+        count: C,
         #[pin]
         reply: F,
     }
 }
 
-impl<F: Future<Output = Result<Reply, Infallible>>> Future for Answering<F> {
+impl<F: Future<Output = Result<Reply, Infallible>>, C: Fn(&Reply)> Future for Answering<F, C> {
     type Output = Result<Response<ReplyBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(reply) = ready!(this.reply.poll(cx));
+        (this.count)(&reply);
         requests::end(this.trace, &reply);
         if let Some(line) = this.line.take() {
             line.write(&reply);

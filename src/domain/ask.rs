@@ -1,7 +1,7 @@
 //! A request for a page: what it asks for, which many may ask alike, and what is its own.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::Uri;
@@ -30,6 +30,15 @@ pub struct Question {
     pub policy: Arc<Policy>,
     /// The [edition](crate::door::admit::House::edition) of the rules that it was admitted by.
     pub edition: u64,
+    /// What all lines of the access log about its hits have in common, once there has been one.
+    pub logged: OnceLock<Box<[u8]>>,
+}
+
+impl Question {
+    /// Whether its connection has said it more than once, and may say it again.
+    pub fn is_repeated(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1
+    }
 }
 
 /// A request for a page that has been admitted: it has a consumer, an account and a key, or it would not exist.

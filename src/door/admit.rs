@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use arc_swap::ArcSwap;
@@ -119,7 +119,8 @@ impl House {
             CacheRule::SyncStatus | CacheRule::Fixed(_) => {
                 let is_repeatable = is_repeatable(&fields, &caller);
                 let (edition, has_codings) = (self.edition, fields.has_codings);
-                let question = Arc::new(Question { caller, target, key, has_codings, policy, edition });
+                let logged = OnceLock::new();
+                let question = Arc::new(Question { caller, target, key, has_codings, policy, edition, logged });
                 if is_repeatable {
                     body.remember(&question);
                 }
