@@ -3,6 +3,8 @@
 //! Serde stops at the first mistake. So the entry that it stumbled over is cut out of a copy of the tree, and what is left is
 //! read again, until nothing is wrong with the shape.
 
+use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,7 +21,14 @@ pub(super) struct Source<'t> {
     origin: Arc<Path>,
     text: &'t str,
     tree: Spanned<DeTable<'t>>,
+    /// What stands where. A file of thousands of accounts may have as much to be said of it, and a search for each would take seconds.
+    places: OnceCell<Places>,
+    /// Where its lines begin.
+    lines: OnceCell<Vec<usize>>,
 }
+
+/// By place, the full keys of what stands there, the outermost first, and whether each is a plain value.
+type Places = HashMap<(usize, usize), Vec<(String, bool)>>;
 
 /// The keys whose values may hold a secret, be it by mistake, so that no message quotes them.
 const PRIVATE: [&str; 8] = ["api_key", "token", "key_sha256", "secret", "url", "base_url", "proxy", "otlp"];
@@ -29,9 +38,9 @@ impl<'t> Source<'t> {
     pub(super) fn parse(text: &'t str, origin: &Path) -> Result<Self, Fault> {
         let origin: Arc<Path> = origin.into();
         match DeTable::parse(text) {
-            Ok(tree) => Ok(Self { origin, text, tree }),
+            Ok(tree) => Ok(Self { origin, text, tree, places: OnceCell::new(), lines: OnceCell::new() }),
             Err(error) => Err(Fault {
-                position: Some(position(text, error.span().unwrap_or(NOWHERE).start)),
+                position: Some(position(text, &lines(text), error.span().unwrap_or(NOWHERE).start)),
                 message: format!("this is not TOML: {}", error.message()),
                 ..Fault::of_file(&origin, "")
             }),
@@ -58,7 +67,7 @@ impl<'t> Source<'t> {
 
     /// The fault that `message` is about what stands at `place`.
     pub(super) fn fault(&self, place: &Place, message: impl Into<String>) -> Fault {
-        self.fault_of(matches(self.tree.get_ref(), place).pop(), place, message)
+        self.fault_of(self.at(place).last(), place, message)
     }
 
     /// Where the top-level `key` stands, if the file has it.
@@ -69,67 +78,74 @@ impl<'t> Source<'t> {
     /// The fault that serde's `message` is about. A list of tables stands where its first table stands, and here the list is
     /// meant. What stands where a table belongs is not quoted, for nobody knows what it is.
     fn fault_of_shape(&self, place: &Place, message: &str) -> Fault {
-        let found = matches(self.tree.get_ref(), place).into_iter().next();
+        let found = self.at(place).first();
         match explain(message) {
             Some(explained) => Fault { written: None, ..self.fault_of(found, place, explained) },
             None => self.fault_of(found, place, message),
         }
     }
 
-    fn fault_of(&self, found: Option<(String, bool)>, place: &Place, message: impl Into<String>) -> Fault {
-        let fault = Fault { position: Some(position(self.text, place.start)), ..Fault::of_file(&self.origin, message) };
+    /// What stands at `place`, the outermost first.
+    fn at(&self, place: &Place) -> &[(String, bool)] {
+        let places = self.places.get_or_init(|| {
+            let mut places = Places::new();
+            note_table(self.tree.get_ref(), "", &mut places);
+            places
+        });
+        places.get(&(place.start, place.end)).map_or(&[], Vec::as_slice)
+    }
+
+    fn fault_of(&self, found: Option<&(String, bool)>, place: &Place, message: impl Into<String>) -> Fault {
+        let lines = self.lines.get_or_init(|| lines(self.text));
+        let position = Some(position(self.text, lines, place.start));
+        let fault = Fault { position, ..Fault::of_file(&self.origin, message) };
         let Some((key, is_value)) = found else { return fault };
-        let quoted = is_value && !key.split(['.', '[']).any(|part| PRIVATE.contains(&part));
+        let quoted = *is_value && !key.split(['.', '[']).any(|part| PRIVATE.contains(&part));
         let written = self.text.get(place.clone()).filter(|text| quoted && !text.contains('\n') && text.len() <= 80);
-        Fault { key, written: written.map(Into::into), ..fault }
+        Fault { key: key.clone(), written: written.map(Into::into), ..fault }
     }
 }
 
-/// Line and column of a byte, both from 1, the column in characters.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line = before.rsplit('\n').next().unwrap_or_default();
-    (before.matches('\n').count() + 1, line.chars().count() + 1)
+/// Where the lines of `text` begin.
+fn lines(text: &str) -> Vec<usize> {
+    std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect()
 }
 
-/// The full keys of what stands at `place`, the outermost first, and whether each is a plain value.
-///
-/// Keys are put together on the way back from a match: a file of a thousand accounts has tens of thousands of places.
-fn matches(table: &DeTable<'_>, place: &Place) -> Vec<(String, bool)> {
-    let mut found = Vec::new();
+/// Line and column of a byte, both from 1, the column in characters. `lines` is where lines begin.
+fn position(text: &str, lines: &[usize], offset: usize) -> (usize, usize) {
+    let offset = if text.is_char_boundary(offset) { offset } else { text.len() };
+    let line = lines.partition_point(|begin| *begin <= offset);
+    let begin = lines.get(line - 1).copied().unwrap_or_default();
+    (line, text.get(begin..offset).map_or(0, |before| before.chars().count()) + 1)
+}
+
+/// Notes what stands where in a table whose own full key is `outer`.
+fn note_table(table: &DeTable<'_>, outer: &str, places: &mut Places) {
     for (key, value) in table {
-        if key.span() == *place {
-            found.push((key.get_ref().to_string(), false));
-        }
-        found.extend(
-            matches_value(value, place).into_iter().map(|(rest, is_value)| (join(key.get_ref(), &rest), is_value)),
-        );
+        let (place, full) = (key.span(), join(outer, key.get_ref()));
+        places.entry((place.start, place.end)).or_default().push((full.clone(), false));
+        note_value(value, &full, places);
     }
-    found
 }
 
-fn matches_value(value: &Spanned<DeValue<'_>>, place: &Place) -> Vec<(String, bool)> {
-    let mut found = Vec::new();
-    if value.span() == *place {
-        found.push((String::new(), !value.get_ref().is_table()));
-    }
+/// Notes a value whose full key is `full`, and all inside it.
+fn note_value(value: &Spanned<DeValue<'_>>, full: &str, places: &mut Places) {
+    let place = value.span();
+    places.entry((place.start, place.end)).or_default().push((full.to_owned(), !value.get_ref().is_table()));
     match value.get_ref() {
-        DeValue::Table(table) => found.extend(matches(table, place)),
+        DeValue::Table(table) => note_table(table, full, places),
         DeValue::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                let inside = matches_value(item, place).into_iter();
-                found.extend(inside.map(|(rest, is_value)| (join(&format!("[{index}]"), &rest), is_value)));
+                note_value(item, &format!("{full}[{index}]"), places);
             }
         }
         _ => {}
     }
-    found
 }
 
-/// A key and what lies inside it: nothing, an index or another key.
-fn join(key: &str, rest: &str) -> String {
-    let dot = if rest.is_empty() || rest.starts_with('[') { "" } else { "." };
-    format!("{key}{dot}{rest}")
+/// A key in the table whose own key is `outer`; that of the file is empty.
+fn join(outer: &str, key: &str) -> String {
+    if outer.is_empty() { key.to_owned() } else { format!("{outer}.{key}") }
 }
 
 /// Removes the outermost entry at `place`; false if there is none.
@@ -274,7 +290,9 @@ mod tests {
 
     #[test]
     fn columns_are_characters() {
+        let position = |text: &str, offset| position(text, &lines(text), offset);
         assert_eq!(position("# é\né = 'é' + ", "# é\né = 'é' ".len()), (2, 9));
+        assert_eq!((position("a\nb\n", 1), position("a\nb\n", 2), position("a\nb\n", 4)), ((1, 2), (2, 1), (3, 1)));
         assert_eq!(position("", 5), (1, 1));
     }
 
