@@ -101,7 +101,7 @@ fn steps(criterion: &mut Criterion) {
             took: Duration::ZERO,
         }))
     };
-    let mut telemetry = telemetry::layer(Traces::default(), |_: &Reply| ()).layer(service_fn(answer));
+    let mut telemetry = telemetry::layer(Traces::default(), |_: &Reply, _| ()).layer(service_fn(answer));
     group.bench_function("telemetry", |bencher| {
         let arrived = || request.clone().map(|body| Arrived::within(None, body));
         bencher.iter_batched(arrived, |request| telemetry.call(request), BatchSize::SmallInput);

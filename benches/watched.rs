@@ -42,7 +42,7 @@ const CONNECTIONS: usize = 32;
 /// Requests of one round on each connection: few, so that the machine is the same for both servers of a round.
 const REQUESTS: usize = 200;
 
-const ROUNDS: usize = 201;
+const ROUNDS: usize = 401;
 
 /// Marks the process whose log goes to a file.
 const CHILD: &str = "--with-its-log-in-a-file";
@@ -74,9 +74,10 @@ fn measure() {
     let mut rounds = Vec::new();
     for round in 0..ROUNDS {
         let cost = |server: &Server| {
-            let before = time_of(server.name) + time_of("access-log");
+            let before = [time_of(server.name), time_of("access-log")];
             client.block_on(load(server.address, &request));
-            time_of(server.name) + time_of("access-log") - before
+            let writing = time_of("access-log") - before[1];
+            Cost { all: time_of(server.name) - before[0] + writing, writing }
         };
         // Which comes first alternates, so that a machine that gets slower or faster favours neither.
         let (with, without) = if round % 2 == 0 {
@@ -86,21 +87,41 @@ fn measure() {
             let without = cost(&unwatched);
             (cost(&watched), without)
         };
-        rounds.push((with.as_secs_f64() / without.as_secs_f64(), with, without));
+        rounds.push((with, without));
     }
     // The first round warms up.
-    let mut rounds = rounds.split_off(1);
-    rounds.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let rounds = &rounds[1..];
+    let sorted = |value: &dyn Fn(&(Cost, Cost)) -> f64| {
+        let mut values: Vec<f64> = rounds.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
     let each = |time: Duration| time.as_secs_f64() * 1e6 / (CONNECTIONS * REQUESTS) as f64;
-    let (quarter, half) = (rounds.len() / 4, rounds.len() / 2);
+    let half = rounds.len() / 2;
     println!(
-        "a hit: {:.2} us of CPU watched, {:.2} us unwatched; ratio {:.3} (quartiles {:.3} to {:.3})",
-        each(rounds[half].1),
-        each(rounds[half].2),
-        rounds[half].0,
-        rounds[quarter].0,
-        rounds[rounds.len() - 1 - quarter].0,
+        "a hit: {:.2} us of CPU watched (of which {:.2} write the log), {:.2} us unwatched",
+        sorted(&|(with, _)| each(with.all))[half],
+        sorted(&|(with, _)| each(with.writing))[half],
+        sorted(&|(_, without)| each(without.all))[half],
     );
+    let ratios = sorted(&|(with, without)| with.all.as_secs_f64() / without.all.as_secs_f64());
+    // So many places on either side of the middle one lie the bounds of what the median is with 95 % (by the binomial law).
+    let (quarter, sure) = (rounds.len() / 4, rounds.len().isqrt());
+    println!(
+        "ratio: {:.3} (95 % sure: {:.3} to {:.3}; quartiles {:.3} to {:.3})",
+        ratios[half],
+        ratios[half - sure],
+        ratios[half + sure],
+        ratios[quarter],
+        ratios[rounds.len() - 1 - quarter],
+    );
+}
+
+/// What a round has cost.
+struct Cost {
+    all: Duration,
+    /// Of that, what the thread has used that writes the log.
+    writing: Duration,
 }
 
 /// The stack as it is, without the layers that watch.

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use memchr::memchr2;
 use parking_lot::{Condvar, Mutex};
@@ -45,7 +45,16 @@ pub struct Entry<'a> {
     pub route: Option<&'a str>,
     pub consumer: Option<&'a str>,
     pub account: Option<&'a str>,
+}
+
+/// What no other line tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment<'a> {
+    /// When the request had been answered, since the Unix epoch.
+    pub at: Duration,
+    /// How long that has taken.
     pub microseconds: u64,
+    /// The name of the request.
     pub id: Option<&'a str>,
 }
 
@@ -79,9 +88,14 @@ impl AccessLog {
         Ok(Self(shared))
     }
 
-    /// Adds a line about something that ended at this time. Entries with one `same` differ in nothing but time, name and duration.
-    pub fn log(&self, entry: &Entry<'_>, at: SystemTime, same: Option<&OnceLock<Box<[u8]>>>) {
-        self.0.add(|line| entry.format(at, same, line));
+    /// Adds a line. The entries of one `same` are all the same, so only the first of them is asked for.
+    pub fn log<'a>(
+        &self,
+        moment: &Moment<'_>,
+        same: Option<&OnceLock<Box<[u8]>>>,
+        entry: impl FnOnce() -> Entry<'a>,
+    ) {
+        self.0.add(|line| moment.format(same, entry, line));
     }
 
     /// Writes all lines that there are.
@@ -129,18 +143,22 @@ impl Shared {
     }
 }
 
-impl Entry<'_> {
+impl Moment<'_> {
     /// Appends the line.
-    fn format(&self, at: SystemTime, same: Option<&OnceLock<Box<[u8]>>>, line: &mut Vec<u8>) {
-        line.extend_from_slice(b"{\"timestamp\":\"");
-        timestamp(at, line);
+    fn format<'a>(
+        &self,
+        same: Option<&OnceLock<Box<[u8]>>>,
+        entry: impl FnOnce() -> Entry<'a>,
+        line: &mut Vec<u8>,
+    ) {
+        timestamp(self.at, line);
         match same {
             Some(same) => line.extend_from_slice(same.get_or_init(|| {
                 let mut text = Vec::with_capacity(256);
-                self.format_what(&mut text);
+                entry().format(&mut text);
                 text.into()
             })),
-            None => self.format_what(line),
+            None => entry().format(line),
         }
         if let Some(id) = self.id {
             line.extend_from_slice(b",\"id\":\"");
@@ -151,9 +169,11 @@ impl Entry<'_> {
         number(self.microseconds, line);
         line.extend_from_slice(b",\"target\":\"access\"}\n");
     }
+}
 
+impl Entry<'_> {
     /// Appends what was asked for, by whom, and what came of it.
-    fn format_what(&self, line: &mut Vec<u8>) {
+    fn format(&self, line: &mut Vec<u8>) {
         line.extend_from_slice(b"\",\"level\":\"INFO\",\"method\":\"");
         // Methods, what is from the configuration, and the proxy's own words need no escape.
         line.extend_from_slice(self.method.as_bytes());
@@ -182,22 +202,21 @@ fn number(number: u64, line: &mut Vec<u8>) {
     line.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// The time as RFC 3339 has it, in microseconds. Its first part changes once a second.
-fn timestamp(now: SystemTime, line: &mut Vec<u8>) {
-    const PART: usize = "2026-01-01T00:00:00".len();
+/// Appends the beginning of a line: the time as RFC 3339 has it, in microseconds. Its first part changes once a second.
+fn timestamp(since_epoch: Duration, line: &mut Vec<u8>) {
+    const PART: usize = "{\"timestamp\":\"2026-01-01T00:00:00".len();
     thread_local!(static SECOND: Cell<(u64, [u8; PART])> = const { Cell::new((u64::MAX, [b'0'; PART])) });
-    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (mut second, mut text) = SECOND.get();
-    if second != since.as_secs() {
-        second = since.as_secs();
+    if second != since_epoch.as_secs() {
+        second = since_epoch.as_secs();
         let whole = i64::try_from(second).ok().and_then(|second| jiff::Timestamp::from_second(second).ok());
-        let whole = whole.unwrap_or_default().to_string();
+        let whole = format!("{{\"timestamp\":\"{}", whole.unwrap_or_default());
         text.copy_from_slice(whole.as_bytes().get(..PART).unwrap_or(&[b'0'; PART]));
         SECOND.set((second, text));
     }
     line.extend_from_slice(&text);
     let mut fraction = *b".000000Z";
-    let mut rest = since.subsec_micros();
+    let mut rest = since_epoch.subsec_micros();
     for digit in fraction[1..7].iter_mut().rev() {
         *digit += u8::try_from(rest % 10).expect("a digit");
         rest /= 10;
@@ -209,12 +228,21 @@ fn timestamp(now: SystemTime, line: &mut Vec<u8>) {
 fn escape(text: &str, line: &mut Vec<u8>) {
     let mut rest = text.as_bytes();
     debug_assert!(!rest.iter().any(|byte| *byte < 0x20), "{text:?}");
-    while let Some(at) = memchr2(b'"', b'\\', rest) {
+    while has_to_be_escaped(rest)
+        && let Some(at) = memchr2(b'"', b'\\', rest)
+    {
         line.extend_from_slice(&rest[..at]);
         line.extend_from_slice(&[b'\\', rest[at]]);
         rest = &rest[at + 1..];
     }
     line.extend_from_slice(rest);
+}
+
+/// Whether there is a byte to escape, which is seldom: it looks at all, since many at a time cost less than to stop at the first.
+fn has_to_be_escaped(text: &[u8]) -> bool {
+    let any = |bytes: &[u8]| bytes.iter().fold(0, |any, byte| any | u8::from(matches!(byte, b'"' | b'\\')));
+    let (chunks, rest) = text.as_chunks::<16>();
+    chunks.iter().fold(any(rest), |found, chunk| found | any(chunk)) != 0
 }
 
 #[cfg(test)]
@@ -231,9 +259,11 @@ mod tests {
         route: Some("/api/{category}/v1/sync-status"),
         consumer: Some("team"),
         account: Some("acme"),
-        microseconds: 7,
-        id: Some("an-id"),
     };
+
+    const AT: Duration = Duration::from_micros(1_776_247_200_000_042);
+
+    const MOMENT: Moment<'static> = Moment { at: AT, microseconds: 7, id: Some("an-id") };
 
     #[derive(Clone, Default)]
     struct Taken(Arc<Mutex<Vec<u8>>>);
@@ -249,36 +279,36 @@ mod tests {
         }
     }
 
-    fn line(entry: &Entry<'_>, now: SystemTime) -> serde_json::Value {
+    fn line(entry: Entry<'_>, moment: &Moment<'_>) -> serde_json::Value {
         let mut line = Vec::new();
-        entry.format(now, None, &mut line);
+        moment.format(None, || entry, &mut line);
         assert_eq!(line.pop(), Some(b'\n'));
         serde_json::from_slice(&line).expect("JSON")
     }
 
     #[test]
     fn a_line_has_the_fields_that_people_grep_for() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_micros(1_776_247_200_000_042);
         let expected = serde_json::json!({
             "timestamp": "2026-04-15T10:00:00.000042Z", "level": "INFO", "target": "access", "method": "GET",
             "path": "/api/ats/v1/sync-status", "status": 200, "result": "hit",
             "route": "/api/{category}/v1/sync-status", "consumer": "team", "account": "acme", "microseconds": 7,
             "id": "an-id",
         });
-        assert_eq!(line(&ENTRY, now), expected);
-        let later = line(&Entry { reason: Some("expired"), ..ENTRY }, now + Duration::from_micros(999_958));
+        assert_eq!(line(ENTRY, &MOMENT), expected);
+        let at = AT + Duration::from_micros(999_958);
+        let later = line(Entry { reason: Some("expired"), ..ENTRY }, &Moment { at, ..MOMENT });
         assert_eq!((&later["timestamp"], &later["reason"]), (&"2026-04-15T10:00:01.000000Z".into(), &"expired".into()));
     }
 
     #[test]
     fn what_is_the_same_is_said_the_same() {
-        let now = SystemTime::now();
         let (same, mut text) = (OnceLock::new(), Vec::new());
         for microseconds in [7, 8] {
             text.clear();
-            Entry { microseconds, ..ENTRY }.format(now, Some(&same), &mut text);
+            let moment = Moment { microseconds, ..MOMENT };
+            moment.format(Some(&same), || ENTRY, &mut text);
             let told: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
-            assert_eq!(told, line(&Entry { microseconds, ..ENTRY }, now));
+            assert_eq!(told, line(ENTRY, &moment));
         }
     }
 
@@ -287,7 +317,7 @@ mod tests {
         let taken = Taken::default();
         let log = AccessLog::start(taken.clone()).expect("a thread");
         for microseconds in 0..1_000 {
-            log.log(&Entry { microseconds, ..ENTRY }, SystemTime::now(), None);
+            log.log(&Moment { microseconds, ..MOMENT }, None, || ENTRY);
         }
         log.flush();
         let bytes = taken.0.lock().clone();
@@ -306,7 +336,7 @@ mod tests {
         let log = AccessLog::start(taken.clone()).expect("a thread");
         let stuck = log.0.out.lock();
         for _ in 0..10_000 {
-            log.log(&ENTRY, SystemTime::now(), None);
+            log.log(&MOMENT, None, || ENTRY);
         }
         assert!(log.0.pending.lock().len() <= MOST);
         assert!(log.0.left_out.load(Ordering::Relaxed) > 1_000);
@@ -319,7 +349,7 @@ mod tests {
         #[test]
         fn whatever_a_path_holds_the_line_is_json(path in "/([!-~é]|\\PC){0,40}", id in "[!-~]{0,40}") {
             let Ok(target) = http::Uri::try_from(path) else { return Ok(()) };
-            let told = line(&Entry { path: target.path(), id: Some(&id), ..ENTRY }, SystemTime::now());
+            let told = line(Entry { path: target.path(), ..ENTRY }, &Moment { id: Some(&id), ..MOMENT });
             prop_assert_eq!(&told["path"], &serde_json::Value::from(target.path()));
             prop_assert_eq!(&told["id"], &serde_json::Value::from(id));
         }

@@ -150,6 +150,8 @@ pub mod cache {
 
     pub mod keep;
 
+    mod purges;
+
     pub mod store;
 
     pub mod changes;
@@ -320,6 +322,8 @@ pub mod config {
     pub mod secret;
 
     pub mod fault;
+
+    mod places;
 
     mod source;
 

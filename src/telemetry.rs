@@ -14,19 +14,19 @@ use std::task::{Context, Poll, ready};
 
 use http::{Method, Request, Response, StatusCode};
 use pin_project_lite::pin_project;
+use smallvec::SmallVec;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::redact::Redacting;
-use crate::access_log::{AccessLog, Entry};
+use crate::access_log::{AccessLog, Entry, Moment};
 use crate::domain::arrival::Arrived;
 use crate::domain::ask::Whose;
 use crate::domain::body::ReplyBody;
-use crate::domain::clock::time_of_day;
+use crate::domain::clock::since_epoch;
 use crate::domain::ending::Ending;
-use crate::domain::exchange::Outcome;
 use crate::domain::trace::Trace;
 use crate::reply::render::Reply;
 use crate::trace::export::Traces;
@@ -142,7 +142,7 @@ pub struct Telemetry<S, C> {
 impl<S, C, B> Service<Request<Arrived<B>>> for Telemetry<S, C>
 where
     S: Service<Request<Arrived<B>>, Response = Reply, Error = Infallible>,
-    C: Fn(&Reply) + Clone,
+    C: Fn(&Reply, Ending) + Clone,
 {
     type Response = Response<ReplyBody>;
     type Error = Infallible;
@@ -154,7 +154,7 @@ where
 
     fn call(&mut self, mut request: Request<Arrived<B>>) -> Self::Future {
         let trace = requests::begin(&self.traces, &mut request);
-        let line = is_logged().then(|| Line { method: request.method().clone(), path: request.uri().path().into() });
+        let line = is_logged().then(|| Line { method: request.method().clone(), path: SmallVec::from_slice(request.uri().path().as_bytes()) });
         Answering { line, trace, count: self.count.clone(), reply: self.inner.call(request) }
     }
 }
@@ -163,42 +163,43 @@ where
 struct Line {
     method: Method,
     /// A copy: whoever holds on to a part of a head keeps its connection from reading the next into the same memory.
-    path: Box<str>,
+    path: SmallVec<[u8; 48]>,
 }
 
 impl Line {
-    fn write(&self, reply: &Reply) {
-        let Outcome { whose, result, .. } = &reply.outcome;
-        let ending = Ending::of(result);
-        // Of a question that is asked again and again all hits say the same but when, how fast and by which name.
-        let same = match whose {
-            Whose::Admitted(question) if ending == Ending::Hit && reply.response.status() == StatusCode::OK => {
-                question.is_repeated().then_some(&question.logged)
-            }
-            _ => None,
-        };
-        let entry = Entry {
+    fn write(&self, reply: &Reply, ending: Ending) {
+        let whose = &reply.outcome.whose;
+        let entry = || Entry {
             method: self.method.as_str(),
-            path: &self.path,
+            path: str::from_utf8(&self.path).unwrap_or_default(),
             status: reply.response.status().as_u16(),
             result: ending.result(),
             reason: Some(ending.reason()).filter(|reason| !reason.is_empty()),
             route: whose.route().map(|route| &**route),
             consumer: whose.caller().map(|caller| &*caller.consumer.name),
             account: whose.account().map(|account| account.label()),
+        };
+        let moment = Moment {
+            at: since_epoch(reply.ended),
             microseconds: u64::try_from(reply.took.as_micros()).unwrap_or(u64::MAX),
             id: reply.request_id.to_str().ok(),
         };
-        match ACCESS_LOG.get() {
-            Some(log) => log.log(&entry, time_of_day(reply.ended), same),
-            None => tell(&entry),
-        }
+        let Some(log) = ACCESS_LOG.get() else { return tell(&entry(), &moment) };
+        // Of a question that is asked again and again all hits say the same but when, how fast and by which name.
+        let same = match whose {
+            Whose::Admitted(question) if ending == Ending::Hit && reply.response.status() == StatusCode::OK => {
+                question.again.as_ref().map(|again| &again.logged)
+            }
+            _ => None,
+        };
+        log.log(&moment, same, entry);
     }
 }
 
 /// The line of a request among all others, for people.
-fn tell(entry: &Entry<'_>) {
-    let Entry { method, path, status, result, reason, route, consumer, account, microseconds, id } = *entry;
+fn tell(entry: &Entry<'_>, moment: &Moment<'_>) {
+    let Entry { method, path, status, result, reason, route, consumer, account } = *entry;
+    let Moment { microseconds, id, .. } = *moment;
     tracing::info!(
         target: "access", method, path, status, result, reason, route, consumer, account, microseconds, id
     );
@@ -215,16 +216,17 @@ pin_project! {
     }
 }
 
-impl<F: Future<Output = Result<Reply, Infallible>>, C: Fn(&Reply)> Future for Answering<F, C> {
+impl<F: Future<Output = Result<Reply, Infallible>>, C: Fn(&Reply, Ending)> Future for Answering<F, C> {
     type Output = Result<Response<ReplyBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(reply) = ready!(this.reply.poll(cx));
-        (this.count)(&reply);
-        requests::end(this.trace, &reply);
+        let ending = Ending::of(&reply.outcome.result);
+        (this.count)(&reply, ending);
+        requests::end(this.trace, &reply, ending);
         if let Some(line) = this.line.take() {
-            line.write(&reply);
+            line.write(&reply, ending);
         }
         Poll::Ready(Ok(reply.response))
     }

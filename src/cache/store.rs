@@ -1,8 +1,8 @@
 //! Where pages are kept: in memory, weighed in bytes, and never replaced by an older one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
 use moka::notification::RemovalCause;
@@ -12,7 +12,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::changes::Changes;
+use super::purges::{Purges, delay};
 use crate::domain::access::{AccountHash, Name};
+use crate::domain::ask::Again;
 use crate::domain::key::PageKey;
 use crate::domain::page::{Kind, Page};
 use crate::domain::tally::Keeping;
@@ -21,6 +23,8 @@ use crate::domain::tally::Keeping;
 #[derive(Clone)]
 pub struct Store {
     pages: Cache<PageKey, Arc<Page>, RandomState>,
+    /// How often pages have been stored or dropped: until the next time a page that was found is what would be found again.
+    edition: Arc<AtomicU64>,
     purges: Arc<Mutex<Purges>>,
     changes: Changes,
     keeping: Keeping,
@@ -28,18 +32,6 @@ pub struct Store {
 
 /// What moka and the shared pointers need for an entry beside key and page, in bytes: measured over 100,000 entries.
 const ENTRY_OVERHEAD: usize = 200;
-
-/// For how long a purge is remembered. Only a fetch that began before it needs it, and no fetch lasts this long.
-const PURGE_MEMORY: Duration = Duration::from_secs(600);
-
-/// When which account was purged last: a fetch that began before that must not bring a fresh page. And since when which upstream
-/// is another, or asked with another key: what an earlier fetch brings is not kept at all.
-#[derive(Default)]
-struct Purges {
-    everything: Option<Instant>,
-    accounts: HashMap<AccountHash, Instant>,
-    upstreams: HashMap<Name, Instant>,
-}
 
 impl Store {
     /// An empty store for at most `max_bytes` of pages, keys included.
@@ -56,12 +48,31 @@ impl Store {
         };
         let pages = Cache::builder().max_capacity(max_bytes).weigher(weigh).eviction_listener(count);
         let pages = pages.build_with_hasher(RandomState::default());
-        Self { pages, purges: Arc::default(), changes: Changes::default(), keeping }
+        Self { pages, edition: Arc::default(), purges: Arc::default(), changes: Changes::default(), keeping }
     }
 
     /// The page under `key`, fresh or not.
     pub fn get(&self, key: &PageKey) -> Option<Arc<Page>> {
         self.pages.get(key)
+    }
+
+    /// The same for a question that may be asked again and again: while no page comes or goes it is not searched for. It does not count
+    /// as used each time either, for use decides about what must go, which is nothing until a page comes.
+    pub fn find(&self, key: &PageKey, again: Option<&Again>) -> Option<Arc<Page>> {
+        let Some(again) = again else { return self.get(key) };
+        // Before the search: what changes during it is found by the next.
+        let edition = self.edition.load(Ordering::Acquire);
+        if let Some(page) = again.found(edition) {
+            return Some(page);
+        }
+        let page = self.get(key)?;
+        again.remember(edition, &page);
+        Some(page)
+    }
+
+    /// A page has been stored or dropped: nobody may rely on what was found before. Called before anyone is told.
+    fn turn(&self) {
+        self.edition.fetch_add(1, Ordering::Release);
     }
 
     /// Stores `page` unless a page is there whose fetch began later, or its upstream has changed since; says whether it did.
@@ -73,6 +84,7 @@ impl Store {
             Some(stored) if stored.value().began > page.began => Op::Nop,
             _ => Op::Put(page.clone()),
         });
+        self.turn();
         // Looked up after the page is visible, as a purge first leaves its mark and then visits what is visible:
         // so one of the two always sees the other.
         if self.was_purged_since(key, page.began) {
@@ -80,6 +92,7 @@ impl Store {
         }
         if self.is_forgotten(key, page.began) {
             self.pages.invalidate(key);
+            self.turn();
             return false;
         }
         self.changes.tell(key);
@@ -101,13 +114,13 @@ impl Store {
     }
 
     fn is_forgotten(&self, key: &PageKey, began: Instant) -> bool {
-        self.purges.lock().upstreams.get(&key.upstream).is_some_and(|at| began <= *at)
+        self.purges.lock().has_replaced(&key.upstream, began)
     }
 
     /// Drops all pages of `upstream`, which is another server now, or only its refusals if it is asked with another key. Fetches
     /// under way bring nothing that is kept. Says how many pages it dropped.
     pub fn forget_upstream(&self, upstream: &Name, only_refusals: bool, now: Instant) -> usize {
-        self.purges.lock().upstreams.insert(upstream.clone(), now);
+        self.purges.lock().replace(upstream, now);
         let mut count = 0;
         for (key, page) in &self.pages {
             if key.upstream == *upstream && (!only_refusals || page.kind == Kind::Negative) {
@@ -115,6 +128,7 @@ impl Store {
                 self.pages.invalidate(key.as_ref());
             }
         }
+        self.turn();
         count
     }
 
@@ -137,6 +151,7 @@ impl Store {
             Some(stored) if Arc::ptr_eq(stored.value(), page) => Op::Put(page.clone()),
             _ => Op::Nop,
         });
+        self.turn();
     }
 
     /// Makes the pages that `chosen` picks stale, or drops them if `hard`; says how many.
@@ -149,6 +164,7 @@ impl Store {
                 if hard {
                     // In turn with who stores it again, which `invalidate` would not be.
                     self.pages.entry_by_ref(key.as_ref()).and_compute_with(|_| Op::Remove);
+                    self.turn();
                 }
                 self.changes.tell(&key);
             }
@@ -163,18 +179,14 @@ impl Store {
 
     /// The same for several in one walk.
     pub fn purge_accounts(&self, accounts: &HashSet<AccountHash>, hard: bool, now: Instant) -> usize {
-        {
-            let mut purges = self.purges.lock();
-            purges.accounts.retain(|_, at| now.saturating_duration_since(*at) < PURGE_MEMORY);
-            purges.accounts.extend(accounts.iter().map(|account| (*account, now)));
-        }
+        self.purges.lock().note(accounts, now);
         self.purge(hard, now, |key| accounts.contains(&key.account))
     }
 
     /// Purges all pages: a soft purge leaves them for the case that the upstream fails, and of many reaches one after the other; a
     /// hard one drops all at once. Fetches under way do not bring fresh pages. Says how many pages it met.
     pub fn purge_all(&self, hard: bool, now: Instant) -> usize {
-        self.purges.lock().everything = Some(now);
+        self.purges.lock().note_all(now);
         self.purge(hard, now, |_| true)
     }
 
@@ -204,35 +216,15 @@ impl Store {
     }
 }
 
-/// How many pages of a soft purge are stale at once, and then in each second more. What is stale is fetched with the next request,
-/// and so many fetches at a time do not crowd out the misses of those who wait.
-const PURGED_AT_ONCE: usize = 64;
-
-/// How long after a soft purge the page is stale that it meets after `before` others. `jitter` is from 0 to 1.
-fn delay(before: usize, jitter: f32) -> Duration {
-    let seconds = u32::try_from(before / PURGED_AT_ONCE).unwrap_or(u32::MAX);
-    if seconds == 0 {
-        Duration::ZERO
-    } else {
-        Duration::from_secs(1) * (seconds - 1) + Duration::from_secs(1).mul_f32(jitter)
-    }
-}
-
-impl Purges {
-    fn cover(&self, key: &PageKey, began: Instant) -> bool {
-        let after = |at: &Instant| began <= *at;
-        self.everything.as_ref().is_some_and(after)
-            || self.accounts.get(&key.account).is_some_and(after)
-            || self.upstreams.get(&key.upstream).is_some_and(after)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::purges::PURGED_AT_ONCE;
     use super::*;
     use crate::domain::key::{CanonicalQuery, Place};
     use crate::domain::page::Freshness;
     use crate::domain::page::tests::page;
+    use proptest::prelude::*;
+    use std::time::Duration;
 
     fn key(account: u8, query: &str) -> PageKey {
         PageKey {
@@ -332,6 +324,110 @@ mod tests {
             });
             assert!(store.get(&key(1, "")).is_none());
         }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Keep(u8, u8),
+        Weigh(u8),
+        Purge(u8, bool),
+        PurgeAll(bool),
+        Forget,
+        Find(u8, usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..3_u8, 0..9_u8).prop_map(|(account, began)| Step::Keep(account, began)),
+            (0..3_u8).prop_map(Step::Weigh),
+            (0..3_u8, any::<bool>()).prop_map(|(account, hard)| Step::Purge(account, hard)),
+            any::<bool>().prop_map(Step::PurgeAll),
+            Just(Step::Forget),
+            (0..3_u8, 0..2_usize).prop_map(|(account, who)| Step::Find(account, who)),
+            (0..3_u8, 0..2_usize).prop_map(|(account, who)| Step::Find(account, who)),
+        ]
+    }
+
+    proptest! {
+        /// Whatever has happened in between, who asks again finds what who asks for the first time finds.
+        #[test]
+        fn what_is_found_again_is_what_is_there(steps in proptest::collection::vec(step(), 1..60)) {
+            let (store, start) = (Store::new(1 << 20), Instant::now());
+            let again: [[Again; 2]; 3] = Default::default();
+            for step in steps {
+                match step {
+                    Step::Keep(account, began) => {
+                        let began = start + Duration::from_millis(began.into());
+                        store.keep(&key(account, ""), &Arc::new(page("{}", began, [60, 0, 0])));
+                    }
+                    Step::Weigh(account) => {
+                        if let Some(page) = store.get(&key(account, "")) {
+                            store.weigh_again(&key(account, ""), &page);
+                        }
+                    }
+                    Step::Purge(account, hard) => {
+                        store.purge_account(AccountHash([account; 16]), hard, start);
+                    }
+                    Step::PurgeAll(hard) => {
+                        store.purge_all(hard, start);
+                    }
+                    Step::Forget => {
+                        store.forget_upstream(&"us".into(), false, start);
+                    }
+                    Step::Find(account, who) => {
+                        let key = key(account, "");
+                        let found = store.find(&key, Some(&again[usize::from(account)][who]));
+                        let there = store.get(&key);
+                        let same = match (&found, &there) {
+                            (Some(found), Some(there)) => Arc::ptr_eq(found, there),
+                            (None, None) => true,
+                            _ => false,
+                        };
+                        prop_assert!(same);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_finds_again_what_has_been_replaced_already() {
+        let (store, start) = (Store::new(1 << 20), Instant::now());
+        let kept = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    let again = Again::default();
+                    loop {
+                        let at_least = kept.load(Ordering::SeqCst);
+                        if let Some(page) = store.find(&key(1, ""), Some(&again)) {
+                            let found = (page.began - start).as_millis();
+                            assert!(found >= u128::from(at_least), "{found} was found after {at_least} had been kept");
+                        }
+                        if at_least == 20_000 {
+                            return;
+                        }
+                    }
+                });
+            }
+            for number in 1..=20_000 {
+                let began = start + Duration::from_millis(number);
+                assert!(store.keep(&key(1, ""), &Arc::new(page("{}", began, [60, 0, 0]))));
+                kept.store(number, Ordering::SeqCst);
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_remembered_is_not_held() {
+        let store = Store::new(1 << 20);
+        let (again, began) = (Again::default(), Instant::now());
+        store.keep(&key(1, ""), &Arc::new(page("{}", began, [60, 0, 0])));
+        let weak = Arc::downgrade(&store.find(&key(1, ""), Some(&again)).expect("kept"));
+        store.purge_all(true, began);
+        store.maintain();
+        assert!(weak.upgrade().is_none(), "its memory is for others");
+        assert!(store.find(&key(1, ""), Some(&again)).is_none());
     }
 
     #[test]

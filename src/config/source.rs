@@ -4,7 +4,6 @@
 //! read again, until nothing is wrong with the shape.
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use toml::de::{DeArray, DeTable, DeValue, Deserializer};
 
 use super::fault::Fault;
 use super::item::{NOWHERE, Place};
+use super::places::Places;
 use super::schema::File;
 
 /// One file, parsed as TOML.
@@ -22,13 +22,10 @@ pub(super) struct Source<'t> {
     text: &'t str,
     tree: Spanned<DeTable<'t>>,
     /// What stands where. A file of thousands of accounts may have as much to be said of it, and a search for each would take seconds.
-    places: OnceCell<Places>,
+    places: OnceCell<Places<'t>>,
     /// Where its lines begin.
     lines: OnceCell<Vec<usize>>,
 }
-
-/// By place, the full keys of what stands there, the outermost first, and whether each is a plain value.
-type Places = HashMap<(usize, usize), Vec<(String, bool)>>;
 
 /// The keys whose values may hold a secret, be it by mistake, so that no message quotes them.
 const PRIVATE: [&str; 8] = ["api_key", "token", "key_sha256", "secret", "url", "base_url", "proxy", "otlp"];
@@ -67,7 +64,7 @@ impl<'t> Source<'t> {
 
     /// The fault that `message` is about what stands at `place`.
     pub(super) fn fault(&self, place: &Place, message: impl Into<String>) -> Fault {
-        self.fault_of(self.at(place).last(), place, message)
+        self.fault_of(self.places().at(place).last(), place, message)
     }
 
     /// Where the top-level `key` stands, if the file has it.
@@ -78,31 +75,25 @@ impl<'t> Source<'t> {
     /// The fault that serde's `message` is about. A list of tables stands where its first table stands, and here the list is
     /// meant. What stands where a table belongs is not quoted, for nobody knows what it is.
     fn fault_of_shape(&self, place: &Place, message: &str) -> Fault {
-        let found = self.at(place).first();
+        let found = self.places().at(place).next();
         match explain(message) {
             Some(explained) => Fault { written: None, ..self.fault_of(found, place, explained) },
             None => self.fault_of(found, place, message),
         }
     }
 
-    /// What stands at `place`, the outermost first.
-    fn at(&self, place: &Place) -> &[(String, bool)] {
-        let places = self.places.get_or_init(|| {
-            let mut places = Places::new();
-            note_table(self.tree.get_ref(), "", &mut places);
-            places
-        });
-        places.get(&(place.start, place.end)).map_or(&[], Vec::as_slice)
+    fn places(&self) -> &Places<'t> {
+        self.places.get_or_init(|| Places::of(self.tree.get_ref()))
     }
 
-    fn fault_of(&self, found: Option<&(String, bool)>, place: &Place, message: impl Into<String>) -> Fault {
+    fn fault_of(&self, found: Option<(String, bool)>, place: &Place, message: impl Into<String>) -> Fault {
         let lines = self.lines.get_or_init(|| lines(self.text));
         let position = Some(position(self.text, lines, place.start));
         let fault = Fault { position, ..Fault::of_file(&self.origin, message) };
         let Some((key, is_value)) = found else { return fault };
-        let quoted = *is_value && !key.split(['.', '[']).any(|part| PRIVATE.contains(&part));
+        let quoted = is_value && !key.split(['.', '[']).any(|part| PRIVATE.contains(&part));
         let written = self.text.get(place.clone()).filter(|text| quoted && !text.contains('\n') && text.len() <= 80);
-        Fault { key: key.clone(), written: written.map(Into::into), ..fault }
+        Fault { key, written: written.map(Into::into), ..fault }
     }
 }
 
@@ -117,35 +108,6 @@ fn position(text: &str, lines: &[usize], offset: usize) -> (usize, usize) {
     let line = lines.partition_point(|begin| *begin <= offset);
     let begin = lines.get(line - 1).copied().unwrap_or_default();
     (line, text.get(begin..offset).map_or(0, |before| before.chars().count()) + 1)
-}
-
-/// Notes what stands where in a table whose own full key is `outer`.
-fn note_table(table: &DeTable<'_>, outer: &str, places: &mut Places) {
-    for (key, value) in table {
-        let (place, full) = (key.span(), join(outer, key.get_ref()));
-        places.entry((place.start, place.end)).or_default().push((full.clone(), false));
-        note_value(value, &full, places);
-    }
-}
-
-/// Notes a value whose full key is `full`, and all inside it.
-fn note_value(value: &Spanned<DeValue<'_>>, full: &str, places: &mut Places) {
-    let place = value.span();
-    places.entry((place.start, place.end)).or_default().push((full.to_owned(), !value.get_ref().is_table()));
-    match value.get_ref() {
-        DeValue::Table(table) => note_table(table, full, places),
-        DeValue::Array(items) => {
-            for (index, item) in items.iter().enumerate() {
-                note_value(item, &format!("{full}[{index}]"), places);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// A key in the table whose own key is `outer`; that of the file is empty.
-fn join(outer: &str, key: &str) -> String {
-    if outer.is_empty() { key.to_owned() } else { format!("{outer}.{key}") }
 }
 
 /// Removes the outermost entry at `place`; false if there is none.

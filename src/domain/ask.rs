@@ -1,10 +1,11 @@
 //! A request for a page: what it asks for, which many may ask alike, and what is its own.
 
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use http::Uri;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::access::{Account, Name};
@@ -12,6 +13,7 @@ use super::cache_control::Wants;
 use super::exchange::{Caller, Policy, Target};
 use super::follow::Follow;
 use super::key::PageKey;
+use super::page::Page;
 use super::trace::Trace;
 
 /// Who asks for which page, and by which rules. It is behind one pointer, so that a request which says word for word what one
@@ -30,14 +32,29 @@ pub struct Question {
     pub policy: Arc<Policy>,
     /// The [edition](crate::door::admit::House::edition) of the rules that it was admitted by.
     pub edition: u64,
-    /// What all lines of the access log about its hits have in common, once there has been one.
-    pub logged: OnceLock<Box<[u8]>>,
+    /// What is kept for the next time, if its connection has said it more than once and may say it again.
+    pub again: Option<Again>,
 }
 
-impl Question {
-    /// Whether its connection has said it more than once, and may say it again.
-    pub fn is_repeated(self: &Arc<Self>) -> bool {
-        Arc::strong_count(self) > 1
+/// What need not be found out again for a question that is asked again and again.
+#[derive(Debug, Default)]
+pub struct Again {
+    /// What all lines of the access log about its hits have in common, once there has been one.
+    pub logged: OnceLock<Box<[u8]>>,
+    /// The page that was found last, and in which edition of the store. It is the store that keeps it, and not who asks for it.
+    found: Mutex<(u64, Weak<Page>)>,
+}
+
+impl Again {
+    /// The page that was found last, if it was in this edition of the store and is still there.
+    pub fn found(&self, edition: u64) -> Option<Arc<Page>> {
+        let found = self.found.lock();
+        (found.0 == edition).then(|| found.1.upgrade()).flatten()
+    }
+
+    /// This page was found in this edition of the store.
+    pub fn remember(&self, edition: u64, page: &Arc<Page>) {
+        *self.found.lock() = (edition, Arc::downgrade(page));
     }
 }
 

@@ -9,19 +9,19 @@ use tokio::time::Instant;
 /// followed within a second.
 const ALIKE: Duration = Duration::from_secs(1);
 
-thread_local!(static BOTH: Cell<Option<(Instant, SystemTime)>> = const { Cell::new(None) });
+thread_local!(static BOTH: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) });
 
-/// The time of day at `at`, a moment that has just been.
-pub fn time_of_day(at: Instant) -> SystemTime {
+/// The time of day at `at`, a moment that has just been, as what has gone by since the Unix epoch.
+pub fn since_epoch(at: Instant) -> Duration {
     if let Some((then, time)) = BOTH.get()
         && let Some(since) = at.checked_duration_since(then)
         && since < ALIKE
     {
         return time + since;
     }
-    let (now, time) = (Instant::now(), SystemTime::now());
+    let (now, time) = (Instant::now(), SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
     BOTH.set(Some((now, time)));
-    time - now.saturating_duration_since(at)
+    time.saturating_sub(now.saturating_duration_since(at))
 }
 
 #[cfg(test)]
@@ -33,11 +33,8 @@ mod tests {
         for pause in [Duration::ZERO, ALIKE / 2, ALIKE + Duration::from_millis(1)] {
             std::thread::sleep(pause / 10);
             let at = Instant::now().checked_sub(pause).expect("the clock has run for longer");
-            let apart = |one: SystemTime, other: SystemTime| {
-                one.duration_since(other).unwrap_or_else(|earlier| earlier.duration())
-            };
-            let expected = SystemTime::now() - pause;
-            assert!(apart(time_of_day(at), expected) < Duration::from_millis(100), "{pause:?}");
+            let expected = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later") - pause;
+            assert!(since_epoch(at).abs_diff(expected) < Duration::from_millis(100), "{pause:?}");
         }
     }
 }

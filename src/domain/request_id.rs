@@ -1,13 +1,11 @@
 //! The name of a request: the caller's own, or one that is made for it.
 
-use std::time::SystemTime;
-
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use super::arrival::detached;
-use super::clock::time_of_day;
+use super::clock::since_epoch;
 
 /// The header that names a request.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -24,8 +22,8 @@ fn may_name(value: &HeaderValue) -> bool {
 
 /// A `UUIDv7` (RFC 9562 §5.7).
 fn new(at: Instant) -> HeaderValue {
-    let since_epoch = time_of_day(at).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let milliseconds = since_epoch.as_secs() * 1_000 + u64::from(since_epoch.subsec_millis());
+    let time = since_epoch(at);
+    let milliseconds = time.as_secs() * 1_000 + u64::from(time.subsec_millis());
     let random = fastrand::u128(..).to_ne_bytes();
     let random = random.first_chunk().expect("sixteen bytes hold ten");
     let id = uuid::Builder::from_unix_timestamp_millis(milliseconds, random).into_uuid();

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use arc_swap::ArcSwap;
@@ -26,7 +26,7 @@ use super::resolve::Accounts;
 use super::route::Routes;
 use super::strangers::Strangers;
 use crate::domain::arrival::Arrived;
-use crate::domain::ask::{Ask, Known, Question, Whose, deadline};
+use crate::domain::ask::{Again, Ask, Known, Question, Whose, deadline};
 use crate::domain::body;
 use crate::domain::cache_control::Wants;
 use crate::domain::delivery::{Delivery, WEBHOOK_PATH};
@@ -117,11 +117,10 @@ impl House {
         let (caller, policy) = (caller.clone(), stop.policy);
         match policy.rule {
             CacheRule::SyncStatus | CacheRule::Fixed(_) => {
-                let is_repeatable = is_repeatable(&fields, &caller);
+                let again = (body.row().is_some() && is_repeatable(&fields, &caller)).then(Again::default);
                 let (edition, has_codings) = (self.edition, fields.has_codings);
-                let logged = OnceLock::new();
-                let question = Arc::new(Question { caller, target, key, has_codings, policy, edition, logged });
-                if is_repeatable {
+                let question = Arc::new(Question { caller, target, key, has_codings, policy, edition, again });
+                if question.again.is_some() {
                     body.remember(&question);
                 }
                 let follow =

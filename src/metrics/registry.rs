@@ -125,8 +125,7 @@ impl Metrics {
     }
 
     /// A request has ended: the one place where requests are counted.
-    pub fn count(&self, outcome: &Outcome, status: StatusCode, took: Duration) {
-        let ending = Ending::of(&outcome.result);
+    pub fn count(&self, outcome: &Outcome, ending: Ending, status: StatusCode, took: Duration) {
         let tally = match outcome.whose.caller() {
             // By name once, and from then on where the caller keeps it.
             Some(caller) => caller.tally.get_or_init(|| self.consumer(&caller.consumer.name)),

@@ -4,7 +4,6 @@ use http::Request;
 
 use super::export::Traces;
 use crate::domain::ending::Ending;
-use crate::domain::exchange::Outcome;
 use crate::domain::trace::Trace;
 use crate::reply::render::Reply;
 
@@ -19,16 +18,15 @@ pub fn begin<B>(traces: &Traces, request: &mut Request<B>) -> Trace {
 }
 
 /// Says in the trace how it has ended. What goes on without the caller, such as a refresh, may still hold the trace.
-pub fn end(trace: &Trace, reply: &Reply) {
+pub fn end(trace: &Trace, reply: &Reply, ending: Ending) {
     if trace.is_recorded() {
-        describe(trace, reply);
+        describe(trace, reply, ending);
         trace.end();
     }
 }
 
-fn describe(trace: &Trace, reply: &Reply) {
-    let Outcome { whose, result, .. } = &reply.outcome;
-    let ending = Ending::of(result);
+fn describe(trace: &Trace, reply: &Reply, ending: Ending) {
+    let whose = &reply.outcome.whose;
     let status = reply.response.status();
     trace.note("http.response.status_code", i64::from(status.as_u16()));
     trace.note("proxy.result", ending.result());

@@ -13,6 +13,7 @@ use merge_sync_proxy::app::reload::Cause;
 use merge_sync_proxy::config::Config;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::support::{Got, SYNC_STATUS, Wire, consumer, merge, soon, text};
 
@@ -102,6 +103,19 @@ async fn a_reload_counts_from_the_next_repetition_on() {
         for turn in 0..4 {
             assert_eq!(line.ask("team", "acme", &[]).await.status, expected, "{team}, turn {turn}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_purge_counts_from_the_next_repetition_on() {
+    let mut line = Line::open("accounts = ['acme']").await;
+    for round in 1..=6 {
+        for turn in 0..4 {
+            let got = line.ask("team", "acme", &[]).await;
+            assert_eq!((got.status, turn == 0), (StatusCode::OK, !got.header("cache-status").contains("; hit")), "{turn}");
+        }
+        assert_eq!(line.wire.merge.calls(), round);
+        line.wire.app.ground().store.purge_all(round % 2 == 0, Instant::now());
     }
 }
 

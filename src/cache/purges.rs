@@ -1,0 +1,63 @@
+//! What has been purged: what a fetch that began before brings is not fresh, and when which page of many is stale.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::domain::access::{AccountHash, Name};
+use crate::domain::key::PageKey;
+
+/// For how long a purge is remembered. Only a fetch that began before it needs it, and no fetch lasts this long.
+const MEMORY: Duration = Duration::from_secs(600);
+
+/// When which account was purged last: a fetch that began before that must not bring a fresh page. And since when which upstream
+/// is another, or asked with another key: what an earlier fetch brings is not kept at all.
+#[derive(Default)]
+pub(super) struct Purges {
+    everything: Option<Instant>,
+    accounts: HashMap<AccountHash, Instant>,
+    upstreams: HashMap<Name, Instant>,
+}
+
+impl Purges {
+    pub(super) fn note(&mut self, accounts: &HashSet<AccountHash>, now: Instant) {
+        self.accounts.retain(|_, at| now.saturating_duration_since(*at) < MEMORY);
+        self.accounts.extend(accounts.iter().map(|account| (*account, now)));
+    }
+
+    pub(super) fn note_all(&mut self, now: Instant) {
+        self.everything = Some(now);
+    }
+
+    pub(super) fn replace(&mut self, upstream: &Name, now: Instant) {
+        self.upstreams.insert(upstream.clone(), now);
+    }
+
+    /// Whether what a fetch brings that began then is not fresh.
+    pub(super) fn cover(&self, key: &PageKey, began: Instant) -> bool {
+        let after = |at: &Instant| began <= *at;
+        self.everything.as_ref().is_some_and(after)
+            || self.accounts.get(&key.account).is_some_and(after)
+            || self.has_replaced(&key.upstream, began)
+    }
+
+    /// Whether what a fetch brings that began then is from another server, or was asked for with another key.
+    pub(super) fn has_replaced(&self, upstream: &Name, began: Instant) -> bool {
+        self.upstreams.get(upstream).is_some_and(|at| began <= *at)
+    }
+}
+
+/// How many pages of a soft purge are stale at once, and then in each second more. What is stale is fetched with the next request,
+/// and so many fetches at a time do not crowd out the misses of those who wait.
+pub(super) const PURGED_AT_ONCE: usize = 64;
+
+/// How long after a soft purge the page is stale that it meets after `before` others. `jitter` is from 0 to 1.
+pub(super) fn delay(before: usize, jitter: f32) -> Duration {
+    let seconds = u32::try_from(before / PURGED_AT_ONCE).unwrap_or(u32::MAX);
+    if seconds == 0 {
+        Duration::ZERO
+    } else {
+        Duration::from_secs(1) * (seconds - 1) + Duration::from_secs(1).mul_f32(jitter)
+    }
+}
