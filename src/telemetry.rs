@@ -21,7 +21,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::redact::Redacting;
-use crate::access_log::{AccessLog, Entry, Moment};
+use crate::access_log::AccessLog;
+use crate::access_log::line::{Entry, Moment};
 use crate::domain::arrival::Arrived;
 use crate::domain::ask::Whose;
 use crate::domain::body::ReplyBody;
@@ -154,7 +155,10 @@ where
 
     fn call(&mut self, mut request: Request<Arrived<B>>) -> Self::Future {
         let trace = requests::begin(&self.traces, &mut request);
-        let line = is_logged().then(|| Line { method: request.method().clone(), path: SmallVec::from_slice(request.uri().path().as_bytes()) });
+        let line = is_logged().then(|| Line {
+            method: request.method().clone(),
+            path: SmallVec::from_slice(request.uri().path().as_bytes()),
+        });
         Answering { line, trace, count: self.count.clone(), reply: self.inner.call(request) }
     }
 }

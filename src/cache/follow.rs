@@ -5,15 +5,17 @@
 //! what one busy client costs, and a follower that is held holds no place among those who wait for the upstream.
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use futures_util::future::{BoxFuture, Either, MapOk};
-use futures_util::{TryFutureExt, stream};
+use futures_util::future::BoxFuture;
+use futures_util::stream;
 use http::HeaderValue;
 use parking_lot::Mutex;
+use pin_project_lite::pin_project;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
@@ -211,7 +213,7 @@ where
 {
     type Response = Given;
     type Error = Problem;
-    type Future = Either<MapOk<S::Future, fn(Answer) -> Given>, BoxFuture<'static, Result<Given, Problem>>>;
+    type Future = Held<S::Future>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Problem>> {
         Poll::Ready(Ok(()))
@@ -219,9 +221,34 @@ where
 
     fn call(&mut self, mut ask: Ask) -> Self::Future {
         match ask.follow.take().map(|follow| *follow) {
-            None => Either::Left(self.inner.call(ask).map_ok(Given::Page)),
-            Some(Follow::Wait { at_most, known }) => Either::Right(Box::pin(self.clone().wait(ask, at_most, known))),
-            Some(Follow::Stream { known }) => Either::Right(Box::pin(self.clone().stream(ask, known))),
+            None => Held::Not { answer: self.inner.call(ask) },
+            Some(Follow::Wait { at_most, known }) => {
+                Held::Long { given: Box::pin(self.clone().wait(ask, at_most, known)) }
+            }
+            Some(Follow::Stream { known }) => Held::Long { given: Box::pin(self.clone().stream(ask, known)) },
+        }
+    }
+}
+
+pin_project! {
+    /// The future of [`Following`].
+    #[project = HeldProjection]
+    #[expect(missing_docs, reason = "the variants say it")]
+    pub enum Held<F> {
+        /// A request that follows nothing.
+        Not { #[pin] answer: F },
+        /// One that does.
+        Long { given: BoxFuture<'static, Result<Given, Problem>> },
+    }
+}
+
+impl<F: Future<Output = Result<Answer, Problem>>> Future for Held<F> {
+    type Output = Result<Given, Problem>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            HeldProjection::Not { answer } => answer.poll(cx).map_ok(Given::Page),
+            HeldProjection::Long { given } => given.as_mut().poll(cx),
         }
     }
 }

@@ -53,7 +53,8 @@ impl<'t> Places<'t> {
 
     fn full_key(&self, entry: usize) -> String {
         let within = |entry: &usize| self.entries[*entry].within;
-        let mut parts: Vec<_> = std::iter::successors(Some(entry), within).map(|entry| &self.entries[entry].part).collect();
+        let mut parts: Vec<_> =
+            std::iter::successors(Some(entry), within).map(|entry| &self.entries[entry].part).collect();
         parts.reverse();
         let mut key = String::new();
         for part in parts {
@@ -69,7 +70,13 @@ impl<'t> Places<'t> {
     fn note_table(&mut self, table: &DeTable<'t>, within: Option<usize>) {
         for (key, value) in table {
             let (place, part) = (key.span(), Part::Key(key.get_ref().clone()));
-            self.entries.push(Entry { start: place.start, end: place.end, within, part: part.clone(), is_value: false });
+            self.entries.push(Entry {
+                start: place.start,
+                end: place.end,
+                within,
+                part: part.clone(),
+                is_value: false,
+            });
             self.note_value(value, part, within);
         }
     }

@@ -1,6 +1,7 @@
 //! A request for a page: what it asks for, which many may ask alike, and what is its own.
 
 use std::ops::Deref;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -39,10 +40,19 @@ pub struct Question {
 /// What need not be found out again for a question that is asked again and again.
 #[derive(Debug, Default)]
 pub struct Again {
-    /// What all lines of the access log about its hits have in common, once there has been one.
-    pub logged: OnceLock<Box<[u8]>>,
+    /// What all lines of the access log about its hits have in common.
+    pub logged: Logged,
     /// The page that was found last, and in which edition of the store. It is the store that keeps it, and not who asks for it.
     found: Mutex<(u64, Weak<Page>)>,
+}
+
+/// A text that many lines of the log have in common.
+#[derive(Debug, Default)]
+pub struct Logged {
+    /// The text, once it has been needed.
+    pub text: OnceLock<Box<[u8]>>,
+    /// Where the log has it already; only the log knows how to read this.
+    pub place: AtomicU64,
 }
 
 impl Again {

@@ -28,7 +28,7 @@ impl Trace {
     /// Begins to record a request, as a part of the caller's trace if there is one.
     pub fn begin(tracer: &Arc<BoxedTracer>, name: &'static str, parent: Option<SpanContext>) -> Self {
         let context = parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
-        Self::span(tracer, name, SpanKind::Server, &context, Vec::new())
+        Self::span(tracer, name, SpanKind::Server, &context, None)
     }
 
     /// Records nothing and passes the caller's trace on.
@@ -40,29 +40,36 @@ impl Trace {
     /// A part of this one; an internal step of the proxy.
     #[must_use]
     pub fn step(&self, name: &'static str) -> Self {
-        self.child(name, SpanKind::Internal, Vec::new())
+        self.child(name, SpanKind::Internal, None)
     }
 
     /// A part of this one: a call to somebody else.
     #[must_use]
     pub fn call(&self, name: &'static str) -> Self {
-        self.child(name, SpanKind::Client, Vec::new())
+        self.child(name, SpanKind::Client, None)
     }
 
     /// A part of this one that waits for what another trace does.
     #[must_use]
     pub fn wait(&self, name: &'static str, other: Option<&SpanContext>) -> Self {
-        self.child(name, SpanKind::Internal, other.cloned().map(Link::with_context).into_iter().collect())
+        self.child(name, SpanKind::Internal, other)
     }
 
-    fn child(&self, name: &'static str, kind: SpanKind, links: Vec<Link>) -> Self {
+    fn child(&self, name: &'static str, kind: SpanKind, other: Option<&SpanContext>) -> Self {
         match self.0.as_deref() {
-            Some(Node { context, tracer: Some(tracer) }) => Self::span(tracer, name, kind, context, links),
+            Some(Node { context, tracer: Some(tracer) }) => Self::span(tracer, name, kind, context, other),
             _ => self.clone(),
         }
     }
 
-    fn span(tracer: &Arc<BoxedTracer>, name: &'static str, kind: SpanKind, parent: &Context, links: Vec<Link>) -> Self {
+    fn span(
+        tracer: &Arc<BoxedTracer>,
+        name: &'static str,
+        kind: SpanKind,
+        parent: &Context,
+        other: Option<&SpanContext>,
+    ) -> Self {
+        let links = other.cloned().map(Link::with_context).into_iter().collect();
         let builder = tracer.span_builder(name).with_kind(kind).with_links(links);
         let context = Context::new().with_span(tracer.build_with_context(builder, parent));
         Self(Some(Arc::new(Node { context, tracer: Some(tracer.clone()) })))

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Cache};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Extensions, HeaderValue, Method, Request};
@@ -224,14 +224,15 @@ fn is_repeatable(fields: &Fields<'_>, caller: &Caller) -> bool {
 
 /// The layer: `Request` in, [`Outcome`] out; what comes in goes on as [`Admitted`].
 pub fn layer<S>(house: Arc<ArcSwap<House>>) -> impl Layer<S, Service = Admit<S>> + Clone {
-    layer_fn(move |inner| Admit { inner, house: house.clone() })
+    layer_fn(move |inner| Admit { inner, house: Cache::new(house.clone()) })
 }
 
 /// See [`layer`].
 #[derive(Clone)]
 pub struct Admit<S> {
     inner: S,
-    house: Arc<ArcSwap<House>>,
+    /// With the house of the last request, which nearly always is that of the next: to see whether it is costs little.
+    house: Cache<Arc<ArcSwap<House>>, Arc<House>>,
 }
 
 impl<S, B> Service<Request<Arrived<B>>> for Admit<S>

@@ -151,7 +151,9 @@ impl Reading {
             *place = value;
         }
         let modified = page.validators.as_ref().and_then(|known| known.last_modified.as_ref());
-        headers.extend(modified.map(|date| (LAST_MODIFIED, date.clone())));
+        if let Some(date) = modified {
+            headers.insert(LAST_MODIFIED, date.clone());
+        }
         if self.conditions.as_ref().is_some_and(|conditions| conditions.met(&page.etag, modified)) {
             headers.remove(CONTENT_TYPE);
             *response.status_mut() = StatusCode::NOT_MODIFIED;

@@ -112,7 +112,11 @@ async fn a_purge_counts_from_the_next_repetition_on() {
     for round in 1..=6 {
         for turn in 0..4 {
             let got = line.ask("team", "acme", &[]).await;
-            assert_eq!((got.status, turn == 0), (StatusCode::OK, !got.header("cache-status").contains("; hit")), "{turn}");
+            assert_eq!(
+                (got.status, turn == 0),
+                (StatusCode::OK, !got.header("cache-status").contains("; hit")),
+                "{turn}"
+            );
         }
         assert_eq!(line.wire.merge.calls(), round);
         line.wire.app.ground().store.purge_all(round % 2 == 0, Instant::now());
