@@ -419,18 +419,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_not_held() {
-        let store = Store::new(1 << 20);
-        let (again, began) = (Again::default(), Instant::now());
-        store.keep(&key(1, ""), &Arc::new(page("{}", began, [60, 0, 0])));
-        let weak = Arc::downgrade(&store.find(&key(1, ""), Some(&again)).expect("kept"));
-        store.purge_all(true, began);
-        store.maintain();
-        assert!(weak.upgrade().is_none(), "its memory is for others");
-        assert!(store.find(&key(1, ""), Some(&again)).is_none());
-    }
-
-    #[test]
     fn the_store_stays_within_its_bytes() {
         let store = Store::new(100_000);
         for n in 0..1_000 {

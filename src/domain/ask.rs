@@ -166,3 +166,20 @@ impl Whose {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::page::tests::page;
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_is_not_held_and_only_good_for_one_edition() {
+        let (again, page) = (Again::default(), Arc::new(page("{}", Instant::now(), [60, 0, 0])));
+        assert!(again.found(0).is_none());
+        again.remember(1, &page);
+        assert!(again.found(1).is_some_and(|found| Arc::ptr_eq(&found, &page)));
+        assert!(again.found(2).is_none());
+        drop(page);
+        assert!(again.found(1).is_none(), "its memory is for others");
+    }
+}
