@@ -34,8 +34,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("relay", &["domain"]),
     ("upstream", &["domain"]),
     ("reply", &["domain"]),
+    ("access_log", &["domain"]),
     // The outermost layer unwraps the renderer's `Reply`: response and outcome go apart there.
-    ("access_log", &[]),
     ("telemetry", &["access_log", "domain", "reply", "trace"]),
     ("metrics", &["domain", "reply"]),
     ("trace", &["domain", "reply"]),
