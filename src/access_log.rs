@@ -41,15 +41,16 @@ struct Out {
     text: Vec<u8>,
 }
 
-/// How long lines come together before they are written: long enough that a busy proxy writes hundreds at once, and short enough
-/// that they do not push everything else out of the processor's caches.
-const GATHER: Duration = Duration::from_millis(5);
+/// How long lines come together before they are written: long enough that a busy proxy writes hundreds at once, and too short for
+/// anybody who reads along to notice.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// The most that waits to be written, in bytes: some thousand lines. A log that stands still must not fill the memory.
 const MOST: usize = 1 << 20;
 
-/// How many bytes of lines are written at a time, if there are so many.
-const AT_ONCE: usize = 64 << 10;
+/// How many bytes of lines are written at a time, if there are so many: half of what a pipe holds, so that its reader need not be waited
+/// for with each.
+const AT_ONCE: usize = 32 << 10;
 
 impl AccessLog {
     /// A log that is written to `out`.
