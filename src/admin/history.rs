@@ -78,7 +78,7 @@ impl History {
         let today = unix_seconds / DAY;
         if today != self.day.number {
             // What was saved before the first look belongs to the day that the proxy was started on.
-            let saved = if self.day.number == 0 { 0 } else { reading.total.calls_saved };
+            let saved = if self.day.number == 0 { 0 } else { reading.calls_saved };
             self.day = Day { number: today, saved };
         }
         let Some((at, before)) = &self.last else {
@@ -97,7 +97,7 @@ impl History {
             requests: rate(|reading| reading.total.requests),
             hit_ratio: readings::hit_ratio(&before.total, &reading.total).map(rounded),
             calls: rate(|reading| reading.calls),
-            saved: rate(|reading| reading.total.calls_saved),
+            saved: rate(|reading| reading.calls_saved),
             hit_p99: microseconds(reading.hit_p99),
             miss_p99: microseconds(reading.miss_p99),
         };

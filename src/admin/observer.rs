@@ -141,7 +141,7 @@ impl Observer {
         // What takes long happens without the lock that the next reading needs.
         let (readings, saved_today, sample) = {
             let counted = self.counted.lock();
-            let saved = counted.readings.latest().map_or(0, |reading| reading.total.calls_saved);
+            let saved = counted.readings.latest().map_or(0, |reading| reading.calls_saved);
             (counted.readings.clone(), counted.history.saved_today(saved), counted.history.newest())
         };
         let rows = rows::accounts(lookup, &readings, &mut looking.memo, clock, now);

@@ -16,6 +16,8 @@ pub struct Reading {
     pub total: Counts,
     /// Calls that went upstream.
     pub calls: u64,
+    /// Calls that were saved.
+    pub calls_saved: u64,
     /// The time that 99 of 100 hits of the last minute took at most.
     pub hit_p99: Option<Duration>,
     /// The same of requests that had to wait for a call.
@@ -35,9 +37,11 @@ impl Reading {
         for consumer in &consumers {
             total.add(&consumer.counts);
         }
+        let calls = accounts.iter().map(|account| account.calls).sum();
         Self {
+            calls_saved: metrics.calls_saved(&total, calls),
             total,
-            calls: accounts.iter().map(|account| account.calls).sum(),
+            calls,
             hit_p99: metrics.quantile(Kind::Hit, 0.99),
             miss_p99: metrics.quantile(Kind::Miss, 0.99),
             consumers,
@@ -56,13 +60,13 @@ impl Reading {
     }
 }
 
-/// The share of requests between two counts that needed no call of their own, among those that were for a page; `None` if there
+/// The share of requests between two counts that waited for no call of their own, among those that were for a page; `None` if there
 /// were none.
 pub fn hit_ratio(before: &Counts, after: &Counts) -> Option<f64> {
     let since = |count: fn(&Counts) -> u64| count(after).saturating_sub(count(before));
-    let saved = since(|counts| counts.calls_saved);
-    let pages = saved + since(|counts| counts.misses + counts.revalidated + counts.failed);
-    (pages > 0).then(|| saved as f64 / pages as f64)
+    let ready = since(|counts| counts.ready);
+    let pages = ready + since(|counts| counts.misses + counts.revalidated + counts.failed);
+    (pages > 0).then(|| ready as f64 / pages as f64)
 }
 
 /// The readings of the last seconds. Cheap to clone: whoever walks over all pages with them must keep nobody from reading on.
@@ -147,10 +151,15 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn reading(requests: u64, saved: u64) -> Reading {
-        let counts =
-            Counts { requests, hits: saved, calls_saved: saved, misses: requests - saved, ..Counts::default() };
+        let counts = Counts { requests, hits: saved, ready: saved, misses: requests - saved, ..Counts::default() };
         let team = ConsumerNumbers { name: Some("team".into()), counts: counts.clone(), calls: requests - saved };
-        Reading { total: counts, calls: requests - saved, consumers: vec![team], ..Reading::default() }
+        Reading {
+            total: counts,
+            calls: requests - saved,
+            calls_saved: saved,
+            consumers: vec![team],
+            ..Reading::default()
+        }
     }
 
     #[test]

@@ -188,9 +188,15 @@ impl Ending {
         }
     }
 
-    /// Whether the answer was there already or on its way, so that the request needed no call of its own.
-    pub fn saves_a_call(self) -> bool {
+    /// Whether the answer was there already or on its way, so that the request waited for no call of its own.
+    pub fn was_ready(self) -> bool {
         self.source() == Source::Store || self == Self::Collapsed
+    }
+
+    /// Whether it would have been a call to Merge if there were no proxy.
+    pub fn is_for_merge(self) -> bool {
+        self.source() != Source::Neither
+            || matches!(self, Self::Bypassed | Self::UpstreamFailed | Self::UpstreamTimeout)
     }
 }
 

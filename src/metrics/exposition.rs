@@ -79,8 +79,8 @@ impl Ours {
             Some(Row::of([("consumer", consumer)], tally.calls.get() as f64))
         });
         out.write("consumer_calls", "Tries of calls to Merge by who began them", MetricType::Counter, charged)?;
-        let saved = count(self.metrics.totals().counts.calls_saved);
-        out.write("calls_saved", "Requests that needed no call of their own", MetricType::Counter, [saved])?;
+        let saved = count(self.metrics.totals().calls_saved);
+        out.write("calls_saved", "Requests for Merge less the calls that were made", MetricType::Counter, [saved])?;
         let durations = [(Kind::Hit, "hit"), (Kind::Miss, "miss")];
         let durations = durations.map(|(kind, result)| ([("result", result)], self.metrics.durations(kind)));
         out.histograms("request_duration_seconds", "Time until an answer could be sent", &durations)?;

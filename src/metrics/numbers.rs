@@ -51,8 +51,10 @@ pub struct Counts {
     pub refused_by: BTreeMap<&'static str, u64>,
     /// Without an answer, since Merge gave none of use.
     pub failed: u64,
-    /// Those that needed no call of their own.
-    pub calls_saved: u64,
+    /// Those that waited for no call of their own.
+    pub ready: u64,
+    /// Those that would have been calls to Merge if there were no proxy.
+    pub for_merge: u64,
 }
 
 impl Counts {
@@ -86,8 +88,11 @@ impl Counts {
         if ending == Ending::MissForced {
             self.forced += requests;
         }
-        if ending.saves_a_call() {
-            self.calls_saved += requests;
+        if ending.was_ready() {
+            self.ready += requests;
+        }
+        if ending.is_for_merge() {
+            self.for_merge += requests;
         }
     }
 
@@ -108,14 +113,15 @@ impl Counts {
             *self.refused_by.entry(reason).or_default() += refused;
         }
         self.failed += others.failed;
-        self.calls_saved += others.calls_saved;
+        self.ready += others.ready;
+        self.for_merge += others.for_merge;
     }
 
     /// The share of requests that were answered from the store or by somebody else's fetch, among those that were for a page; `None`
     /// if there were none.
     pub fn hit_ratio(&self) -> Option<f64> {
-        let pages = self.calls_saved + self.revalidated + self.misses + self.failed;
-        (pages > 0).then(|| self.calls_saved as f64 / pages as f64)
+        let pages = self.ready + self.revalidated + self.misses + self.failed;
+        (pages > 0).then(|| self.ready as f64 / pages as f64)
     }
 }
 
@@ -126,6 +132,8 @@ pub struct Totals {
     pub counts: Counts,
     /// Tries of calls to upstreams.
     pub upstream_calls: u64,
+    /// How many fewer these are than the requests that would have been calls; see [`Metrics::calls_saved`](super::registry::Metrics::calls_saved).
+    pub calls_saved: u64,
     /// Those that were not answered, or with a status of 400 and above.
     pub upstream_failures: u64,
     /// Of these, those that were answered with 429.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
@@ -39,6 +39,8 @@ struct Inner {
     ages: Histogram<12>,
     connections: Connections,
     webhooks: [Counter; OUTCOMES.len()],
+    /// The most calls that have been saved until now.
+    saved: AtomicU64,
     reloads: Counter,
     failed_reloads: Counter,
     last_reload_failed: AtomicBool,
@@ -105,6 +107,7 @@ impl Default for Metrics {
             ages: Histogram::new(AGES),
             connections: Connections::default(),
             webhooks: Default::default(),
+            saved: AtomicU64::new(0),
             reloads: Counter::default(),
             failed_reloads: Counter::default(),
             last_reload_failed: AtomicBool::new(false),
@@ -253,8 +256,10 @@ impl Metrics {
         let mut counts = Counts::default();
         self.consumers().iter().for_each(|consumer| counts.add(&consumer.counts));
         let accounts = self.accounts(Instant::now());
+        let upstream_calls = accounts.iter().map(|account| account.calls).sum();
         Totals {
-            upstream_calls: accounts.iter().map(|account| account.calls).sum(),
+            upstream_calls,
+            calls_saved: self.calls_saved(&counts, upstream_calls),
             upstream_failures: accounts.iter().map(|account| account.failures).sum(),
             upstream_refusals: accounts.iter().map(|account| account.rate_limited).sum(),
             connections_opened: self.0.connections.opened.get(),
@@ -263,6 +268,13 @@ impl Metrics {
             failed_reloads: self.0.failed_reloads.get(),
             counts,
         }
+    }
+
+    /// How many calls have been saved: requests that would have been calls, less the calls that were made, with all refreshes and
+    /// retries. It never falls, although a call may be counted before the next request that it saves a call for.
+    pub fn calls_saved(&self, counts: &Counts, upstream_calls: u64) -> u64 {
+        let saved = counts.for_merge.saturating_sub(upstream_calls);
+        self.0.saved.fetch_max(saved, Ordering::Relaxed).max(saved)
     }
 
     /// The duration that a share of `quantile` was not above within the last minute; `None` if nothing happened.

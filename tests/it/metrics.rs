@@ -30,7 +30,7 @@ async fn each_request_is_counted_once_by_how_it_ended() {
     let counts = metrics(&world).totals().counts;
     assert_eq!((counts.requests, counts.hits, counts.misses, counts.forced, counts.refused), (5, 1, 2, 1, 2));
     assert_eq!(counts.refused_by, [("invalid-request", 1), ("no-such-route", 1)].into());
-    assert_eq!(counts.calls_saved, 1);
+    assert_eq!((counts.ready, counts.for_merge), (1, 3));
     assert_eq!(counts.hit_ratio(), Some(1.0 / 3.0));
     assert_eq!(metrics(&world).totals().upstream_calls, world.merge.calls() as u64);
 }
@@ -54,6 +54,25 @@ async fn waiters_of_one_flight_are_collapsed_and_a_stale_page_says_why() {
     assert_eq!((acme.calls, acme.failures, acme.last.is_failing), (2, 1, true));
     assert_eq!(acme.last.error.map(|error| error.ended), Some(CallEnd::Answered(StatusCode::INTERNAL_SERVER_ERROR)));
     assert_eq!(acme.last.success.map(|(ago, _)| ago.as_secs()), Some(120));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_is_a_call_that_was_not_saved() {
+    let world = World::new();
+    let saved = || metrics(&world).totals().calls_saved;
+    world.get(SYNC_STATUS).await;
+    assert_eq!(saved(), 0);
+    for call in 2..4_u64 {
+        advance(Duration::from_secs(61)).await;
+        assert!(world.get(SYNC_STATUS).await.cache().ends_with("detail=revalidating"));
+        world.settle().await;
+        assert_eq!(saved(), call - 2, "the stale page came with a call");
+        world.get(SYNC_STATUS).await;
+        assert_eq!(saved(), call - 1);
+    }
+    world.merge.set(Fault::Status(500));
+    world.send(with(SYNC_STATUS, &[("x-account-token", "globex")])).await;
+    assert_eq!(saved(), 2, "a request that fails has saved nothing");
 }
 
 #[tokio::test(start_paused = true)]
