@@ -79,7 +79,7 @@ fn count(subject: &Subject, keep: &Path) -> f64 {
     let mut command = Command::new("valgrind");
     command.args(["--tool=callgrind", "-q", "--instr-atstart=no", "--separate-threads=yes"]);
     command.arg(format!("--callgrind-out-file={}", file.display()));
-    let accounts = subject.keys.max(KEYS);
+    let accounts = if subject.role == Role::Bare { subject.keys } else { subject.keys.max(KEYS) };
     command.arg(this_program()).args(role::arguments(subject.role, &Layout { accounts, ..Layout::default() }));
     if subject.role == Role::Logged {
         command.stderr(Stdio::null());

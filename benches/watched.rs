@@ -23,6 +23,7 @@ use merge_sync_proxy::app::App;
 use merge_sync_proxy::cache::{flight, follow, lookup};
 use merge_sync_proxy::domain::delivery::{Delivered, Delivery};
 use merge_sync_proxy::domain::exchange::{Fetch, Given, Landing, Outcome};
+use merge_sync_proxy::domain::heads::Heads;
 use merge_sync_proxy::domain::problem::Problem;
 use merge_sync_proxy::domain::relay::{Relay, Relayed};
 use merge_sync_proxy::domain::tally::Connections;
@@ -76,8 +77,10 @@ fn measure() {
     telemetry::start(false, "info", true);
     let ground = Ground::new(1_000, 1_000);
     let client = runtime();
+    let shared = ground.app.ground();
+    let heads = || shared.heads.clone();
     let (watched, unwatched) =
-        (serve("watched", stack::proxy(ground.app.ground())), serve("unwatched", unwatched(&ground.app)));
+        (serve("watched", stack::proxy(shared), heads()), serve("unwatched", unwatched(&ground.app), heads()));
     // A thread begins on the cores of the one that has made it: this one moves when the servers have begun.
     support::child::load_on_the_last_core();
     let request = text(&ground);
@@ -176,7 +179,7 @@ fn runtime() -> Runtime {
 }
 
 /// Serves on a thread of this name until the process ends.
-fn serve<S>(name: &'static str, service: S) -> Server
+fn serve<S>(name: &'static str, service: S, heads: Heads) -> Server
 where
     S: Service<
             Asked,
@@ -199,7 +202,8 @@ where
             let limits = Limits { max_connections: 10_000, max_connections_per_peer: 10_000, patience, drain: hour };
             let limits = Arc::new(ArcSwap::from_pointee(limits));
             let never = std::future::pending::<()>;
-            accept::serve(vec![listener], service, limits, &Connections::default(), never(), never()).await;
+            accept::serve(vec![listener], service, limits, &Connections::default(), Some(heads), never(), never())
+                .await;
         });
     };
     std::thread::Builder::new().name(name.into()).spawn(serving).expect("a thread");

@@ -49,6 +49,7 @@ use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
 use crate::domain::delivery::WEBHOOK_PATH;
 use crate::domain::event::{Events, Kind};
+use crate::domain::heads::Heads;
 use crate::domain::key::TokenHasher;
 use crate::domain::peer::Peer;
 use crate::domain::rules::{CacheRule, Route};
@@ -132,6 +133,7 @@ impl App {
         let events = Events::default();
         let ground = Ground {
             house: Arc::new(ArcSwap::from_pointee(house)),
+            heads: Heads::new(),
             flights: Flights::new(store.clone()),
             follows: Follows::new(store.clone()),
             store,
@@ -239,8 +241,8 @@ impl App {
         };
         let consumers = async {
             let (limits, connections) = (self.limits.clone(), self.ground.metrics.connections());
-            let drained =
-                accept::serve(listeners.proxy, stack::proxy(&self.ground), limits, connections, stop, self.cut()).await;
+            let (service, heads) = (stack::proxy(&self.ground), Some(self.ground.heads.clone()));
+            let drained = accept::serve(listeners.proxy, service, limits, connections, heads, stop, self.cut()).await;
             self.observer.close();
             drop(done);
             drained
@@ -248,7 +250,7 @@ impl App {
         self.events.note(Kind::Lifecycle, None, "serving");
         let operator = Connections::default();
         let admin = Admin::new(self.clone());
-        let admin = accept::serve(vec![listeners.admin], admin, operators, &operator, proxy_is_done, self.cut());
+        let admin = accept::serve(vec![listeners.admin], admin, operators, &operator, None, proxy_is_done, self.cut());
         let upkeep = async {
             tokio::select! {
                 () = self.maintain() => unreachable!("maintenance has no end"),

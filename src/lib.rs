@@ -264,6 +264,10 @@ pub mod domain {
 
     pub mod ask;
 
+    pub mod heads;
+
+    pub mod constant_time;
+
     pub mod follow;
 
     pub mod relay;

@@ -16,6 +16,7 @@ use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
 use crate::domain::delivery::{Delivered, Delivery};
 use crate::domain::exchange::{Fetch, Target};
+use crate::domain::heads::Heads;
 use crate::domain::page::Received;
 use crate::domain::problem::Problem;
 use crate::domain::relay::{Call, Called, Relay, Relayed};
@@ -36,6 +37,8 @@ use crate::webhook::receive::{MakeStale, Receiver, Webhooks};
 pub struct Ground {
     /// Who may come in.
     pub house: Arc<ArcSwap<admit::House>>,
+    /// What has been asked in which words; the door remembers it, and who reads the words finds it.
+    pub heads: Heads,
     /// The pages.
     pub store: store::Store,
     /// Who follows which page.

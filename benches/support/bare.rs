@@ -1,6 +1,8 @@
-//! The yardstick: hyper alone, which answers every request with the bytes of a hit from memory.
+//! The yardstick: hyper alone, which answers every request with the bytes of a hit from memory, from as many pages as others have.
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
@@ -29,15 +31,18 @@ fn fields() -> HeaderMap {
     .collect()
 }
 
-/// Answers on `listener` for ever.
-pub(crate) async fn serve(listener: TcpListener) {
-    let (fields, body) = (fields(), ground::page());
-    loop {
+/// Answers on `listener` for ever, on each connection with so many pages in turn, each in memory of its own.
+pub(crate) async fn serve(listener: TcpListener, pages: usize) {
+    let (fields, page) = (fields(), ground::page());
+    let bodies: Arc<[Bytes]> = (0..pages).map(|_| Bytes::copy_from_slice(&page)).collect();
+    for first in 0.. {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let _ = stream.set_nodelay(true);
-        let (fields, body) = (fields.clone(), body.clone());
+        let (fields, bodies) = (fields.clone(), bodies.clone());
+        let turn = AtomicUsize::new(first * 7);
         tokio::spawn(async move {
             let service = service_fn(move |_: Request<Incoming>| {
+                let body = &bodies[turn.fetch_add(1, Ordering::Relaxed) % bodies.len()];
                 let mut response = Response::new(Full::<Bytes>::new(body.clone()));
                 *response.headers_mut() = fields.clone();
                 std::future::ready(Ok::<_, Infallible>(response))

@@ -17,7 +17,7 @@ use super::ground::{Ground, Terms};
 /// What a process serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// hyper alone.
+    /// hyper alone, with as many pages as there are accounts.
     Bare,
     /// The whole proxy, in front of a simulated Merge in its own process.
     Proxy,
@@ -88,7 +88,7 @@ pub(crate) fn play() -> bool {
         telemetry::start(false, "info", true);
     }
     if role == "bare" {
-        runtime.block_on(play_bare());
+        runtime.block_on(play_bare(&layout));
     } else {
         runtime.block_on(play_proxy(&layout));
     }
@@ -103,11 +103,11 @@ pub(crate) fn runtime(workers: usize) -> Runtime {
     builder.worker_threads(workers).enable_all().build().expect("a runtime")
 }
 
-async fn play_bare() {
+async fn play_bare(layout: &Layout) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     ready(listener.local_addr().expect("it is bound"));
     tokio::select! {
-        () = bare::serve(listener) => {}
+        () = bare::serve(listener, layout.accounts) => {}
         _ = end_of_input() => {}
     }
 }

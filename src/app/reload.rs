@@ -200,6 +200,8 @@ impl App {
         let now = Instant::now();
         let before = self.ground.house.load_full();
         self.ground.house.store(Arc::new(Self::house(&config, &self.reloads.hasher, Some(&before), now)));
+        // It was admitted by other rules, and may hold keys that are none any more.
+        self.ground.heads.forget();
         self.set_config(config);
         self.ground.demand.forget();
         self.forget(&old);

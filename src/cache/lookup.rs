@@ -48,11 +48,11 @@ where
     fn call(&mut self, mut ask: Ask) -> Self::Future {
         let now = ask.at;
         let looking = ask.trace.step("lookup");
-        let mut decision = freshness::decide(self.store.find(&ask.key, ask.again.as_ref()), &ask.wants, now);
+        let mut decision = freshness::decide(self.store.find(&ask.key, ask.again.as_ref(), now), &ask.wants, now);
         let refresh_limited = forces(&decision, &ask.wants) && !may_force(&ask, now);
         if refresh_limited {
             ask.wants = ask.wants.unforced();
-            decision = freshness::decide(self.store.find(&ask.key, ask.again.as_ref()), &ask.wants, now);
+            decision = freshness::decide(self.store.find(&ask.key, ask.again.as_ref(), now), &ask.wants, now);
         }
         looking.note("proxy.decision", decision.label());
         drop(looking);

@@ -2,12 +2,11 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
 use moka::notification::RemovalCause;
 use moka::ops::compute::{CompResult, Op};
-use moka::sync::Cache;
+use moka::{Entry, sync::Cache};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -23,8 +22,6 @@ use crate::domain::tally::Keeping;
 #[derive(Clone)]
 pub struct Store {
     pages: Cache<PageKey, Arc<Page>, RandomState>,
-    /// How often pages have been stored or dropped: until the next time a page that was found is what would be found again.
-    edition: Arc<AtomicU64>,
     purges: Arc<Mutex<Purges>>,
     changes: Changes,
     keeping: Keeping,
@@ -41,14 +38,15 @@ impl Store {
         };
         let keeping = Keeping::default();
         let evicted = keeping.evicted.clone();
-        let count = move |_, _, cause| {
+        let goes = move |_, page: Arc<Page>, cause| {
             if cause == RemovalCause::Size {
+                page.go();
                 evicted.add();
             }
         };
-        let pages = Cache::builder().max_capacity(max_bytes).weigher(weigh).eviction_listener(count);
+        let pages = Cache::builder().max_capacity(max_bytes).weigher(weigh).eviction_listener(goes);
         let pages = pages.build_with_hasher(RandomState::default());
-        Self { pages, edition: Arc::default(), purges: Arc::default(), changes: Changes::default(), keeping }
+        Self { pages, purges: Arc::default(), changes: Changes::default(), keeping }
     }
 
     /// The page under `key`, fresh or not.
@@ -56,23 +54,15 @@ impl Store {
         self.pages.get(key)
     }
 
-    /// The same for a question that may be asked again and again: while no page comes or goes it is not searched for. It does not count
-    /// as used each time either, for use decides about what must go, which is nothing until a page comes.
-    pub fn find(&self, key: &PageKey, again: Option<&Again>) -> Option<Arc<Page>> {
+    /// The same for a question that may be asked again and again: while the page that was found last is there it is not searched for.
+    pub fn find(&self, key: &PageKey, again: Option<&Again>, now: Instant) -> Option<Arc<Page>> {
         let Some(again) = again else { return self.get(key) };
-        // Before the search: what changes during it is found by the next.
-        let edition = self.edition.load(Ordering::Acquire);
-        if let Some(page) = again.found(edition) {
+        if let Some(page) = again.found(now) {
             return Some(page);
         }
         let page = self.get(key)?;
-        again.remember(edition, &page);
+        again.remember(&page, now);
         Some(page)
-    }
-
-    /// A page has been stored or dropped: nobody may rely on what was found before. Called before anyone is told.
-    fn turn(&self) {
-        self.edition.fetch_add(1, Ordering::Release);
     }
 
     /// Stores `page` unless a page is there whose fetch began later, or its upstream has changed since; says whether it did.
@@ -80,19 +70,24 @@ impl Store {
         if self.is_forgotten(key, page.began) {
             return false;
         }
+        let mut before = None;
         let kept = self.pages.entry_by_ref(key).and_compute_with(|stored| match stored {
             Some(stored) if stored.value().began > page.began => Op::Nop,
-            _ => Op::Put(page.clone()),
+            stored => {
+                before = stored.map(Entry::into_value);
+                Op::Put(page.clone())
+            }
         });
-        self.turn();
+        if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, page)) {
+            before.go();
+        }
         // Looked up after the page is visible, as a purge first leaves its mark and then visits what is visible:
         // so one of the two always sees the other.
         if self.was_purged_since(key, page.began) {
             page.purge(page.began);
         }
         if self.is_forgotten(key, page.began) {
-            self.pages.invalidate(key);
-            self.turn();
+            self.drop_page(key);
             return false;
         }
         self.changes.tell(key);
@@ -125,10 +120,9 @@ impl Store {
         for (key, page) in &self.pages {
             if key.upstream == *upstream && (!only_refusals || page.kind == Kind::Negative) {
                 count += 1;
-                self.pages.invalidate(key.as_ref());
+                self.drop_page(&key);
             }
         }
-        self.turn();
         count
     }
 
@@ -151,7 +145,13 @@ impl Store {
             Some(stored) if Arc::ptr_eq(stored.value(), page) => Op::Put(page.clone()),
             _ => Op::Nop,
         });
-        self.turn();
+    }
+
+    /// Drops whatever page there is, in turn with who stores it again, which `invalidate` would not be.
+    fn drop_page(&self, key: &PageKey) {
+        if let CompResult::Removed(dropped) = self.pages.entry_by_ref(key).and_compute_with(|_| Op::Remove) {
+            dropped.value().go();
+        }
     }
 
     /// Makes the pages that `chosen` picks stale, or drops them if `hard`; says how many.
@@ -162,9 +162,7 @@ impl Store {
                 page.purge(now + delay(count, fastrand::f32()));
                 count += 1;
                 if hard {
-                    // In turn with who stores it again, which `invalidate` would not be.
-                    self.pages.entry_by_ref(key.as_ref()).and_compute_with(|_| Op::Remove);
-                    self.turn();
+                    self.drop_page(&key);
                 }
                 self.changes.tell(&key);
             }
@@ -220,10 +218,12 @@ impl Store {
 mod tests {
     use super::super::purges::PURGED_AT_ONCE;
     use super::*;
+    use crate::domain::heads::tests::words;
     use crate::domain::key::{CanonicalQuery, Place};
     use crate::domain::page::Freshness;
     use crate::domain::page::tests::page;
     use proptest::prelude::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
     fn key(account: u8, query: &str) -> PageKey {
@@ -353,7 +353,7 @@ mod tests {
         #[test]
         fn what_is_found_again_is_what_is_there(steps in proptest::collection::vec(step(), 1..60)) {
             let (store, start) = (Store::new(1 << 20), Instant::now());
-            let again: [[Again; 2]; 3] = Default::default();
+            let again: [[_; 2]; 3] = std::array::from_fn(|_| std::array::from_fn(|_| Again::new(words(""))));
             for step in steps {
                 match step {
                     Step::Keep(account, began) => {
@@ -376,7 +376,7 @@ mod tests {
                     }
                     Step::Find(account, who) => {
                         let key = key(account, "");
-                        let found = store.find(&key, Some(&again[usize::from(account)][who]));
+                        let found = store.find(&key, Some(&again[usize::from(account)][who]), start);
                         let there = store.get(&key);
                         let same = match (&found, &there) {
                             (Some(found), Some(there)) => Arc::ptr_eq(found, there),
@@ -397,10 +397,10 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
-                    let again = Again::default();
+                    let again = Again::new(words(""));
                     loop {
                         let at_least = kept.load(Ordering::SeqCst);
-                        if let Some(page) = store.find(&key(1, ""), Some(&again)) {
+                        if let Some(page) = store.find(&key(1, ""), Some(&again), start) {
                             let found = (page.began - start).as_millis();
                             assert!(found >= u128::from(at_least), "{found} was found after {at_least} had been kept");
                         }
@@ -416,6 +416,20 @@ mod tests {
                 kept.store(number, Ordering::SeqCst);
             }
         });
+    }
+
+    #[test]
+    fn what_is_found_again_and_again_outlives_what_is_not_used() {
+        let (store, start) = (Store::new(100_000), Instant::now());
+        let again = Again::new(words(""));
+        store.keep(&key(1, ""), &Arc::new(page("{}", start, [3_600, 0, 0])));
+        for second in 0..1_000 {
+            let now = start + Duration::from_secs(second);
+            assert!(store.find(&key(1, ""), Some(&again), now).is_some(), "after {second} s");
+            store.keep(&key(2, &format!("cursor={second}")), &Arc::new(page("{}", now, [3_600, 0, 0])));
+            store.maintain();
+        }
+        assert!(store.size().0 < 900, "others had to go");
     }
 
     #[test]

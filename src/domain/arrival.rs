@@ -1,4 +1,4 @@
-//! How a request has come in: over which connection, when, and whether the connection has said the same before.
+//! How a request has come in: over which connection, when, and whether the same has been said before.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,25 +6,30 @@ use std::task::{Context, Poll};
 
 use http::HeaderValue;
 use http_body::{Body, Frame, SizeHint};
-use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use super::ask::Question;
+use super::heads::{Heads, Said, Words};
 use super::peer::Peer;
 
 /// A connection as its requests know it.
 #[derive(Debug)]
 pub struct Conversation {
     peer: Peer,
-    /// What the present [row](Arrived::row) of requests asks, once the first of them has been admitted.
-    asked: Mutex<Option<(u64, Arc<Question>)>>,
+    /// What has been said over all connections; `None` where that does not count.
+    heads: Option<Heads>,
 }
 
 impl Conversation {
-    /// A connection of `peer` that has said nothing yet.
-    pub fn new(peer: Peer) -> Self {
-        Self { peer, asked: Mutex::default() }
+    /// A connection of `peer`.
+    pub fn new(peer: Peer, heads: Option<Heads>) -> Self {
+        Self { peer, heads }
+    }
+
+    /// What `head`, a whole one and nothing else, says on this connection.
+    pub fn hear(&self, head: &[u8]) -> Said {
+        self.heads.as_ref().map(|heads| heads.hear(&self.peer, head)).unwrap_or_default()
     }
 }
 
@@ -37,19 +42,24 @@ pin_project! {
         body: B,
         over: Option<Arc<Conversation>>,
         at: Instant,
-        row: Option<u64>,
+        said: Said,
     }
 }
 
 impl<B> Arrived<B> {
-    /// Over a connection, now; for `row` see [`Arrived::row`].
-    pub fn over(conversation: Arc<Conversation>, row: Option<u64>, body: B) -> Self {
-        Self { body, over: Some(conversation), at: Instant::now(), row }
+    /// Over a connection, now, with a head that says this.
+    pub fn over(conversation: Arc<Conversation>, said: Said, body: B) -> Self {
+        Self { body, over: Some(conversation), at: Instant::now(), said }
     }
 
     /// From within this process, now; on behalf of `peer`, if there is one.
     pub fn within(peer: Option<Peer>, body: B) -> Self {
-        Self { body, over: peer.map(|peer| Arc::new(Conversation::new(peer))), at: Instant::now(), row: None }
+        Self {
+            body,
+            over: peer.map(|peer| Arc::new(Conversation::new(peer, None))),
+            at: Instant::now(),
+            said: Said::Once,
+        }
     }
 
     /// Who sent it; `None` if it came over no connection.
@@ -62,23 +72,27 @@ impl<B> Arrived<B> {
         self.at
     }
 
-    /// The row of requests that it belongs to whose heads are the same, byte for byte; `None` if it is the first of a row.
-    pub fn row(&self) -> Option<u64> {
-        self.row
+    /// What it asks, if its very words were admitted before by this edition of the rules.
+    pub fn question(&self, edition: u64) -> Option<&Arc<Question>> {
+        match &self.said {
+            Said::Known(question) if question.edition == edition => Some(question),
+            _ => None,
+        }
     }
 
-    /// What its row asks, if that has been remembered and was admitted by this edition of the rules.
-    pub fn question(&self, edition: u64) -> Option<Arc<Question>> {
-        let row = self.row?;
-        let asked = self.over.as_deref()?.asked.lock();
-        let (_, question) = asked.as_ref().filter(|(of, question)| *of == row && question.edition == edition)?;
-        Some(question.clone())
+    /// Its words, if they may come again.
+    pub fn words(&self) -> Option<Words> {
+        match &self.said {
+            Said::Once => None,
+            Said::Twice(words) => Some((**words).clone()),
+            Said::Known(question) => Some(question.again.as_ref()?.words.clone()),
+        }
     }
 
-    /// Remembers what its row asks.
+    /// Whoever says the same from now on asks this.
     pub fn remember(&self, question: &Arc<Question>) {
-        if let (Some(over), Some(row)) = (&self.over, self.row) {
-            *over.asked.lock() = Some((row, question.clone()));
+        if let Some(heads) = self.over.as_ref().and_then(|over| over.heads.as_ref()) {
+            heads.remember(question);
         }
     }
 }

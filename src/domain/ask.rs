@@ -13,6 +13,7 @@ use super::access::{Account, Name};
 use super::cache_control::Wants;
 use super::exchange::{Caller, Policy, Target};
 use super::follow::Follow;
+use super::heads::Words;
 use super::key::PageKey;
 use super::page::Page;
 use super::trace::Trace;
@@ -33,17 +34,19 @@ pub struct Question {
     pub policy: Arc<Policy>,
     /// The [edition](crate::door::admit::House::edition) of the rules that it was admitted by.
     pub edition: u64,
-    /// What is kept for the next time, if its connection has said it more than once and may say it again.
+    /// What is kept for the next time, if it has been asked more than once and may be asked again.
     pub again: Option<Again>,
 }
 
 /// What need not be found out again for a question that is asked again and again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Again {
+    /// The words in which it is asked.
+    pub words: Words,
     /// What all lines of the access log about its hits have in common.
     pub logged: Logged,
-    /// The page that was found last, and in which edition of the store. It is the store that keeps it, and not who asks for it.
-    found: Mutex<(u64, Weak<Page>)>,
+    /// The page that was found last, and when. It is the store that keeps it, and not who asks for it.
+    found: Mutex<Option<(Weak<Page>, Instant)>>,
 }
 
 /// A text that many lines of the log have in common.
@@ -55,16 +58,27 @@ pub struct Logged {
     pub place: AtomicU64,
 }
 
+/// How long a page need not be searched for again. A search counts as use, and what is used is the last that must go when memory
+/// runs out: so often it has to be told that the page is.
+const SEARCHED_ANEW: Duration = Duration::from_secs(1);
+
 impl Again {
-    /// The page that was found last, if it was in this edition of the store and is still there.
-    pub fn found(&self, edition: u64) -> Option<Arc<Page>> {
-        let found = self.found.lock();
-        (found.0 == edition).then(|| found.1.upgrade()).flatten()
+    /// What is asked in these words.
+    pub fn new(words: Words) -> Self {
+        Self { words, logged: Logged::default(), found: Mutex::default() }
     }
 
-    /// This page was found in this edition of the store.
-    pub fn remember(&self, edition: u64, page: &Arc<Page>) {
-        *self.found.lock() = (edition, Arc::downgrade(page));
+    /// The page that was found last, if the store still has it and that was not long ago.
+    pub fn found(&self, now: Instant) -> Option<Arc<Page>> {
+        let found = self.found.lock();
+        let (page, at) = found.as_ref()?;
+        let is_recent = now.saturating_duration_since(*at) < SEARCHED_ANEW;
+        is_recent.then(|| page.upgrade()).flatten().filter(|page| !page.has_gone())
+    }
+
+    /// This page was found.
+    pub fn remember(&self, page: &Arc<Page>, now: Instant) {
+        *self.found.lock() = Some((Arc::downgrade(page), now));
     }
 }
 
@@ -169,17 +183,24 @@ impl Whose {
 
 #[cfg(test)]
 mod tests {
+    use super::super::heads::tests::words;
     use super::super::page::tests::page;
     use super::*;
 
     #[test]
-    fn what_is_remembered_is_not_held_and_only_good_for_one_edition() {
-        let (again, page) = (Again::default(), Arc::new(page("{}", Instant::now(), [60, 0, 0])));
-        assert!(again.found(0).is_none());
-        again.remember(1, &page);
-        assert!(again.found(1).is_some_and(|found| Arc::ptr_eq(&found, &page)));
-        assert!(again.found(2).is_none());
-        drop(page);
-        assert!(again.found(1).is_none(), "its memory is for others");
+    fn what_is_remembered_is_not_held_and_only_good_while_the_store_has_it() {
+        let now = Instant::now();
+        let page = || Arc::new(page("{}", now, [60, 0, 0]));
+        let (again, first, second) = (Again::new(words("")), page(), page());
+        let finds = |page, after| again.found(now + after).is_some_and(|found| Arc::ptr_eq(&found, page));
+        assert!(again.found(now).is_none());
+        again.remember(&first, now);
+        assert!(finds(&first, SEARCHED_ANEW / 2) && !finds(&first, SEARCHED_ANEW));
+        first.go();
+        assert!(again.found(now).is_none());
+        again.remember(&second, now);
+        assert!(finds(&second, Duration::ZERO));
+        drop(second);
+        assert!(again.found(now).is_none(), "its memory is for others");
     }
 }

@@ -136,6 +136,8 @@ pub struct Page {
     twins: OnceLock<Arc<Twins>>,
     /// Whether somebody has set out to make them.
     is_being_encoded: AtomicBool,
+    /// Whether the store has let go of it.
+    has_gone: AtomicBool,
     /// From which age on, in milliseconds, it counts as purged.
     purged_from: AtomicU64,
     setback: Setback,
@@ -207,6 +209,7 @@ impl Page {
             history,
             twins: OnceLock::new(),
             is_being_encoded: AtomicBool::new(false),
+            has_gone: AtomicBool::new(false),
             purged_from: AtomicU64::new(NEVER),
             setback: Setback::default(),
         }
@@ -239,6 +242,7 @@ impl Page {
             history,
             twins: self.twins.clone(),
             is_being_encoded: AtomicBool::new(false),
+            has_gone: AtomicBool::new(false),
             purged_from: AtomicU64::new(NEVER),
             setback: Setback::default(),
         }
@@ -309,6 +313,16 @@ impl Page {
     pub fn is_purged(&self, now: Instant) -> bool {
         let from = self.purged_from.load(Ordering::Relaxed);
         from != NEVER && self.age(now) >= Duration::from_millis(from)
+    }
+
+    /// The store has let go of it: under its key there is another now, or none.
+    pub fn go(&self) {
+        self.has_gone.store(true, Ordering::Release);
+    }
+
+    /// Whether the store has let go of it.
+    pub fn has_gone(&self) -> bool {
+        self.has_gone.load(Ordering::Acquire)
     }
 
     /// Whether the upstream is to be left alone for this page for now.

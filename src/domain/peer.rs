@@ -33,6 +33,15 @@ pub enum Origin {
     Uid(u32),
 }
 
+/// What a connection says of who is at its other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Shown<'a> {
+    /// The names in its certificate; none without one.
+    Certificate(&'a [Box<str>]),
+    /// The user that it runs as, if the system says so.
+    Uid(Option<u32>),
+}
+
 impl Origin {
     /// Of an address; one of IPv4 that is written as IPv6 is what it is.
     pub fn of(address: IpAddr) -> Self {
@@ -50,6 +59,14 @@ impl Peer {
         match self {
             Self::Network { address, .. } => Self::Network { address, certificate },
             local @ Self::Local { .. } => local,
+        }
+    }
+
+    /// What its connection has shown of who it is. The address is not: it may be anybody's.
+    pub fn shown(&self) -> Shown<'_> {
+        match self {
+            Self::Network { certificate, .. } => Shown::Certificate(certificate),
+            Self::Local { uid } => Shown::Uid(*uid),
         }
     }
 

@@ -74,7 +74,8 @@ impl House {
         let now = request.body().at();
         if let Some(question) = request.body().question(self.edition) {
             // The same words under the same rules: only what each request costs is left to be seen to.
-            quota::take(&question.caller, now).inspect_err(|_| progress.known = Known::of(&question))?;
+            quota::take(&question.caller, now).inspect_err(|_| progress.known = Known::of(question))?;
+            let question = question.clone();
             let trace = traced(request.extensions());
             let uri = std::mem::take(request.uri_mut());
             return Ok(Admitted::Ask(Ask { question, uri, wants: Wants::default(), follow: None, at: now, trace }));
@@ -117,7 +118,7 @@ impl House {
         let (caller, policy) = (caller.clone(), stop.policy);
         match policy.rule {
             CacheRule::SyncStatus | CacheRule::Fixed(_) => {
-                let again = (body.row().is_some() && is_repeatable(&fields, &caller)).then(Again::default);
+                let again = body.words().filter(|_| is_repeatable(&fields, &caller)).map(Again::new);
                 let (edition, has_codings) = (self.edition, fields.has_codings);
                 let question = Arc::new(Question { caller, target, key, has_codings, policy, edition, again });
                 if question.again.is_some() {

@@ -24,6 +24,7 @@ use super::converse::{Asked, Guide, Phase};
 use super::places::Places;
 use super::pulse::Patience;
 use super::tls::Tls;
+use crate::domain::heads::Heads;
 use crate::domain::peer::Peer;
 use crate::domain::tally::Connections;
 
@@ -95,12 +96,13 @@ const LAST_IN: Duration = Duration::from_millis(100);
 const LAST_REQUEST: Duration = Duration::from_secs(3);
 
 /// Serves `service` on `listeners` until `stop`, then drains, but no longer than until `cut`. All of `limits` but the numbers of
-/// connections may change meanwhile.
+/// connections may change meanwhile. `heads` is where `service` remembers what has been asked, if it does.
 pub async fn serve<S, B>(
     listeners: Vec<Listener>,
     service: S,
     limits: Arc<ArcSwap<Limits>>,
     connections: &Connections,
+    heads: Option<Heads>,
     stop: impl Future,
     cut: impl Future,
 ) -> Drained
@@ -121,6 +123,7 @@ where
                 limits: limits.clone(),
                 phase: watched.clone(),
                 connections: connections.clone(),
+                heads: heads.clone(),
             };
             accept(listener, guide, places.clone())
         }));

@@ -30,6 +30,7 @@ use super::strict::{Examined, Strict};
 use super::tls::{self, Tls};
 use crate::domain::arrival::{Arrived, Conversation};
 use crate::domain::body::Holding;
+use crate::domain::heads::Heads;
 use crate::domain::peer::Peer;
 use crate::domain::tally::Connections;
 
@@ -71,6 +72,8 @@ pub(super) struct Guide<S> {
     pub(super) limits: Arc<ArcSwap<Limits>>,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) connections: Connections,
+    /// What has been said before; `None` where nothing is remembered.
+    pub(super) heads: Option<Heads>,
 }
 
 impl<S, B> Guide<S>
@@ -121,15 +124,15 @@ where
         // One for the whole connection, not a copy for each request: services here are always ready, and wait inside their calls.
         let service = Mutex::new(self.service);
         let strict = Arc::new(Strict::default());
-        let stream = strict.follow(stream);
+        let conversation = Arc::new(Conversation::new(peer, self.heads));
+        let stream = strict.follow(stream, conversation.clone());
         let answering = pulse.clone();
-        let conversation = Arc::new(Conversation::new(peer));
         let service = service_fn(move |mut request: Request<Incoming>| {
             let version = request.version();
             let busy = answering.busy(version);
-            let Examined { is_last, row } = strict.examine(&mut request);
+            let Examined { is_last, said } = strict.examine(&mut request);
             let awaited = |body| Awaited::new(body, answering.clone());
-            let request = request.map(|body| Arrived::over(conversation.clone(), row, awaited(body)));
+            let request = request.map(|body| Arrived::over(conversation.clone(), said, awaited(body)));
             let answer = service.lock().call(request);
             let pulse = answering.clone();
             async move {

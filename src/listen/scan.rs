@@ -1,9 +1,8 @@
 //! The heads of one HTTP/1 connection, read along byte by byte: where each begins and ends, and what is wrong with it.
 
 use memchr::memchr;
-use secrecy::zeroize::Zeroizing;
 
-use super::plain::{SHORT, plain_head};
+use super::plain::plain_head;
 
 /// What is wrong with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +59,8 @@ pub(super) struct Scan {
     chunked: bool,
     line: Line,
     fault: Option<(u64, Fault)>,
-    /// The last head, if it was a plain one that came by itself and is short; else nothing. It has a key in it.
-    last: Zeroizing<Vec<u8>>,
-    /// The number of the last head that was the same as the one before it.
-    repeated: Option<u64>,
+    /// The number of the head that was read last, if it was a plain one and came by itself.
+    alone: Option<u64>,
 }
 
 /// The line that is coming in.
@@ -85,8 +82,7 @@ impl Default for Scan {
             chunked: false,
             line: Line { prefix: [0; PREFIX], length: 0, last: 0 },
             fault: None,
-            last: Zeroizing::default(),
-            repeated: None,
+            alone: None,
         }
     }
 }
@@ -97,19 +93,36 @@ impl Scan {
         self.fault
     }
 
-    /// The number of the last head that was the same as the one before it, byte for byte.
-    pub(super) fn repeated(&self) -> Option<u64> {
-        self.repeated
+    /// Whether a head may begin here that has been read before, elsewhere.
+    pub(super) fn is_between(&self) -> bool {
+        self.place == Place::Before && self.line.length == 0 && self.fault.is_none()
+    }
+
+    /// Passes over a whole head with which nothing is wrong and that has no body; returns its number.
+    pub(super) fn pass(&mut self) -> u64 {
+        (self.bytes, self.fields) = (0, 0);
+        self.heads += 1;
+        self.heads - 1
+    }
+
+    /// The number of the head that was read last, if that read brought a plain one and nothing else.
+    pub(super) fn alone(&self) -> Option<u64> {
+        self.alone
     }
 
     /// Reads the next bytes. Fields that are too many are taken out; returns how many bytes are left, from the front.
     pub(super) fn read(&mut self, bytes: &mut [u8]) -> usize {
         let (mut at, mut kept) = (0, 0);
+        self.alone = None;
         while at < bytes.len() {
             let rest = &bytes[at..];
             let place = self.place;
             let (taken, keep) = match place {
-                Place::Before if let Some(head) = self.plain_head(rest) => (head, true),
+                Place::Before if let Some(head) = self.plain_head(rest) => {
+                    let number = self.pass();
+                    self.alone = (head == bytes.len()).then_some(number);
+                    (head, true)
+                }
                 Place::Over => (rest.len(), true),
                 Place::Body(left) => {
                     let taken = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
@@ -134,31 +147,13 @@ impl Scan {
         kept
     }
 
-    /// Reads a whole head if one begins here that needs no closer look; returns its length.
-    fn plain_head(&mut self, bytes: &[u8]) -> Option<usize> {
-        if self.line.length > 0 || self.fault.is_some() {
-            return None;
-        }
-        // Who asks again and again mostly says the same.
-        let head = if *bytes == **self.last {
-            self.repeated = Some(self.heads);
-            bytes.len()
-        } else {
-            self.last.clear();
-            let head = plain_head(bytes)?;
-            if head == bytes.len() && head <= SHORT {
-                self.last.extend_from_slice(bytes);
-            }
-            head
-        };
-        self.heads += 1;
-        (self.bytes, self.fields) = (0, 0);
-        Some(head)
+    /// The length of a whole head, if one begins here that needs no closer look.
+    fn plain_head(&self, bytes: &[u8]) -> Option<usize> {
+        self.is_between().then(|| plain_head(bytes)).flatten()
     }
 
     /// Reads a part of a line, `whole` if it is the last; returns whether it is to be kept.
     fn line(&mut self, part: &[u8], whole: bool) -> bool {
-        self.last.clear();
         self.bytes += part.len();
         let begins = self.line.length == 0;
         self.line.add(part);

@@ -9,9 +9,13 @@ use std::task::{Context, Poll, ready};
 
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::{Method, Request, Version};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::plain::SHORT;
 use super::scan::{Fault, Scan};
+use crate::domain::arrival::Conversation;
+use crate::domain::heads::Said;
 use crate::domain::problem::{Objection, Problem};
 
 /// What the reader of a connection's bytes has to say to whoever gets its requests.
@@ -21,35 +25,35 @@ pub struct Strict {
     fault: OnceLock<(u64, Fault)>,
     /// How many requests have been looked at.
     seen: AtomicU64,
-    /// One more than the number of the last head that is the same as the one before it, byte for byte.
-    repeated: AtomicU64,
-    /// The number of the first request of the present row, plus one; 0 if there was something wrong with it.
-    row: AtomicU64,
+    /// The number of the last head that has been said before, and what it says.
+    said: Mutex<Option<(u64, Said)>>,
     /// The first `Host` that was one: nearly always all others are the same.
     host: OnceLock<Box<[u8]>>,
 }
 
 /// What is to be known of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Examined {
     /// Whether its connection must end with it.
     pub is_last: bool,
-    /// The row of requests with one and the same head to which it belongs, unless it is the first. The first was found good.
-    pub row: Option<u64>,
+    /// Whether the same has been said before. Then it was found good.
+    pub said: Said,
 }
 
 impl Strict {
     /// A connection's bytes, read along.
-    pub fn follow<I>(self: &Arc<Self>, io: I) -> Followed<I> {
-        Followed { io, scan: Scan::default(), strict: self.clone() }
+    pub fn follow<I>(self: &Arc<Self>, io: I, conversation: Arc<Conversation>) -> Followed<I> {
+        Followed { io, scan: Scan::default(), strict: self.clone(), conversation }
     }
 
     /// Puts an [`Objection`] on a request that must not be answered as if nothing were.
     pub fn examine<B>(&self, request: &mut Request<B>) -> Examined {
         let number = self.seen.fetch_add(1, Ordering::Relaxed);
-        let row = self.row.load(Ordering::Relaxed);
-        if row > 0 && self.repeated.load(Ordering::Relaxed) == number + 1 {
-            return Examined { is_last: false, row: Some(row) };
+        // One that was read ahead of its turn is still to come.
+        let said = self.said.lock().take_if(|(of, _)| *of <= number);
+        let said = said.filter(|(of, _)| *of == number).map(|(_, said)| said).unwrap_or_default();
+        if let Said::Known(_) = said {
+            return Examined { is_last: false, said };
         }
         let framed = request.version() == Version::HTTP_2;
         let fault = self.fault.get().filter(|(first, _)| !framed && number >= *first).map(|(_, fault)| *fault);
@@ -67,8 +71,7 @@ impl Strict {
         }
         // Where a body in chunks ends, the scan does not follow: nothing may come behind it.
         let is_last = !framed && (fault.is_some() || has_chunks);
-        self.row.store(if fault.is_some() || is_last { 0 } else { number + 1 }, Ordering::Relaxed);
-        Examined { is_last, row: None }
+        Examined { is_last, said: if fault.is_some() || is_last { Said::Once } else { said } }
     }
 
     /// What is wrong with a request that has been parsed, and has no `Host` but this one.
@@ -154,6 +157,27 @@ pub struct Followed<I> {
     io: I,
     scan: Scan,
     strict: Arc<Strict>,
+    conversation: Arc<Conversation>,
+}
+
+impl<I> Followed<I> {
+    /// Reads what has come; returns how many bytes are left of it, from the front.
+    fn read(&mut self, came: &mut [u8]) -> usize {
+        let may_be_known = self.scan.is_between() && came.len() <= SHORT && came.ends_with(b"\r\n\r\n");
+        let said = if may_be_known { self.conversation.hear(came) } else { Said::Once };
+        if let Said::Known(_) = said {
+            *self.strict.said.lock() = Some((self.scan.pass(), said));
+            return came.len();
+        }
+        let kept = self.scan.read(came);
+        if let (Said::Twice(_), Some(number)) = (&said, self.scan.alone()) {
+            *self.strict.said.lock() = Some((number, said));
+        }
+        if let Some(fault) = self.scan.fault() {
+            let _ = self.strict.fault.set(fault);
+        }
+        kept
+    }
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Followed<I> {
@@ -166,13 +190,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Followed<I> {
             if came.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            let kept = this.scan.read(came);
-            if let Some(number) = this.scan.repeated() {
-                this.strict.repeated.store(number + 1, Ordering::Relaxed);
-            }
-            if let Some(fault) = this.scan.fault() {
-                let _ = this.strict.fault.set(fault);
-            }
+            let kept = this.read(came);
             buf.set_filled(before + kept);
             // To hand on nothing would say that the connection has ended.
             if kept > 0 {

@@ -1,4 +1,5 @@
-//! Who says word for word the same as before on its connection is not read again, and must get what it would have got anyway.
+//! Who says word for word what has been said before, over whichever connection, is not read again, and must get what it would have
+//! got anyway.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::support::{Got, SYNC_STATUS, Wire, consumer, merge, soon, text};
 
-/// One connection that is kept, and one configuration that can be written anew.
+/// A connection that is kept, and a configuration that can be written anew.
 struct Line {
     wire: Wire,
     file: Arc<Mutex<String>>,
@@ -36,10 +37,15 @@ impl Line {
         let read = file.clone();
         let parse = move |text: &str, hasher: &_| Config::parse(text, Path::new("test.toml"), &|_| None, hasher);
         wire.app.reads(Box::new(move |hasher| parse(&read.lock(), hasher)));
+        let sender = Self::connect(&wire).await;
+        Self { wire, file, sender }
+    }
+
+    async fn connect(wire: &Wire) -> SendRequest<Full<Bytes>> {
         let socket = TcpStream::connect(wire.proxy).await.expect("the proxy listens");
         let (sender, connection) = handshake(TokioIo::new(socket)).await.expect("a connection");
         tokio::spawn(connection);
-        Self { wire, file, sender }
+        sender
     }
 
     async fn ask(&mut self, key: &str, account: &str, more: &[(&str, &str)]) -> Got {
@@ -72,6 +78,9 @@ async fn whatever_is_repeated_gets_what_it_is_for() {
         let key = random.choice(["team", "other", "nobody"]).expect("one of them");
         let account = random.choice(["acme", "globex", "unknown"]).expect("one of them");
         for turn in 0..random.u32(1..5) {
+            if random.u32(0..4) == 0 {
+                line.sender = Line::connect(&line.wire).await;
+            }
             let got = line.ask(key, account, &[]).await;
             let expected = match (key, account) {
                 ("team", "acme") => Ok(&acme),

@@ -1,0 +1,238 @@
+//! What has been asked before, by the very words: a client that polls says the same few things again and again, over any of its
+//! connections, and the same words under the same rules mean the same.
+
+use std::fmt;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+use secrecy::zeroize::Zeroizing;
+
+use super::ask::Question;
+use super::constant_time::is_same;
+use super::peer::Peer;
+
+/// How many sets of places there are. With the ways of each that is room for some 12,000 heads.
+const SETS: usize = 4_096;
+
+/// How many heads share a set, and how many are looked out for: as many as fit into a line of the processor's cache.
+const WAYS: usize = 3;
+const MET: usize = 4;
+
+/// Heads of HTTP/1 that were admitted, with what they ask. Cheap to clone; all clones are one.
+///
+/// They are found by a hash, whose key nobody knows, and by every byte, compared in a time that does not depend on where they differ:
+/// there are keys in them. A head is remembered when it has come twice and few others of its set in between, so that what is asked only
+/// once displaces nothing. Who can make heads that are admitted can displace others, which are then read like any other.
+#[derive(Clone)]
+pub struct Heads {
+    sets: Arc<[Mutex<Set>]>,
+    hasher: RandomState,
+}
+
+#[derive(Default)]
+struct Set {
+    /// Parts of the hashes of the last heads that were not known, the newest first.
+    met: [u16; MET],
+    /// The newest first.
+    known: [Option<(u64, Arc<Question>)>; WAYS],
+}
+
+/// The words of one head, and whose they are: what the peer has shown besides may decide what they mean.
+#[derive(Clone)]
+pub struct Words {
+    peer: Peer,
+    head: Zeroizing<Box<[u8]>>,
+    hash: u64,
+}
+
+/// What a request's head says, compared with what has been said before.
+#[derive(Debug, Default)]
+pub enum Said {
+    /// Something of its own.
+    #[default]
+    Once,
+    /// What has been said a moment ago, and may be said again.
+    Twice(Box<Words>),
+    /// What has been admitted before, and asked this.
+    Known(Arc<Question>),
+}
+
+impl Heads {
+    /// None is known yet.
+    pub fn new() -> Self {
+        Self { sets: (0..SETS).map(|_| Mutex::default()).collect(), hasher: RandomState::default() }
+    }
+
+    /// What `head` says when it comes from `peer`.
+    pub fn hear(&self, peer: &Peer, head: &[u8]) -> Said {
+        let hash = self.hasher.hash_one((peer.shown(), head));
+        let mut set = self.set(hash).lock();
+        for (known, question) in set.known.iter().flatten() {
+            let said = question.again.as_ref().filter(|_| *known == hash);
+            if said.is_some_and(|again| again.words.are(peer, head)) {
+                return Said::Known(question.clone());
+            }
+        }
+        // Any part will do that does not choose the set.
+        let part = u16::try_from(hash >> (u64::BITS - u16::BITS)).expect("sixteen bits");
+        if set.met.contains(&part) {
+            return Said::Twice(Box::new(Words { peer: peer.clone(), head: Zeroizing::new(head.into()), hash }));
+        }
+        set.met.rotate_right(1);
+        set.met[0] = part;
+        Said::Once
+    }
+
+    /// Remembers the words of a question that was admitted.
+    pub fn remember(&self, question: &Arc<Question>) {
+        let Some(again) = &question.again else { return };
+        let Words { peer, head, hash } = &again.words;
+        let mut set = self.set(*hash).lock();
+        let is_older =
+            |(_, other): &(u64, Arc<Question>)| other.again.as_ref().is_some_and(|other| other.words.are(peer, head));
+        let place = set.known.iter().position(|known| known.as_ref().is_none_or(is_older)).unwrap_or(WAYS - 1);
+        set.known[..=place].rotate_right(1);
+        set.known[0] = Some((*hash, question.clone()));
+    }
+
+    /// Forgets all of them, and the keys in them.
+    pub fn forget(&self) {
+        for set in &*self.sets {
+            *set.lock() = Set::default();
+        }
+    }
+
+    fn set(&self, hash: u64) -> &Mutex<Set> {
+        &self.sets[usize::try_from(hash % SETS as u64).expect("less than the number of sets")]
+    }
+}
+
+impl Default for Heads {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Words {
+    fn are(&self, peer: &Peer, head: &[u8]) -> bool {
+        self.peer.shown() == peer.shown() && is_same(&self.head, head)
+    }
+}
+
+impl fmt::Debug for Heads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Heads(…)")
+    }
+}
+
+impl fmt::Debug for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Words(…)")
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::super::access::{Account, AccountHash, Consumer, Credential, Upstream};
+    use super::super::ask::Again;
+    use super::super::exchange::{Caller, Policy, Target};
+    use super::super::key::{CanonicalQuery, PageKey, Place};
+    use super::super::rules::{BudgetRules, CacheRule, ClientOptions, Lifetimes};
+    use super::*;
+    use http::uri::{Authority, Scheme};
+    use proptest::prelude::*;
+    use tokio::time::Instant;
+
+    /// A head, from nobody in particular.
+    pub(crate) fn words(head: &str) -> Words {
+        Words { peer: Peer::Local { uid: None }, head: Zeroizing::new(head.as_bytes().into()), hash: 0 }
+    }
+
+    /// Something that is asked in these words.
+    fn question(words: Words) -> Arc<Question> {
+        let upstream = Arc::new(Upstream {
+            name: "us".into(),
+            scheme: Scheme::HTTPS,
+            authority: Authority::from_static("api.test"),
+            prefix: "".into(),
+            api_key: Credential::new("Bearer key").expect("ASCII"),
+            client: ClientOptions::default(),
+            budget: BudgetRules::default(),
+        });
+        let (name, hash) = (Some("acme".into()), AccountHash([1; 16]));
+        let token = Credential::new("token").expect("ASCII");
+        let (upstream_of_account, per_account) = (upstream.clone(), None);
+        let account =
+            Account { name, hash, token, upstream: upstream_of_account, per_account, linked_account_id: None };
+        let place = Arc::new(Place { route: "/r".into(), path: "/r".into() });
+        let query = CanonicalQuery::new("");
+        let lifetimes = Lifetimes::default();
+        Arc::new(Question {
+            caller: Arc::new(Caller::new(Consumer::open(), Instant::now())),
+            key: PageKey { upstream: upstream.name.clone(), account: hash, place, query },
+            target: Target { upstream, account: Arc::new(account) },
+            has_codings: false,
+            policy: Arc::new(Policy { rule: CacheRule::SyncStatus, lifetimes, max_page_bytes: 1 << 20 }),
+            edition: 0,
+            again: Some(Again::new(words)),
+        })
+    }
+
+    fn peer(certificate: &[&str]) -> Peer {
+        let certificate = certificate.iter().map(|name| Box::from(*name)).collect();
+        Peer::Network { address: [127, 0, 0, 1].into(), certificate }
+    }
+
+    /// Remembers what is said for the second time, as the door does; gives back what was known.
+    fn say(heads: &Heads, peer: &Peer, head: &str) -> Option<Arc<Question>> {
+        match heads.hear(peer, head.as_bytes()) {
+            Said::Once => None,
+            Said::Twice(words) => {
+                heads.remember(&question(*words));
+                None
+            }
+            Said::Known(question) => Some(question),
+        }
+    }
+
+    #[test]
+    fn what_is_said_twice_is_known_until_it_is_forgotten() {
+        let (heads, anybody) = (Heads::new(), peer(&[]));
+        for _ in 0..2 {
+            assert!(say(&heads, &anybody, "a").is_none() && say(&heads, &anybody, "a").is_none());
+            let known = say(&heads, &anybody, "a").expect("said twice before");
+            heads.remember(&known);
+            assert_eq!(heads.sets.iter().map(|set| set.lock().known.iter().flatten().count()).sum::<usize>(), 1);
+            heads.forget();
+        }
+        assert_eq!(format!("{heads:?} {:?}", words("canary")), "Heads(…) Words(…)");
+    }
+
+    #[test]
+    fn what_is_said_only_once_displaces_nothing() {
+        let (heads, anybody) = (Heads::new(), peer(&[]));
+        for _ in 0..2 {
+            (0..100).for_each(|number| drop(say(&heads, &anybody, &format!("often {number}"))));
+            (0..100).for_each(|number| drop(say(&heads, &anybody, &format!("often {number}"))));
+        }
+        (0..50_000).for_each(|number| drop(say(&heads, &anybody, &format!("once {number}"))));
+        let known = (0..100).filter(|number| say(&heads, &anybody, &format!("often {number}")).is_some()).count();
+        assert!(known > 95, "{known}: only who shares a set may be in the way");
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_is_taken_for_another(said in prop::collection::vec((0..4_usize, "[ab]{0,2}"), 1..200)) {
+            let heads = Heads::new();
+            let peers = [peer(&[]), peer(&["team"]), Peer::Local { uid: None }, Peer::Local { uid: Some(7) }];
+            for (who, head) in said {
+                if let Some(known) = say(&heads, &peers[who], &head) {
+                    let words = &known.again.as_ref().expect("it was remembered").words;
+                    prop_assert_eq!((words.peer.shown(), &**words.head), (peers[who].shown(), head.as_bytes()));
+                }
+            }
+        }
+    }
+}
