@@ -18,7 +18,7 @@ use fastrand::Rng;
 use merge_sync_proxy::cache::freshness;
 use merge_sync_proxy::domain::exchange::Policy;
 use merge_sync_proxy::domain::history::History;
-use merge_sync_proxy::domain::page::{Run, SyncDigest};
+use merge_sync_proxy::domain::received::{Run, SyncDigest};
 use merge_sync_proxy::domain::rules::{CacheRule, Lifetimes};
 
 const ACCOUNTS: u64 = 1000;

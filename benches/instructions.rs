@@ -87,7 +87,7 @@ fn count(subject: &Subject, keep: &Path) -> f64 {
     let server = Server::start(command);
     let streams = if subject.speech == Speech::Http2 { 32 } else { 1 };
     let connections = if subject.speech == Speech::Http2 { CONNECTIONS / streams } else { CONNECTIONS };
-    let lines = Lines { target: server.address, speech: subject.speech, connections, streams };
+    let lines = Lines { target: server.address, speech: subject.speech, connections, streams, tls: None };
     let mut driver = Driver::connect(lines).expect("the server listens");
     let mut mix = Turns::new((0..subject.keys).map(|number| request(subject.speech, number)).collect());
     let mut run = || {

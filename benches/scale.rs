@@ -124,7 +124,7 @@ fn run(target: SocketAddr, connections: usize, end: End, mix: &mut Wide) -> Repo
     report
 }
 
-fn proxy(layout: Layout) -> Server {
+fn proxy(layout: Layout<'_>) -> Server {
     Server::play(Role::Proxy, &layout, (layout.workers == 1).then_some("0"))
 }
 

@@ -288,7 +288,11 @@ pub mod domain {
 
     pub mod key;
 
+    pub mod received;
+
     pub mod page;
+
+    mod entity_tag;
 
     pub mod setback;
 

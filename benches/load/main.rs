@@ -109,6 +109,7 @@ impl Scene {
             accounts: options.accounts,
             upstream: Some(upstream::serve(merge.clone())),
             lifetime: options.lifetime,
+            tls: None,
         };
         let server = Server::play(Role::Proxy, &layout, (!options.unpinned && options.workers == 1).then_some("0"));
         Ok(Self {
@@ -172,7 +173,8 @@ impl Scene {
             }
             let share = connections / threads + usize::from(place < connections % threads);
             let streams = if options.http2 { options.streams } else { 1 };
-            let lines = Lines { target: self.target, speech: speech(options), connections: share, streams };
+            let (target, speech) = (self.target, speech(options));
+            let lines = Lines { target, speech, connections: share, streams, tls: None };
             let mut seen = 0;
             let mut progress = |report: &Report| {
                 let all = answers.fetch_add(report.answers() - seen, Ordering::Relaxed) + report.answers() - seen;

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
 use super::support::child::{Server, is_installed, on_cores};
+use super::support::identity::{BOTH, CERTIFICATE, KEY};
 use super::support::wire::Speech;
 
 /// What a peer is asked to be.
@@ -14,6 +15,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) folder: &'a Path,
     pub(crate) upstream: SocketAddr,
     pub(crate) speech: Speech,
+    /// Whether it speaks TLS, with the certificate in `folder`.
+    pub(crate) tls: bool,
     pub(crate) workers: usize,
     /// How long a page is fresh, in seconds.
     pub(crate) lifetime: u64,
@@ -25,6 +28,9 @@ pub(crate) const PEERS: [&str; 3] = ["nginx", "haproxy", "varnish"];
 
 /// Starts a peer; `None` if it is not installed or does not start.
 pub(crate) fn start(peer: &str, setting: &Setting<'_>) -> Option<Server> {
+    if peer == "varnish" && setting.tls {
+        return None;
+    }
     let program = if peer == "varnish" { "varnishd" } else { peer };
     // Debian keeps servers where only the superuser looks.
     let program = [program.to_owned(), format!("/usr/sbin/{program}")]
@@ -58,6 +64,13 @@ fn nginx(setting: &Setting<'_>, address: SocketAddr) -> (String, Vec<String>) {
     let Setting { folder, upstream, workers, lifetime, .. } = setting;
     let (folder, port) = (folder.display(), address.port());
     let http2 = if setting.speech == Speech::Http2 { "http2" } else { "" };
+    let (tls, certificate, key) = if setting.tls {
+        let [certificate, key] = [("ssl_certificate", CERTIFICATE), ("ssl_certificate_key", KEY)]
+            .map(|(name, file)| format!("{name} {folder}/{file};"));
+        ("ssl", certificate, key)
+    } else {
+        Default::default()
+    };
     let text = format!(
         "daemon off; user root; worker_processes {workers}; pid {folder}/nginx.{port}.pid; error_log stderr crit;
 events {{ worker_connections 20000; }}
@@ -72,7 +85,8 @@ http {{
   proxy_cache_path {folder}/nginx.{port}.cache keys_zone=pages:64m inactive=1h max_size=1g;
   upstream merge {{ server {upstream}; keepalive 64; }}
   server {{
-    listen {address} backlog=4096 {http2};
+    listen {address} backlog=4096 {http2} {tls};
+    {certificate} {key}
     location / {{
       proxy_pass http://merge;
       proxy_http_version 1.1;
@@ -95,7 +109,11 @@ http {{
 
 fn haproxy(setting: &Setting<'_>, address: SocketAddr) -> (String, Vec<String>) {
     let Setting { upstream, workers, lifetime, .. } = setting;
-    let http2 = if setting.speech == Speech::Http2 { "proto h2" } else { "" };
+    let how = match setting.speech {
+        Speech::Http2 => "proto h2".to_owned(),
+        Speech::Http1 if setting.tls => format!("ssl crt {}", setting.folder.join(BOTH).display()),
+        Speech::Http1 => String::new(),
+    };
     // Its cache knows the URI alone, so the account goes into the path; and it stores nothing that was asked for with Authorization.
     let text = format!(
         "global
@@ -111,7 +129,7 @@ cache pages
   max-object-size 1000000
   max-age {lifetime}
 frontend consumers
-  bind {address} {http2}
+  bind {address} {how}
   http-request del-header authorization
   http-request set-path /%[req.hdr(x-account-token)]%[path]
   http-request cache-use pages

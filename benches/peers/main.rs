@@ -11,15 +11,18 @@ mod support;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use foreign::{PEERS, Setting};
 use merge_sync_proxy::demo::fault::Fault;
 use merge_sync_proxy::demo::merge::Merge;
+use rustls::ClientConfig;
 use support::child::{self, Server};
 use support::drive::{Driver, End, Lines, Pace, Report, Turns};
 use support::ground::{self, key};
+use support::identity;
 use support::role::{self, Layout, Role};
 use support::upstream;
 use support::wire::{self, Speech};
@@ -36,7 +39,7 @@ struct Options {
     /// The length of a turn, in seconds.
     #[arg(long, default_value_t = 1.5)]
     seconds: f64,
-    /// Only these: hits, keys, many, open, http2, workers, herd, expiry.
+    /// Only these: hits, keys, many, open, http2, tls, workers, herd, expiry.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// What cargo says to every bench.
@@ -50,6 +53,7 @@ struct Subject {
     server: Server,
     /// The requests, one for each key.
     requests: Vec<Vec<u8>>,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 /// What a turn showed.
@@ -66,6 +70,7 @@ struct Work {
     keys: usize,
     connections: usize,
     speech: Speech,
+    tls: bool,
     workers: usize,
     pace: Pace,
 }
@@ -76,11 +81,12 @@ const HITS: Work = Work {
     keys: 1,
     connections: 64,
     speech: Speech::Http1,
+    tls: false,
     workers: 1,
     pace: Pace::Closed,
 };
 
-const WORKS: [Work; 6] = [
+const WORKS: [Work; 7] = [
     HITS,
     Work { name: "keys", title: "hits, 1,000 keys, 64 connections", keys: ACCOUNTS, ..HITS },
     Work { name: "many", title: "hits, 1,000 keys, 1,000 connections", keys: ACCOUNTS, connections: 1_000, ..HITS },
@@ -92,6 +98,7 @@ const WORKS: [Work; 6] = [
         speech: Speech::Http2,
         ..HITS
     },
+    Work { name: "tls", title: "hits, 1 key, 64 connections with TLS", tls: true, ..HITS },
     Work { name: "workers", title: "hits, two workers that share two cores with the load", workers: 2, ..HITS },
 ];
 
@@ -102,11 +109,12 @@ fn main() -> ExitCode {
     let options = Options::parse();
     child::load_on_the_last_core();
     let folder = tempfile::tempdir().expect("a place for files");
+    identity::write(folder.path()).expect("a certificate");
     let merge = ground::merge(ACCOUNTS);
     let upstream = upstream::serve(merge.clone());
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
     for work in WORKS.iter().filter(|work| wanted(work.name)) {
-        let setting = Setting { lifetime: 3_600, ..setting(folder.path(), upstream, work.speech, work.workers) };
+        let setting = Setting { tls: work.tls, ..setting(folder.path(), upstream, work.speech, work.workers) };
         compare(work, &subjects(&setting, work.keys, true), &options);
     }
     let setting = Setting { lifetime: 60, ..setting(folder.path(), upstream, Speech::Http1, 1) };
@@ -122,7 +130,7 @@ fn main() -> ExitCode {
 fn setting(folder: &Path, upstream: std::net::SocketAddr, speech: Speech, workers: usize) -> Setting<'_> {
     // Two workers and the load share what there is.
     let cores = if workers == 1 { Some("0") } else { None };
-    Setting { folder, upstream, speech, workers, lifetime: 3_600, cores }
+    Setting { folder, upstream, speech, tls: false, workers, lifetime: 3_600, cores }
 }
 
 /// All servers that there are, the yardstick first.
@@ -131,25 +139,25 @@ fn subjects(setting: &Setting<'_>, keys: usize, with_bare: bool) -> Vec<Subject>
         workers: setting.workers,
         upstream: Some(setting.upstream),
         lifetime: setting.lifetime,
+        tls: setting.tls.then_some(setting.folder),
         ..Layout::default()
     };
+    let tls = setting.tls.then(|| identity::client(setting.folder));
     let mut subjects = Vec::new();
     for role in [Role::Bare, Role::Proxy] {
         if role == Role::Proxy || with_bare {
             // What hyper answers with comes from as many places in memory as what others do.
             let accounts = if role == Role::Bare { keys } else { layout.accounts };
             let server = Server::play(role, &Layout { accounts, ..layout }, setting.cores);
-            subjects.push(Subject {
-                name: role.name(),
-                server,
-                requests: requests(setting.speech, keys, "account", ""),
-            });
+            let requests = requests(setting.speech, keys, "account", "");
+            subjects.push(Subject { name: role.name(), server, requests, tls: tls.clone() });
         }
     }
     for peer in PEERS {
         match foreign::start(peer, setting) {
             Some(server) => {
-                subjects.push(Subject { name: peer, server, requests: requests(setting.speech, keys, "token", "") });
+                let requests = requests(setting.speech, keys, "token", "");
+                subjects.push(Subject { name: peer, server, requests, tls: tls.clone() });
             }
             None => println!("({peer} is not installed or does not start: left out)"),
         }
@@ -174,7 +182,8 @@ fn requests(speech: Speech, keys: usize, account: &str, query: &str) -> Vec<Vec<
 
 fn drive(subject: &Subject, work: &Work, end: End, requests: Vec<Vec<u8>>) -> Turn {
     let streams = if work.speech == Speech::Http2 { 32 } else { 1 };
-    let lines = Lines { target: subject.server.address, speech: work.speech, connections: work.connections, streams };
+    let (target, tls) = (subject.server.address, subject.tls.clone());
+    let lines = Lines { target, speech: work.speech, connections: work.connections, streams, tls };
     let mut driver = Driver::connect(lines).unwrap_or_else(|error| panic!("{}: {error}", subject.name));
     let before = subject.server.cpu();
     let report = driver.run(work.pace, end, &mut Turns::new(requests), &mut |_| ()).expect("sockets that work");

@@ -11,7 +11,9 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use super::ground;
 
@@ -31,14 +33,15 @@ fn fields() -> HeaderMap {
     .collect()
 }
 
-/// Answers on `listener` for ever, on each connection with so many pages in turn, each in memory of its own.
-pub(crate) async fn serve(listener: TcpListener, pages: usize) {
+/// Answers on `listener` for ever, on each connection with so many pages in turn, each in memory of its own; with TLS if there is
+/// something to speak it by.
+pub(crate) async fn serve(listener: TcpListener, pages: usize, tls: Option<Arc<ServerConfig>>) {
     let (fields, page) = (fields(), ground::page());
     let bodies: Arc<[Bytes]> = (0..pages).map(|_| Bytes::copy_from_slice(&page)).collect();
     for first in 0.. {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let _ = stream.set_nodelay(true);
-        let (fields, bodies) = (fields.clone(), bodies.clone());
+        let (fields, bodies, tls) = (fields.clone(), bodies.clone(), tls.clone());
         let turn = AtomicUsize::new(first * 7);
         tokio::spawn(async move {
             let service = service_fn(move |_: Request<Incoming>| {
@@ -47,7 +50,13 @@ pub(crate) async fn serve(listener: TcpListener, pages: usize) {
                 *response.headers_mut() = fields.clone();
                 std::future::ready(Ok::<_, Infallible>(response))
             });
-            let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            let builder = Builder::new(TokioExecutor::new());
+            let Some(tls) = tls else {
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                return;
+            };
+            let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await else { return };
+            let _ = builder.http1_only().serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }

@@ -40,7 +40,7 @@ pub(crate) fn this_program() -> String {
 
 impl Server {
     /// This program in `role`.
-    pub(crate) fn play(role: Role, layout: &Layout, cores: Option<&str>) -> Self {
+    pub(crate) fn play(role: Role, layout: &Layout<'_>, cores: Option<&str>) -> Self {
         let mut command = on_cores(cores, &this_program());
         command.args(role::arguments(role, layout));
         Self::start(command)

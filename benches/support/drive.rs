@@ -6,11 +6,14 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use mio::{Events, Interest, Poll, Token};
+use rustls::ClientConfig;
 
+use super::socket::Socket;
 use super::wire::{Answer, Connection, Names, Speech, decompress};
 
 /// What is asked for next.
@@ -128,18 +131,20 @@ impl Report {
 }
 
 /// How many connections, and what they speak.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Lines {
     pub(crate) target: SocketAddr,
     pub(crate) speech: Speech,
     pub(crate) connections: usize,
     /// Requests that a connection has open at a time; one in HTTP/1.
     pub(crate) streams: usize,
+    /// By what they shake hands; `None` is plain text.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
 impl Lines {
     pub(crate) fn http1(target: SocketAddr, connections: usize) -> Self {
-        Self { target, speech: Speech::Http1, connections, streams: 1 }
+        Self { target, speech: Speech::Http1, connections, streams: 1, tls: None }
     }
 }
 
@@ -159,8 +164,9 @@ const WORTH_WAITING: Duration = Duration::from_millis(2);
 
 impl Driver {
     pub(crate) fn connect(lines: Lines) -> io::Result<Self> {
+        let places = lines.connections;
         let mut driver = Self { lines, poll: Poll::new()?, connections: Vec::new(), names: Names::new() };
-        for place in 0..lines.connections {
+        for place in 0..places {
             let connection = driver.open(place)?;
             driver.connections.push(connection);
         }
@@ -168,10 +174,10 @@ impl Driver {
     }
 
     fn open(&self, place: usize) -> io::Result<Connection> {
-        let mut connection = Connection::new(self.lines.target, self.lines.speech, self.names.clone())?;
+        let mut socket = Socket::connect(self.lines.target, self.lines.tls.as_ref())?;
         let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut connection.socket, Token(place), interest)?;
-        Ok(connection)
+        self.poll.registry().register(socket.source(), Token(place), interest)?;
+        Connection::new(socket, self.lines.speech, self.names.clone())
     }
 
     /// Sends what `mix` says at this pace; `progress` is called about once a second.

@@ -16,6 +16,8 @@ use merge_sync_proxy::domain::key::TokenHasher;
 use merge_sync_proxy::upstream::client::transport;
 use sha2::{Digest, Sha256};
 
+use super::identity;
+
 /// A proxy, and the Merge behind it.
 pub(crate) struct Ground {
     pub(crate) app: App,
@@ -24,7 +26,7 @@ pub(crate) struct Ground {
 }
 
 /// What a [`Ground`] is like.
-pub(crate) struct Terms {
+pub(crate) struct Terms<'a> {
     /// How many consumers there are, each with a key and a glob of its own.
     pub(crate) consumers: usize,
     /// How many accounts, each with a page of about 4 KB.
@@ -33,12 +35,14 @@ pub(crate) struct Terms {
     pub(crate) lifetime: u64,
     /// A Merge behind a socket; none is one in this process.
     pub(crate) upstream: Option<SocketAddr>,
+    /// The folder with a certificate, if it speaks TLS.
+    pub(crate) tls: Option<&'a Path>,
 }
 
-impl Terms {
+impl Terms<'_> {
     /// So many consumers and accounts, and pages that stay fresh for an hour.
     pub(crate) fn new(consumers: usize, accounts: usize) -> Self {
-        Self { consumers, accounts, lifetime: 3_600, upstream: None }
+        Self { consumers, accounts, lifetime: 3_600, upstream: None, tls: None }
     }
 }
 
@@ -66,8 +70,8 @@ impl Ground {
     }
 
     /// On these terms.
-    pub(crate) fn with(terms: &Terms) -> Self {
-        let &Terms { consumers, accounts, lifetime, upstream } = terms;
+    pub(crate) fn with(terms: &Terms<'_>) -> Self {
+        let &Terms { consumers, accounts, lifetime, upstream, tls } = terms;
         let host = upstream.map_or_else(|| "merge.test".to_owned(), |upstream| upstream.to_string());
         let mut text = format!(
             "
@@ -90,6 +94,11 @@ impl Ground {
             syncing = '{lifetime}s'
             settled = '{lifetime}s'\n"
         );
+        if let Some(folder) = tls {
+            let [certificate, key] = [identity::CERTIFICATE, identity::KEY].map(|file| folder.join(file));
+            writeln!(text, "[server.tls]\ncert = '{}'\nkey = '{}'", certificate.display(), key.display())
+                .expect("memory");
+        }
         for number in 0..accounts {
             writeln!(text, "[[accounts]]\nname = 'account-{number}'\ntoken = 'token-{number}'").expect("memory");
         }

@@ -6,6 +6,8 @@ pub(crate) mod bare;
 pub(crate) mod child;
 pub(crate) mod drive;
 pub(crate) mod ground;
+pub(crate) mod identity;
 pub(crate) mod role;
+pub(crate) mod socket;
 pub(crate) mod upstream;
 pub(crate) mod wire;

@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use merge_sync_proxy::app::Listeners;
 use merge_sync_proxy::telemetry;
@@ -13,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::bare;
 use super::ground::{Ground, Terms};
+use super::identity;
 
 /// What a process serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +39,7 @@ impl Role {
 
 /// How a server is laid out.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Layout {
+pub(crate) struct Layout<'a> {
     pub(crate) workers: usize,
     pub(crate) consumers: usize,
     pub(crate) accounts: usize,
@@ -45,33 +47,36 @@ pub(crate) struct Layout {
     pub(crate) upstream: Option<SocketAddr>,
     /// The lifetime of its pages, in seconds.
     pub(crate) lifetime: u64,
+    /// The folder with a certificate, if it speaks TLS.
+    pub(crate) tls: Option<&'a Path>,
 }
 
-impl Default for Layout {
+impl Default for Layout<'_> {
     fn default() -> Self {
-        Self { workers: 1, consumers: 1_000, accounts: 1_000, upstream: None, lifetime: 3_600 }
+        Self { workers: 1, consumers: 1_000, accounts: 1_000, upstream: None, lifetime: 3_600, tls: None }
     }
 }
 
 /// The arguments that make this program serve.
-pub(crate) fn arguments(role: Role, layout: &Layout) -> Vec<String> {
+pub(crate) fn arguments(role: Role, layout: &Layout<'_>) -> Vec<String> {
     let role = match role {
         Role::Bare => "bare",
         Role::Proxy => "proxy",
         Role::Logged => "logged",
     };
-    let Layout { workers, consumers, accounts, upstream, lifetime } = layout;
+    let Layout { workers, consumers, accounts, upstream, lifetime, tls } = layout;
     let upstream = upstream.map_or_else(|| "-".to_owned(), |upstream| upstream.to_string());
     let mut arguments = vec!["--role".to_owned(), role.to_owned(), upstream];
     arguments.extend([*workers, *consumers, *accounts].map(|number| number.to_string()));
     arguments.push(lifetime.to_string());
+    arguments.push(tls.map_or_else(|| "-".to_owned(), |tls| tls.display().to_string()));
     arguments
 }
 
 /// Plays the role that the arguments name; whether there was one. A bench's `main` begins with it.
 pub(crate) fn play() -> bool {
-    let arguments: Vec<String> = std::env::args().skip(1).take(7).collect();
-    let [flag, role, upstream, workers, consumers, accounts, lifetime] = &arguments[..] else { return false };
+    let arguments: Vec<String> = std::env::args().skip(1).take(8).collect();
+    let [flag, role, upstream, workers, consumers, accounts, lifetime, tls] = &arguments[..] else { return false };
     if flag != "--role" {
         return false;
     }
@@ -82,6 +87,7 @@ pub(crate) fn play() -> bool {
         accounts: number(accounts),
         upstream: upstream.parse().ok(),
         lifetime: lifetime.parse().expect("a number"),
+        tls: Some(Path::new(tls)).filter(|tls| tls.is_dir()),
     };
     let runtime = runtime(layout.workers);
     if role == "logged" {
@@ -103,18 +109,22 @@ pub(crate) fn runtime(workers: usize) -> Runtime {
     builder.worker_threads(workers).enable_all().build().expect("a runtime")
 }
 
-async fn play_bare(layout: &Layout) {
+async fn play_bare(layout: &Layout<'_>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     ready(listener.local_addr().expect("it is bound"));
     tokio::select! {
-        () = bare::serve(listener, layout.accounts) => {}
+        () = bare::serve(listener, layout.accounts, layout.tls.map(identity::server)) => {}
         _ = end_of_input() => {}
     }
 }
 
-async fn play_proxy(layout: &Layout) {
-    let terms =
-        Terms { lifetime: layout.lifetime, upstream: layout.upstream, ..Terms::new(layout.consumers, layout.accounts) };
+async fn play_proxy(layout: &Layout<'_>) {
+    let terms = Terms {
+        lifetime: layout.lifetime,
+        upstream: layout.upstream,
+        tls: layout.tls,
+        ..Terms::new(layout.consumers, layout.accounts)
+    };
     let ground = Ground::with(&terms);
     let listeners = Listeners::bind(&ground.config).await.expect("free ports");
     ready(listeners.proxy[0].tcp_address().expect("a TCP listener"));

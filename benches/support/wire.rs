@@ -4,11 +4,11 @@
 //! before it.
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use memchr::memmem;
-use mio::net::TcpStream;
+
+use super::socket::Socket;
 
 /// The version of HTTP that a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ struct Open {
 
 /// A connection.
 pub(crate) struct Connection {
-    pub(crate) socket: TcpStream,
+    pub(crate) socket: Socket,
     speech: Speech,
     open: Vec<Open>,
     next_stream: u32,
@@ -122,13 +122,10 @@ impl Names {
 }
 
 impl Connection {
-    /// Begins to connect.
-    pub(crate) fn new(target: SocketAddr, speech: Speech, names: Names) -> io::Result<Self> {
-        let socket = std::net::TcpStream::connect(target)?;
-        socket.set_nodelay(true)?;
-        socket.set_nonblocking(true)?;
+    /// Speaks over `socket`.
+    pub(crate) fn new(socket: Socket, speech: Speech, names: Names) -> io::Result<Self> {
         let mut connection = Self {
-            socket: TcpStream::from_std(socket),
+            socket,
             speech,
             open: Vec::new(),
             next_stream: 1,
@@ -199,8 +196,8 @@ impl Connection {
                 self.unread = unread;
                 self.unread.drain(..used);
             }
-            // What does not fill the buffer was all there is: epoll will say when there is more.
-            if count < scratch.len() {
+            // Then epoll will say when there is more.
+            if count < scratch.len() && self.socket.reads_all_at_once() {
                 return Ok(());
             }
         }

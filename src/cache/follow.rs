@@ -24,6 +24,7 @@ use tower::{Layer, Service, ServiceExt};
 
 use super::changes::Listening;
 use super::store::Store;
+use crate::domain::arrival::detached;
 use crate::domain::ask::Ask;
 use crate::domain::cache_control::Wants;
 use crate::domain::condition;
@@ -299,7 +300,8 @@ where
             };
             // What is no page is told to who asks for one: the client comes again, and hears it.
             let page = page.filter(|page| page.kind == Kind::Good)?;
-            let known = vec![page.etag.clone()];
+            // Not the page's own: it would hold the body as well for as long as the stream lasts.
+            let known = vec![detached(&page.etag)];
             Some((page, (follower, known)))
         });
         Ok(Given::Followed(Box::new(Followed { answer, how: How::Stream(Some(Updates::new(pages))) })))

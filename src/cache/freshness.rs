@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use crate::domain::cache_control::Wants;
 use crate::domain::exchange::{Forward, Policy, Why};
 use crate::domain::history::History;
-use crate::domain::page::{Freshness, Kind, Lifetime, Page, Run, SyncDigest};
+use crate::domain::page::{Freshness, Kind, Lifetime, Page};
+use crate::domain::received::{Run, SyncDigest};
 use crate::domain::rules::{CacheRule, Lifetimes};
 
 /// How long a good page lives. `jitter`, from 0 to 1, shortens the lifetime of a settled page by up to a twentieth, so that pages

@@ -12,8 +12,9 @@ use super::freshness;
 use super::store::Store;
 use crate::domain::exchange::{Fetch, Landing};
 use crate::domain::history::History;
-use crate::domain::page::{Kind, Lifetime, Page, Received};
+use crate::domain::page::{Kind, Lifetime, Page};
 use crate::domain::problem::{Cause, Problem};
+use crate::domain::received::Received;
 
 /// The layer inside a flight: turns what was received into a page and stores it before anyone is told.
 pub fn layer<S>(store: Store) -> impl Layer<S, Service = Keep<S>> + Clone {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::page::Run;
+use super::received::Run;
 
 /// What is known of the models of one page. Sixteen bytes a model.
 #[derive(Clone, Debug, Default, PartialEq)]

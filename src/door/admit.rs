@@ -72,10 +72,9 @@ impl House {
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
     {
         let now = request.body().at();
-        if let Some(question) = request.body().question(self.edition) {
+        if let Some(question) = request.body_mut().take_question(self.edition) {
             // The same words under the same rules: only what each request costs is left to be seen to.
-            quota::take(&question.caller, now).inspect_err(|_| progress.known = Known::of(question))?;
-            let question = question.clone();
+            quota::take(&question.caller, now).inspect_err(|_| progress.known = Known::of(&question))?;
             let trace = traced(request.extensions());
             let uri = std::mem::take(request.uri_mut());
             return Ok(Admitted::Ask(Ask { question, uri, wants: Wants::default(), follow: None, at: now, trace }));

@@ -19,7 +19,8 @@ const BYTES_PER_SECOND: u32 = 1 << 10;
 #[derive(Debug)]
 pub struct Awaited<B> {
     body: B,
-    pulse: Arc<Pulse>,
+    /// `None`: there is no body.
+    pulse: Option<Arc<Pulse>>,
     /// Begins with the first wait, which there is none of where there is no body.
     clock: Option<Box<Clock>>,
 }
@@ -32,9 +33,10 @@ struct Clock {
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
-impl<B> Awaited<B> {
+impl<B: Body> Awaited<B> {
     /// `body`, which may keep us waiting for as long as `pulse` has patience with bodies.
-    pub fn new(body: B, pulse: Arc<Pulse>) -> Self {
+    pub fn new(body: B, pulse: &Arc<Pulse>) -> Self {
+        let pulse = (!body.is_end_stream()).then(|| pulse.clone());
         Self { body, pulse, clock: None }
     }
 }
@@ -45,7 +47,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Awaited<B> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
-        let most = this.pulse.patience_with_bodies();
+        let Some(pulse) = &this.pulse else { return Pin::new(&mut this.body).poll_frame(cx) };
+        let most = pulse.patience_with_bodies();
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
             let clock = this.clock.get_or_insert_with(|| Box::new(Clock { left: most, waiting: None }));
             let left = clock.left;
@@ -54,7 +57,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Awaited<B> {
                 (now, Box::pin(sleep_until(now + left)))
             });
             if end.as_mut().poll(cx).is_ready() {
-                this.pulse.give_up();
+                pulse.give_up();
             }
             return Poll::Pending;
         };
@@ -100,7 +103,7 @@ mod tests {
             sleep(Duration::from_secs(1)).await;
             Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0; size])))
         });
-        let mut body = Awaited::new(StreamBody::new(Box::pin(stream)), pulse.clone());
+        let mut body = Awaited::new(StreamBody::new(Box::pin(stream)), &pulse);
         let long = Duration::from_secs(10_000);
         let mut lost = std::pin::pin!(pulse.lost(Patience { header: long, body: PATIENCE, idle: long }));
         let mut count = 0;

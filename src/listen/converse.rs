@@ -1,5 +1,6 @@
 //! One connection: its requests, what it hears beside them, and its end.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,7 +16,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -122,7 +122,7 @@ where
         let mut patience = self.limits.load().patience;
         let pulse = Pulse::new(patience.body);
         // One for the whole connection, not a copy for each request: services here are always ready, and wait inside their calls.
-        let service = Mutex::new(self.service);
+        let service = RefCell::new(self.service);
         let strict = Arc::new(Strict::default());
         let conversation = Arc::new(Conversation::new(peer, self.heads));
         let stream = strict.follow(stream, conversation.clone());
@@ -131,13 +131,12 @@ where
             let version = request.version();
             let busy = answering.busy(version);
             let Examined { is_last, said } = strict.examine(&mut request);
-            let awaited = |body| Awaited::new(body, answering.clone());
+            let awaited = |body| Awaited::new(body, &answering);
             let request = request.map(|body| Arrived::over(conversation.clone(), said, awaited(body)));
-            let answer = service.lock().call(request);
-            let pulse = answering.clone();
+            let answer = service.borrow_mut().call(request);
             async move {
                 let Ok(mut response) = answer.await;
-                if is_last || (pulse.is_leaving() && version < Version::HTTP_2) {
+                if is_last || (busy.is_last() && version < Version::HTTP_2) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 // A request is being answered until the last byte of its answer.

@@ -203,6 +203,13 @@ impl Pulse {
 #[derive(Debug)]
 pub struct Busy(Arc<Pulse>);
 
+impl Busy {
+    /// Whether its answer is to be the last.
+    pub fn is_last(&self) -> bool {
+        self.0.is_leaving()
+    }
+}
+
 impl Drop for Busy {
     fn drop(&mut self) {
         if self.0.busy.fetch_sub(1, Ordering::Relaxed) == 1 {

@@ -48,7 +48,9 @@ impl Strict {
 
     /// Puts an [`Objection`] on a request that must not be answered as if nothing were.
     pub fn examine<B>(&self, request: &mut Request<B>) -> Examined {
-        let number = self.seen.fetch_add(1, Ordering::Relaxed);
+        // Only the connection's own task comes here.
+        let number = self.seen.load(Ordering::Relaxed);
+        self.seen.store(number + 1, Ordering::Relaxed);
         // One that was read ahead of its turn is still to come.
         let said = self.said.lock().take_if(|(of, _)| *of <= number);
         let said = said.filter(|(of, _)| *of == number).map(|(_, said)| said).unwrap_or_default();

@@ -17,8 +17,8 @@ use super::numbers::{AccountNumbers, CallEnd};
 use super::registry::{Kind, Metrics};
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::exchange::{Fetch, Payer, Reason, Target};
-use crate::domain::page::Received;
 use crate::domain::problem::{Cause, Problem};
+use crate::domain::received::Received;
 use crate::domain::relay::{Call, Called};
 use crate::domain::tally::{CLASSES, Counter};
 

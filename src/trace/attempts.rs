@@ -8,8 +8,8 @@ use tower::layer::layer_fn;
 use tower::{Layer, Service, ServiceExt};
 
 use crate::domain::exchange::{Fetch, Reason, Target};
-use crate::domain::page::Received;
 use crate::domain::problem::Problem;
+use crate::domain::received::Received;
 use crate::domain::relay::{Call, Called};
 use crate::domain::trace::Trace;
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::obstacle::{Kind, Obstacle};
 use super::rate_limit_fields::Left;
 use crate::domain::bucket::{Bucket, Rate};
-use crate::domain::page::Received;
+use crate::domain::received::Received;
 
 /// The budget of one account; shared by everyone who asks for it. Its time is given to it.
 #[derive(Debug)]

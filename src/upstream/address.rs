@@ -14,8 +14,8 @@ use super::ledger::{Bid, Ending, Ledger, Ticket};
 use super::line::Line;
 use super::obstacle::{Kind, Obstacle};
 use super::rate_limit_fields::Left;
-use crate::domain::page::Received;
 use crate::domain::problem::Problem;
+use crate::domain::received::Received;
 
 /// One address; shared by all calls to it.
 #[derive(Debug, Default)]

@@ -20,8 +20,8 @@ use super::rate_limit_fields as fields;
 use crate::domain::access::Upstream;
 use crate::domain::body::{Holding, stream};
 use crate::domain::exchange::{Fetch, Payer, Reason, Target};
-use crate::domain::page::Received;
 use crate::domain::problem::{Cause, Problem};
+use crate::domain::received::Received;
 use crate::domain::relay::{Call, Called};
 
 /// All budgets. Cheap to clone; all clones share them. They outlive a reload.

@@ -23,8 +23,9 @@ use super::{cause, retry_after, sign, sync_status};
 use crate::domain::access::{Name, Upstream};
 use crate::domain::body::{StreamBody, empty, stream};
 use crate::domain::exchange::Fetch;
-use crate::domain::page::{Page, Received, SyncDigest};
+use crate::domain::page::Page;
 use crate::domain::problem::{Cause, Problem};
+use crate::domain::received::{Received, SyncDigest};
 
 /// Sends one request to one upstream and gives back what comes, whatever that is and however it is encoded.
 pub type Transport = BoxCloneSyncService<Request<StreamBody>, Response<StreamBody>, BoxError>;

@@ -14,7 +14,7 @@ use super::rate_limit_fields::Left;
 use crate::domain::access::Name;
 use crate::domain::bucket::Rate;
 use crate::domain::exchange::{Payer, Target};
-use crate::domain::page::Received;
+use crate::domain::received::Received;
 use crate::domain::rules::BudgetRules;
 
 /// A call that asks for its budgets.

@@ -15,8 +15,8 @@ use tower::{Layer, Service, ServiceExt};
 
 use crate::domain::access::{Name, Upstream};
 use crate::domain::exchange::{Fetch, Reason};
-use crate::domain::page::Received;
 use crate::domain::problem::{Cause, Problem};
+use crate::domain::received::Received;
 use crate::domain::relay::{Call, Called};
 
 /// How many second tries there may be, for each upstream: a fifth of the calls of the last ten seconds, and one a second, or two
@@ -178,7 +178,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::page::SyncDigest;
+    use crate::domain::received::SyncDigest;
     use http::HeaderMap;
 
     fn answer(status: u16) -> Received {

@@ -8,7 +8,7 @@ use memchr::memchr_iter;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::domain::page::{Run, SyncDigest};
+use crate::domain::received::{Run, SyncDigest};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
@@ -17,7 +17,10 @@ pub fn digest(body: &[u8], date: SystemTime) -> SyncDigest {
     let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     let Ok(text) = str::from_utf8(text) else { return SyncDigest::default() };
     match Page::read(text) {
-        Some(page) => of_results(page.results.iter().map(|model| Model::read(model, date))),
+        Some(page) => {
+            let mut clocks = Clocks::default();
+            of_results(page.results.iter().map(|model| Model::read(model, date, &mut clocks)))
+        }
         None => digest_any(text, date),
     }
 }
@@ -26,7 +29,10 @@ pub fn digest(body: &[u8], date: SystemTime) -> SyncDigest {
 fn digest_any(text: &str, date: SystemTime) -> SyncDigest {
     let Ok(json) = serde_json::from_str::<Value>(text) else { return SyncDigest::default() };
     match json.get("results").and_then(Value::as_array) {
-        Some(results) => of_results(results.iter().map(|model| Model::read(&Fields::of(model), date))),
+        Some(results) => {
+            let mut clocks = Clocks::default();
+            of_results(results.iter().map(|model| Model::read(&Fields::of(model), date, &mut clocks)))
+        }
         None => SyncDigest { json: true, ..SyncDigest::default() },
     }
 }
@@ -92,10 +98,10 @@ struct Model {
 }
 
 impl Model {
-    fn read(model: &Fields<'_>, date: SystemTime) -> Self {
+    fn read<'a>(model: &Fields<'a>, date: SystemTime, clocks: &mut Clocks<'a>) -> Self {
         let Fields { model_id, status, is_initial_sync, last_sync_start, last_sync_finished, next_sync_start } = *model;
         let initial = is_initial_sync.unwrap_or(false);
-        let started = last_sync_start.and_then(instant);
+        let started = last_sync_start.and_then(|text| clocks.start.read(text));
         let under_way =
             started.filter(|_| status == Some("SYNCING")).and_then(|started| date.duration_since(started).ok());
         let at_rest = matches!(status, Some("DONE" | "FAILED" | "PARTIALLY_SYNCED" | "DISABLED" | "PAUSED"));
@@ -104,13 +110,14 @@ impl Model {
             changing: under_way.is_none() && (initial || !at_rest),
             // What is overdue is due now. While a model syncs its next start says nothing of when it will end.
             next_start: next_sync_start
-                .and_then(instant)
+                .and_then(|text| clocks.next.read(text))
                 .filter(|_| under_way.is_none())
                 .map(|start| start.duration_since(date).unwrap_or_default()),
             run: model_id.map(|id| Run {
                 model: fingerprint(id),
                 under_way,
-                finished: whole_run(started, last_sync_finished.and_then(instant)).filter(|_| at_rest),
+                finished: whole_run(started, last_sync_finished.and_then(|text| clocks.finish.read(text)))
+                    .filter(|_| at_rest),
             }),
         }
     }
@@ -161,6 +168,31 @@ fn whole_run(started: Option<SystemTime>, finished: Option<SystemTime>) -> Optio
 /// FNV-1a: a name for a model in four bytes. Two models of one page that share it would only share their history.
 fn fingerprint(id: &str) -> u32 {
     id.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// The times that models of one page have in common: most begin together and are due together, so most are those of the model before.
+#[derive(Default)]
+struct Clocks<'a> {
+    start: Clock<'a>,
+    finish: Clock<'a>,
+    next: Clock<'a>,
+}
+
+/// The last time that was read, and what it says.
+#[derive(Default)]
+struct Clock<'a>(Option<(&'a str, Option<SystemTime>)>);
+
+impl<'a> Clock<'a> {
+    fn read(&mut self, text: &'a str) -> Option<SystemTime> {
+        match self.0 {
+            Some((last, time)) if last == text => time,
+            _ => {
+                let time = instant(text);
+                self.0 = Some((text, time));
+                time
+            }
+        }
+    }
 }
 
 /// An RFC 3339 time; `None` for what is none or lies outside what a clock can show.

@@ -1,0 +1,54 @@
+//! What the upstream sent, and what it says about syncs.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+
+/// A whole answer of the upstream, read to its verified end.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers as sent.
+    pub headers: HeaderMap,
+    /// Its body, decoded.
+    pub body: Bytes,
+    /// When the request for it went out.
+    pub began: Instant,
+    /// The upstream's own clock when it answered.
+    pub date: Option<SystemTime>,
+    /// What the body says about syncs.
+    pub digest: SyncDigest,
+    /// When the upstream takes the next request, where it has said so.
+    pub retry_at: Option<Instant>,
+    /// Whether it is an earlier answer for the same account, given again because a call would bring no other.
+    pub remembered: bool,
+}
+
+/// What freshness needs to know of a sync-status body. All times are relative to the upstream's clock when it answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyncDigest {
+    /// Whether the body is JSON at all.
+    pub json: bool,
+    /// Whether it has a list of results.
+    pub results: bool,
+    /// Whether some model is in a state that cannot be read, or syncing (for the first time) since nobody knows when.
+    pub changing: bool,
+    /// How long until the earliest next sync of the models that count; zero if it is overdue.
+    pub next_start: Option<Duration>,
+    /// The runs of the models that count.
+    pub runs: Vec<Run>,
+}
+
+/// The present or last run of one model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// What stands for the model's id.
+    pub model: u32,
+    /// How long it has been syncing, if it is.
+    pub under_way: Option<Duration>,
+    /// When its last whole run began, in seconds of the Unix epoch, and how long that took.
+    pub finished: Option<(u32, Duration)>,
+}
