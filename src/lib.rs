@@ -55,6 +55,10 @@ pub mod listen {
 
     mod plain;
 
+    mod framed;
+
+    mod answered;
+
     mod aside;
 
     pub mod awaited;

@@ -87,10 +87,10 @@ fn describe(page: &Page, now: Instant) -> Value {
 
 fn next(decision: Decision) -> Value {
     let (would, reason) = match decision {
-        Decision::Hit(page) if page.kind == Kind::Negative => {
+        Decision::Hit(page, _) if page.kind == Kind::Negative => {
             ("hit", "Merge refused a moment ago, and that is remembered")
         }
-        Decision::Hit(_) => ("hit", "the page is fresh"),
+        Decision::Hit(..) => ("hit", "the page is fresh"),
         Decision::Stale(_, Why::Revalidating) => ("stale", "the page is served once more while it is fetched anew"),
         Decision::Stale(_, Why::UpstreamError) => ("stale", "Merge failed, and the next try is not due yet"),
         Decision::Stale(_, Why::Accepted) => ("stale", "the client accepts it"),

@@ -63,7 +63,7 @@ fn longest(policy: &Policy) -> Duration {
 impl Demand {
     /// Somebody asks for a page that the upstream has to be asked for. Accounts that no webhook can name are left out.
     pub fn note(&self, ask: &Ask, now: Instant) {
-        let too_long = ask.uri.query().is_some_and(|query| query.len() > LONGEST_QUERY);
+        let too_long = ask.query.as_ref().is_some_and(|query| query.len() > LONGEST_QUERY);
         if ask.target.account.linked_account_id.is_none() || ask.wants.no_store || too_long {
             return;
         }

@@ -59,7 +59,7 @@ impl Join {
         Fetch {
             target: ask.target.clone(),
             key: ask.key.clone(),
-            uri: ask.uri.clone(),
+            query: ask.query.clone(),
             payer: ask.caller.payer.clone(),
             // A remembered refusal has nothing to be confirmed.
             known: seen.clone().filter(|page| page.kind == Kind::Good),

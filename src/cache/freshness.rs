@@ -55,8 +55,8 @@ pub fn negative_lifetime(lifetimes: &Lifetimes) -> Lifetime {
 /// What to do for a request.
 #[derive(Debug)]
 pub enum Decision {
-    /// The stored page is fresh: serve it.
-    Hit(Arc<Page>),
+    /// The stored page is fresh for so long: serve it.
+    Hit(Arc<Page>, Duration),
     /// Serve the stored page although it is stale; fetch it anew meanwhile if it says so.
     Stale(Arc<Page>, Why),
     /// Fetch it, with what is known of it.
@@ -69,7 +69,7 @@ impl Decision {
     /// What traces call it.
     pub fn label(&self) -> &'static str {
         match self {
-            Self::Hit(_) => "hit",
+            Self::Hit(..) => "hit",
             Self::Stale(..) => "stale",
             Self::Fetch(..) => "fetch",
             Self::NotCached => "not-cached",
@@ -84,7 +84,7 @@ pub fn decide(page: Option<Arc<Page>>, wants: &Wants, now: Instant) -> Decision 
     let refused = wants.no_cache || wants.no_store || too_old;
     match page.freshness(now) {
         Freshness::Fresh { ttl } if !refused && wants.min_fresh.is_none_or(|wanted| ttl >= wanted) => {
-            Decision::Hit(page)
+            Decision::Hit(page, ttl)
         }
         Freshness::Fresh { .. } => fetch(wants, Forward::Request, Some(page)),
         Freshness::Revalidate { since } | Freshness::IfError { since }
@@ -197,7 +197,7 @@ mod tests {
 
     fn outline(page: Option<&Arc<Page>>, wants: &Wants, now: Instant) -> Outline {
         match decide(page.cloned(), wants, now) {
-            Decision::Hit(_) => Outline::Hit,
+            Decision::Hit(..) => Outline::Hit,
             Decision::Stale(_, why) => Outline::Stale(why),
             Decision::Fetch(forward, _) => Outline::Fetch(forward),
             Decision::NotCached => Outline::NotCached,

@@ -58,12 +58,12 @@ where
         drop(looking);
         let from_store = |page, served| Ok(Answer::new(page, served, now, refresh_limited));
         Either::Left(ready(match decision {
-            Decision::Hit(page) => {
+            Decision::Hit(page, ttl) => {
                 if ask.has_codings {
                     self.store.encode(&ask.key, &page);
                 }
                 let served = if page.kind == Kind::Negative { Served::Negative } else { Served::Hit };
-                from_store(page, served)
+                Ok(Answer::fresh(page, served, now, ttl, refresh_limited))
             }
             Decision::Stale(page, why) => {
                 if why == Why::Revalidating {
@@ -115,7 +115,7 @@ impl Miss {
         if waited {
             // Those who had the places before may have brought the page.
             match freshness::decide(store.get(&ask.key), &ask.wants, Instant::now()) {
-                Decision::Hit(page) if page.kind == Kind::Good => return answer(page, Served::Hit),
+                Decision::Hit(page, _) if page.kind == Kind::Good => return answer(page, Served::Hit),
                 Decision::Fetch(_, newer) => seen = newer,
                 _ => {}
             }

@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use super::ask::Question;
-use super::heads::{Heads, Said, Words};
+use super::heads::{Heads, Row, Said, Words};
 use super::peer::Peer;
 
 /// A connection as its requests know it.
@@ -27,9 +27,14 @@ impl Conversation {
         Self { peer, heads }
     }
 
-    /// What `head`, a whole one and nothing else, says on this connection.
-    pub fn hear(&self, head: &[u8]) -> Said {
-        self.heads.as_ref().map(|heads| heads.hear(&self.peer, head)).unwrap_or_default()
+    /// What `head`, a whole one and nothing else, says on this connection, whose `row` this is.
+    pub fn hear(&self, row: &mut Row, head: &[u8]) -> Said {
+        self.heads.as_ref().map(|heads| row.hear(heads, &self.peer, head)).unwrap_or_default()
+    }
+
+    /// The same where requests come side by side, and in no row.
+    pub fn hear_apart(&self, words: &[u8]) -> Said {
+        self.heads.as_ref().map(|heads| heads.hear(&self.peer, words)).unwrap_or_default()
     }
 }
 
@@ -47,9 +52,9 @@ pin_project! {
 }
 
 impl<B> Arrived<B> {
-    /// Over a connection, now, with a head that says this.
-    pub fn over(conversation: Arc<Conversation>, said: Said, body: B) -> Self {
-        Self { body, over: Some(conversation), at: Instant::now(), said }
+    /// Over a connection, at this moment, with a head that says this.
+    pub fn over(conversation: Arc<Conversation>, at: Instant, said: Said, body: B) -> Self {
+        Self { body, over: Some(conversation), at, said }
     }
 
     /// From within this process, now; on behalf of `peer`, if there is one.

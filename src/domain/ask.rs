@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use http::Uri;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -28,6 +27,8 @@ pub struct Question {
     pub target: Target,
     /// What the page is stored under.
     pub key: PageKey,
+    /// The query as received: it goes upstream byte for byte.
+    pub query: Option<Arc<str>>,
     /// Whether an encoded twin of the page may be of use.
     pub has_codings: bool,
     /// The rules of the route.
@@ -45,8 +46,16 @@ pub struct Again {
     pub words: Words,
     /// What all lines of the access log about its hits have in common.
     pub logged: Logged,
-    /// The page that was found last, and when. It is the store that keeps it, and not who asks for it.
-    found: Mutex<Option<(Weak<Page>, Instant)>>,
+    /// The page that was found last. It is the store that keeps it, and not who asks for it.
+    found: Mutex<Option<Found>>,
+}
+
+/// A page that was found.
+#[derive(Debug)]
+struct Found {
+    page: Weak<Page>,
+    /// When it is searched for again although it is there.
+    until: Instant,
 }
 
 /// A text that many lines of the log have in common.
@@ -71,14 +80,13 @@ impl Again {
     /// The page that was found last, if the store still has it and that was not long ago.
     pub fn found(&self, now: Instant) -> Option<Arc<Page>> {
         let found = self.found.lock();
-        let (page, at) = found.as_ref()?;
-        let is_recent = now.saturating_duration_since(*at) < SEARCHED_ANEW;
-        is_recent.then(|| page.upgrade()).flatten().filter(|page| !page.has_gone())
+        let found = found.as_ref().filter(|found| now < found.until)?;
+        found.page.upgrade().filter(|page| !page.has_gone())
     }
 
     /// This page was found.
     pub fn remember(&self, page: &Arc<Page>, now: Instant) {
-        *self.found.lock() = Some((Arc::downgrade(page), now));
+        *self.found.lock() = Some(Found { page: Arc::downgrade(page), until: now + SEARCHED_ANEW });
     }
 }
 
@@ -87,8 +95,6 @@ impl Again {
 pub struct Ask {
     /// What is asked.
     pub question: Arc<Question>,
-    /// The request target as received: its query goes upstream byte for byte.
-    pub uri: Uri,
     /// What the client asks of the cache.
     pub wants: Wants,
     /// Whether it follows the page, and how.

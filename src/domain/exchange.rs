@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode, Uri};
+use http::{HeaderValue, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -182,8 +182,8 @@ pub struct Fetch {
     pub target: Target,
     /// What the page will be stored under; its place has the path to ask for.
     pub key: PageKey,
-    /// The request target whose query goes upstream.
-    pub uri: Uri,
+    /// The query that goes upstream.
+    pub query: Option<Arc<str>>,
     /// Whom it is charged to.
     pub payer: Payer,
     /// The page that is being renewed, if there is one.
@@ -358,5 +358,10 @@ impl Answer {
     /// `page` as it is at `now`.
     pub fn new(page: Arc<Page>, served: Served, now: Instant, refresh_limited: bool) -> Self {
         Self { age: page.age(now), page, served, now, refresh_limited }
+    }
+
+    /// The same for one that is fresh for `ttl` more, from which its age follows.
+    pub fn fresh(page: Arc<Page>, served: Served, now: Instant, ttl: Duration, refresh_limited: bool) -> Self {
+        Self { age: page.lifetime.fresh.saturating_sub(ttl), page, served, now, refresh_limited }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::hash::BuildHasher;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
@@ -57,6 +57,35 @@ pub enum Said {
     Twice(Box<Words>),
     /// What has been admitted before, and asked this.
     Known(Arc<Question>),
+}
+
+/// The last head of one connection, if it has been said twice in a row: who asks for one thing again and again says it again. It is
+/// not held, so that what is forgotten is.
+#[derive(Debug, Default)]
+pub struct Row {
+    hash: u64,
+    question: Weak<Question>,
+}
+
+impl Row {
+    /// What `head` says when it comes from `peer`; see [`Heads::hear`].
+    pub fn hear(&mut self, heads: &Heads, peer: &Peer, head: &[u8]) -> Said {
+        if let Some(question) = self.question.upgrade() {
+            // Whose connection it is has said the words before, so there is nothing to be found out by the time that it takes.
+            if question.again.as_ref().is_some_and(|again| **again.words.head == *head) {
+                return Said::Known(question);
+            }
+            self.question = Weak::new();
+        }
+        let said = heads.hear(peer, head);
+        let Said::Known(question) = &said else { return said };
+        let hash = question.again.as_ref().map_or(0, |again| again.words.hash);
+        if hash == self.hash {
+            self.question = Arc::downgrade(question);
+        }
+        self.hash = hash;
+        said
+    }
 }
 
 impl Heads {
@@ -173,6 +202,7 @@ pub(crate) mod tests {
             caller: Arc::new(Caller::new(Consumer::open(), Instant::now())),
             key: PageKey { upstream: upstream.name.clone(), account: hash, place, query },
             target: Target { upstream, account: Arc::new(account) },
+            query: None,
             has_codings: false,
             policy: Arc::new(Policy { rule: CacheRule::SyncStatus, lifetimes, max_page_bytes: 1 << 20 }),
             edition: 0,
@@ -220,6 +250,28 @@ pub(crate) mod tests {
         (0..50_000).for_each(|number| drop(say(&heads, &anybody, &format!("once {number}"))));
         let known = (0..100).filter(|number| say(&heads, &anybody, &format!("often {number}")).is_some()).count();
         assert!(known > 95, "{known}: only who shares a set may be in the way");
+    }
+
+    #[test]
+    fn what_a_connection_says_again_and_again_is_known_until_it_is_forgotten() {
+        let (heads, anybody, mut row) = (Heads::new(), peer(&[]), Row::default());
+        let mut hear = |head: &str| match row.hear(&heads, &anybody, head.as_bytes()) {
+            Said::Twice(words) => {
+                heads.remember(&question(*words));
+                None
+            }
+            Said::Once => None,
+            Said::Known(question) => Some(question.again.as_ref().expect("it was remembered").words.head.to_vec()),
+        };
+        for head in ["a", "b", "a", "bb"] {
+            for turn in 0..5 {
+                let known = hear(head);
+                assert!(known.is_none() || known.as_deref() == Some(head.as_bytes()), "{head}, turn {turn}");
+                assert!(known.is_some() || turn < 2, "{head}, turn {turn}");
+            }
+        }
+        heads.forget();
+        assert_eq!(hear("bb"), None);
     }
 
     proptest! {

@@ -76,8 +76,7 @@ impl House {
             // The same words under the same rules: only what each request costs is left to be seen to.
             quota::take(&question.caller, now).inspect_err(|_| progress.known = Known::of(&question))?;
             let trace = traced(request.extensions());
-            let uri = std::mem::take(request.uri_mut());
-            return Ok(Admitted::Ask(Ask { question, uri, wants: Wants::default(), follow: None, at: now, trace }));
+            return Ok(Admitted::Ask(Ask { question, wants: Wants::default(), follow: None, at: now, trace }));
         }
         let has_body = !request.body().is_end_stream();
         let (head, body) = request.into_parts();
@@ -119,14 +118,15 @@ impl House {
             CacheRule::SyncStatus | CacheRule::Fixed(_) => {
                 let again = body.words().filter(|_| is_repeatable(&fields, &caller)).map(Again::new);
                 let (edition, has_codings) = (self.edition, fields.has_codings);
-                let question = Arc::new(Question { caller, target, key, has_codings, policy, edition, again });
+                let query = head.uri.query().map(Arc::from);
+                let question = Arc::new(Question { caller, target, key, query, has_codings, policy, edition, again });
                 if question.again.is_some() {
                     body.remember(&question);
                 }
                 let follow =
                     fields.may_follow.then(|| Follow::read(&head.method, &head.headers)).flatten().map(Box::new);
-                let (uri, trace) = (head.uri, traced(&head.extensions));
-                Ok(Admitted::Ask(Ask { question, uri, wants, follow, at: now, trace }))
+                let trace = traced(&head.extensions);
+                Ok(Admitted::Ask(Ask { question, wants, follow, at: now, trace }))
             }
             CacheRule::Http | CacheRule::Off => {
                 let headers = pass_on::choose(&head.headers, &stop.request_headers);

@@ -98,7 +98,7 @@ mod tests {
     /// Sends `pieces` of `size` bytes, one every second; how many arrive before the connection is given up.
     async fn arrived(pieces: usize, size: usize, pause: Duration) -> usize {
         let pulse = Pulse::new(PATIENCE);
-        let _busy = pulse.busy(http::Version::HTTP_11);
+        let _busy = pulse.busy(http::Version::HTTP_11, Instant::now());
         let stream = futures_util::stream::iter(0..pieces).then(move |_| async move {
             sleep(Duration::from_secs(1)).await;
             Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0; size])))

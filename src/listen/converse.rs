@@ -9,8 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, Version};
+use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -19,9 +18,11 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tower::{BoxError, Service};
 
 use super::accept::Limits;
+use super::answered::Answered;
 use super::aside::Aside;
 use super::awaited::Awaited;
 use super::places::Place;
@@ -29,7 +30,6 @@ use super::pulse::{Felt, Lost, Patience, Pulse};
 use super::strict::{Examined, Strict};
 use super::tls::{self, Tls};
 use crate::domain::arrival::{Arrived, Conversation};
-use crate::domain::body::Holding;
 use crate::domain::heads::Heads;
 use crate::domain::peer::Peer;
 use crate::domain::tally::Connections;
@@ -128,20 +128,12 @@ where
         let stream = strict.follow(stream, conversation.clone());
         let answering = pulse.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
-            let version = request.version();
-            let busy = answering.busy(version);
-            let Examined { is_last, said } = strict.examine(&mut request);
+            let (version, at) = (request.version(), Instant::now());
+            let busy = answering.busy(version, at);
+            let Examined { is_last, said } = strict.examine(&mut request, &conversation);
             let awaited = |body| Awaited::new(body, &answering);
-            let request = request.map(|body| Arrived::over(conversation.clone(), said, awaited(body)));
-            let answer = service.borrow_mut().call(request);
-            async move {
-                let Ok(mut response) = answer.await;
-                if is_last || (busy.is_last() && version < Version::HTTP_2) {
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                }
-                // A request is being answered until the last byte of its answer.
-                Ok::<_, Infallible>(response.map(|body| Holding::new(body, busy)))
-            }
+            let request = request.map(|body| Arrived::over(conversation.clone(), at, said, awaited(body)));
+            Answered::new(service.borrow_mut().call(request), busy, is_last, version < Version::HTTP_2)
         });
         let io = Felt::new(TokioIo::new(stream), pulse.clone());
         let mut connection = pin!(builder.serve_connection(io, service));

@@ -79,15 +79,15 @@ impl Pulse {
         })
     }
 
-    /// A request of this version has been read; it is being answered until the guard is dropped.
-    pub fn busy(self: &Arc<Self>, version: Version) -> Busy {
+    /// A request of this version has been read now; it is being answered until the guard is dropped.
+    pub fn busy(self: &Arc<Self>, version: Version, now: Instant) -> Busy {
         self.reading.store(false, Ordering::Relaxed);
         self.untimed.store(false, Ordering::Relaxed);
         if version == Version::HTTP_2 {
             self.framed.store(true, Ordering::Relaxed);
         }
         self.busy.fetch_add(1, Ordering::Relaxed);
-        Busy(self.clone())
+        Busy { pulse: self.clone(), answered: Some(now) }
     }
 
     /// The next answer is the last.
@@ -117,8 +117,12 @@ impl Pulse {
         waiting && since.elapsed() > span
     }
 
+    fn at(&self, instant: Instant) -> u64 {
+        u64::try_from(instant.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.at(Instant::now())
     }
 
     fn note(&self) {
@@ -201,19 +205,29 @@ impl Pulse {
 
 /// A request that is being answered.
 #[derive(Debug)]
-pub struct Busy(Arc<Pulse>);
+pub struct Busy {
+    pulse: Arc<Pulse>,
+    /// When it has been answered, where that is known without a look at the clock: nearly all are as soon as they have come.
+    answered: Option<Instant>,
+}
 
 impl Busy {
     /// Whether its answer is to be the last.
     pub fn is_last(&self) -> bool {
-        self.0.is_leaving()
+        self.pulse.is_leaving()
+    }
+
+    /// The answer is not there at once.
+    pub fn takes_time(&mut self) {
+        self.answered = None;
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        if self.0.busy.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.note();
+        if self.pulse.busy.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let since = self.answered.map_or_else(|| self.pulse.now(), |answered| self.pulse.at(answered));
+            self.pulse.since.store(since, Ordering::Relaxed);
         }
     }
 }
@@ -295,7 +309,7 @@ mod tests {
     async fn a_silent_newcomer_and_a_slow_head_get_the_header_timeout() {
         let pulse = Pulse::new(PATIENCE.body);
         assert_eq!(lost_after(&pulse).await.as_secs(), 10);
-        drop(pulse.busy(Version::HTTP_11));
+        drop(pulse.busy(Version::HTTP_11, Instant::now()));
         advance(Duration::from_secs(30)).await;
         some_came(&pulse);
         advance(Duration::from_secs(4)).await;
@@ -306,7 +320,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn bytes_between_the_requests_of_http2_begin_no_head() {
         let pulse = Pulse::new(PATIENCE.body);
-        drop(pulse.busy(Version::HTTP_2));
+        drop(pulse.busy(Version::HTTP_2, Instant::now()));
         some_came(&pulse);
         assert_eq!(lost_after(&pulse).await.as_secs(), 75);
     }
@@ -316,7 +330,8 @@ mod tests {
         let (pulse, second) = (Pulse::new(PATIENCE.body), Duration::from_secs(1));
         advance(second * 2).await;
         assert!(!pulse.is_quiet(second), "its first request may be coming in");
-        let busy = pulse.busy(Version::HTTP_11);
+        let mut busy = pulse.busy(Version::HTTP_11, Instant::now());
+        busy.takes_time();
         advance(second * 2).await;
         assert!(!pulse.is_quiet(second));
         drop(busy);
@@ -330,7 +345,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_gets_the_idle_timeout_and_a_busy_one_none() {
         let pulse = Pulse::new(PATIENCE.body);
-        let busy = pulse.busy(Version::HTTP_11);
+        let mut busy = pulse.busy(Version::HTTP_11, Instant::now());
+        busy.takes_time();
         assert!(timeout(Duration::from_secs(3600), pulse.lost(PATIENCE)).await.is_err());
         drop(busy);
         assert_eq!(lost_after(&pulse).await.as_secs(), 75);
@@ -339,7 +355,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_does_not_read_gets_the_idle_timeout_although_it_is_being_answered() {
         let pulse = Pulse::new(PATIENCE.body);
-        let _busy = pulse.busy(Version::HTTP_11);
+        let _busy = pulse.busy(Version::HTTP_11, Instant::now());
         advance(Duration::from_secs(100)).await;
         let _ = pulse.wrote(Poll::<()>::Pending);
         advance(Duration::from_secs(70)).await;

@@ -9,13 +9,15 @@ use std::task::{Context, Poll, ready};
 
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::{Method, Request, Version};
+use http_body::Body;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::framed;
 use super::plain::SHORT;
 use super::scan::{Fault, Scan};
 use crate::domain::arrival::Conversation;
-use crate::domain::heads::Said;
+use crate::domain::heads::{Row, Said};
 use crate::domain::problem::{Objection, Problem};
 
 /// What the reader of a connection's bytes has to say to whoever gets its requests.
@@ -43,21 +45,25 @@ pub struct Examined {
 impl Strict {
     /// A connection's bytes, read along.
     pub fn follow<I>(self: &Arc<Self>, io: I, conversation: Arc<Conversation>) -> Followed<I> {
-        Followed { io, scan: Scan::default(), strict: self.clone(), conversation }
+        Followed { io, scan: Scan::default(), strict: self.clone(), conversation, row: Row::default() }
     }
 
     /// Puts an [`Objection`] on a request that must not be answered as if nothing were.
-    pub fn examine<B>(&self, request: &mut Request<B>) -> Examined {
+    pub fn examine<B: Body>(&self, request: &mut Request<B>, conversation: &Conversation) -> Examined {
         // Only the connection's own task comes here.
         let number = self.seen.load(Ordering::Relaxed);
         self.seen.store(number + 1, Ordering::Relaxed);
-        // One that was read ahead of its turn is still to come.
-        let said = self.said.lock().take_if(|(of, _)| *of <= number);
-        let said = said.filter(|(of, _)| *of == number).map(|(_, said)| said).unwrap_or_default();
+        let framed = request.version() == Version::HTTP_2;
+        let said = if framed {
+            framed::words(request).map(|words| conversation.hear_apart(&words)).unwrap_or_default()
+        } else {
+            // One that was read ahead of its turn is still to come.
+            let said = self.said.lock().take_if(|(of, _)| *of <= number);
+            said.filter(|(of, _)| *of == number).map(|(_, said)| said).unwrap_or_default()
+        };
         if let Said::Known(_) = said {
             return Examined { is_last: false, said };
         }
-        let framed = request.version() == Version::HTTP_2;
         let fault = self.fault.get().filter(|(first, _)| !framed && number >= *first).map(|(_, fault)| *fault);
         // One look at all fields costs less than a search for each.
         let (mut hosts, mut host, mut has_chunks) = (0, None, false);
@@ -160,13 +166,14 @@ pub struct Followed<I> {
     scan: Scan,
     strict: Arc<Strict>,
     conversation: Arc<Conversation>,
+    row: Row,
 }
 
 impl<I> Followed<I> {
     /// Reads what has come; returns how many bytes are left of it, from the front.
     fn read(&mut self, came: &mut [u8]) -> usize {
         let may_be_known = self.scan.is_between() && came.len() <= SHORT && came.ends_with(b"\r\n\r\n");
-        let said = if may_be_known { self.conversation.hear(came) } else { Said::Once };
+        let said = if may_be_known { self.conversation.hear(&mut self.row, came) } else { Said::Once };
         if let Said::Known(_) = said {
             *self.strict.said.lock() = Some((self.scan.pass(), said));
             return came.len();
@@ -231,6 +238,9 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Followed<I> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::peer::Peer;
+    use bytes::Bytes;
+    use http_body_util::Empty;
 
     #[test]
     fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
@@ -265,8 +275,9 @@ mod tests {
             for host in hosts {
                 request = request.header(HOST, *host);
             }
-            let mut request = request.body(()).expect("a request");
-            assert_ne!(Strict::default().examine(&mut request).is_last, fits, "{target} {hosts:?}");
+            let mut request = request.body(Empty::<Bytes>::new()).expect("a request");
+            let conversation = Conversation::new(Peer::Local { uid: None }, None);
+            assert_ne!(Strict::default().examine(&mut request, &conversation).is_last, fits, "{target} {hosts:?}");
             assert_ne!(request.extensions().get::<Objection>().is_some(), fits, "{target} {hosts:?}");
         }
     }

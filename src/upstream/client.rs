@@ -87,7 +87,7 @@ fn sign(fetch: &Fetch) -> Result<Request<StreamBody>, Problem> {
         headers.extend(validators.last_modified.iter().map(|date| (IF_MODIFIED_SINCE, date.clone())));
     }
     headers.extend(fetch.trace.headers());
-    sign::request(&fetch.target, (&fetch.key.place.path, fetch.uri.query()), Method::GET, headers, empty())
+    sign::request(&fetch.target, (&fetch.key.place.path, fetch.query.as_deref()), Method::GET, headers, empty())
 }
 
 async fn call(

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, Version};
 use http_body_util::Full;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use merge_sync_proxy::app::reload::Cause;
 use merge_sync_proxy::config::Config;
 use parking_lot::Mutex;
@@ -22,7 +22,13 @@ use crate::support::{Got, SYNC_STATUS, Wire, consumer, merge, soon, text};
 struct Line {
     wire: Wire,
     file: Arc<Mutex<String>>,
-    sender: SendRequest<Full<Bytes>>,
+    sender: Sender,
+}
+
+/// A connection of either version.
+enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
 }
 
 fn teams(team: &str) -> String {
@@ -32,32 +38,51 @@ fn teams(team: &str) -> String {
 
 impl Line {
     async fn open(team: &str) -> Self {
+        Self::open_as(Version::HTTP_11, team).await
+    }
+
+    async fn open_as(version: Version, team: &str) -> Self {
         let wire = Wire::with(merge(), &teams(team)).await;
         let file = Arc::new(Mutex::new(String::new()));
         let read = file.clone();
         let parse = move |text: &str, hasher: &_| Config::parse(text, Path::new("test.toml"), &|_| None, hasher);
         wire.app.reads(Box::new(move |hasher| parse(&read.lock(), hasher)));
-        let sender = Self::connect(&wire).await;
+        let sender = Self::connect(&wire, version).await;
         Self { wire, file, sender }
     }
 
-    async fn connect(wire: &Wire) -> SendRequest<Full<Bytes>> {
-        let socket = TcpStream::connect(wire.proxy).await.expect("the proxy listens");
-        let (sender, connection) = handshake(TokioIo::new(socket)).await.expect("a connection");
-        tokio::spawn(connection);
-        sender
+    async fn connect(wire: &Wire, version: Version) -> Sender {
+        let socket = TokioIo::new(TcpStream::connect(wire.proxy).await.expect("the proxy listens"));
+        if version == Version::HTTP_2 {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), socket).await.expect("a connection");
+            tokio::spawn(connection);
+            Sender::Http2(sender)
+        } else {
+            let (sender, connection) = http1::handshake(socket).await.expect("a connection");
+            tokio::spawn(connection);
+            Sender::Http1(sender)
+        }
     }
 
     async fn ask(&mut self, key: &str, account: &str, more: &[(&str, &str)]) -> Got {
-        let mut request = Request::get(SYNC_STATUS).header("host", "proxy").header("x-account-token", account);
+        let mut request = match self.sender {
+            Sender::Http1(_) => Request::get(SYNC_STATUS).header("host", "proxy"),
+            Sender::Http2(_) => Request::get(format!("http://proxy{SYNC_STATUS}")),
+        };
+        request = request.header("x-account-token", account);
         request = request.header("authorization", format!("Bearer {key}"));
         for (name, value) in more {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::default()).expect("a request");
-        soon(self.sender.ready()).await.expect("the connection is kept");
-        let response = soon(self.sender.send_request(request)).await.expect("an answer");
-        Got::whole(response).await
+        let response = match &mut self.sender {
+            Sender::Http1(sender) => {
+                soon(sender.ready()).await.expect("the connection is kept");
+                soon(sender.send_request(request)).await
+            }
+            Sender::Http2(sender) => soon(sender.send_request(request)).await,
+        };
+        Got::whole(response.expect("an answer")).await
     }
 
     fn reload(&self, team: &str) {
@@ -69,7 +94,13 @@ impl Line {
 
 #[tokio::test]
 async fn whatever_is_repeated_gets_what_it_is_for() {
-    let mut line = Line::open("accounts = ['acme', 'globex']").await;
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        repeat_whatever_is_allowed_or_not(version).await;
+    }
+}
+
+async fn repeat_whatever_is_allowed_or_not(version: Version) {
+    let mut line = Line::open_as(version, "accounts = ['acme', 'globex']").await;
     let acme = line.ask("team", "acme", &[]).await;
     let globex = line.ask("team", "globex", &[]).await;
     assert_ne!(acme.body, globex.body, "or nothing could be told apart");
@@ -79,7 +110,7 @@ async fn whatever_is_repeated_gets_what_it_is_for() {
         let account = random.choice(["acme", "globex", "unknown"]).expect("one of them");
         for turn in 0..random.u32(1..5) {
             if random.u32(0..4) == 0 {
-                line.sender = Line::connect(&line.wire).await;
+                line.sender = Line::connect(&line.wire, version).await;
             }
             let got = line.ask(key, account, &[]).await;
             let expected = match (key, account) {
@@ -100,7 +131,13 @@ async fn whatever_is_repeated_gets_what_it_is_for() {
 
 #[tokio::test]
 async fn a_reload_counts_from_the_next_repetition_on() {
-    let mut line = Line::open("accounts = ['acme']").await;
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        reload_while_it_is_repeated(version).await;
+    }
+}
+
+async fn reload_while_it_is_repeated(version: Version) {
+    let mut line = Line::open_as(version, "accounts = ['acme']").await;
     for (team, expected) in [
         ("accounts = ['acme']", StatusCode::OK),
         ("accounts = ['globex']", StatusCode::FORBIDDEN),
