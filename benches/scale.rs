@@ -159,25 +159,40 @@ fn entries(million: bool) {
 
 fn connections() {
     println!("\nconnections that have each served a hit");
-    println!("{:>10} {:>9} {:>10} {:>9} {:>16}", "", "req/s", "CPU µs", "p99 µs", "RSS of an idle one");
+    println!(
+        "{:>10} {:>9} {:>10} {:>9} {:>18} {:>12}",
+        "", "req/s", "CPU µs", "p99 µs", "RSS of an idle one", "bare hyper's"
+    );
     for count in [1, 10, 100, 1_000, 10_000] {
         let server = proxy(Layout::default());
-        run(server.address, 64, End::Requests(1_000), &mut Wide::new(1, 1));
-        let before = server.memory();
-        let mut idle = match Driver::connect(Lines::http1(server.address, count)) {
-            Ok(idle) => idle,
+        let (mut idle, each) = match connect(&server, count) {
+            Ok(connected) => connected,
             Err(error) => return println!("{count:>10} {error}"),
         };
-        let once = End::Requests(count as u64);
-        idle.run(Pace::Closed, once, &mut Wide::new(1, 1), &mut |_| ()).expect("sockets that work");
-        let each = server.memory().saturating_sub(before) / count as u64;
         let cpu = server.cpu();
         let report = idle.run(Pace::Closed, TURN, &mut Wide::new(1_000, 1), &mut |_| ()).expect("sockets that work");
         let cpu = (server.cpu() - cpu).as_secs_f64() * 1e6 / report.answers() as f64;
         let (throughput, p99) = (report.throughput(), report.microseconds(0.99));
-        let memory = if count >= 1_000 { each.to_string() } else { "–".into() };
-        println!("{count:>10} {throughput:>9.0} {cpu:>10.1} {p99:>9.0} {memory:>16}");
+        drop(idle);
+        let layout = Layout { accounts: 1, ..Layout::default() };
+        let bare = connect(&Server::play(Role::Bare, &layout, Some("0")), count).map_or(0, |(_, each)| each);
+        let [memory, bare] = [each, bare].map(|each| if count >= 1_000 { each.to_string() } else { "–".into() });
+        println!("{count:>10} {throughput:>9.0} {cpu:>10.1} {p99:>9.0} {memory:>18} {bare:>12}");
     }
+}
+
+/// How many requests a second are made on connections that are to be idle. All at once they would take memory that stays, and is none of
+/// idle connections.
+const CALM: Pace = Pace::Open(2_000.0);
+
+/// So many connections that have each served a hit, and how much memory one takes, in bytes.
+fn connect(server: &Server, count: usize) -> std::io::Result<(Driver, u64)> {
+    run(server.address, 64, End::Requests(1_000), &mut Wide::new(1, 1));
+    let before = server.memory();
+    let mut idle = Driver::connect(Lines::http1(server.address, count))?;
+    idle.run(CALM, End::Requests(count as u64), &mut Wide::new(1, 1), &mut |_| ())?;
+    let each = server.memory().saturating_sub(before) / count as u64;
+    Ok((idle, each))
 }
 
 fn consumers() {

@@ -33,11 +33,12 @@ const ACCOUNTS: usize = 1_000;
 #[derive(Parser)]
 #[command(name = "peers")]
 struct Options {
-    /// Rounds; in each every server has its turn.
-    #[arg(long, default_value_t = 7)]
+    /// Rounds; in each every server has its turn. Many short ones tell more than few long ones: what slows the machine down then slows
+    /// all of a round.
+    #[arg(long, default_value_t = 31)]
     rounds: usize,
     /// The length of a turn, in seconds.
-    #[arg(long, default_value_t = 1.5)]
+    #[arg(long, default_value_t = 0.4)]
     seconds: f64,
     /// Only these: hits, keys, many, open, http2, tls, workers, herd, expiry.
     #[arg(long, value_delimiter = ',')]

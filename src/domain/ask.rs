@@ -19,35 +19,41 @@ use super::trace::Trace;
 
 /// Who asks for which page, and by which rules. It is behind one pointer, so that a request which says word for word what one
 /// before it has said costs a single count, and so that little is moved while it travels.
+///
+/// Its fields are in memory as they stand here: what is read for each hit comes first, since what a hit costs is above all from how
+/// many places it is.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Question {
     /// Who asks.
     pub caller: Arc<Caller>,
-    /// For whose data.
-    pub target: Target,
-    /// What the page is stored under.
-    pub key: PageKey,
-    /// The query as received: it goes upstream byte for byte.
-    pub query: Option<Arc<str>>,
-    /// Whether an encoded twin of the page may be of use.
-    pub has_codings: bool,
-    /// The rules of the route.
-    pub policy: Arc<Policy>,
     /// The [edition](crate::door::admit::House::edition) of the rules that it was admitted by.
     pub edition: u64,
+    /// Whether an encoded twin of the page may be of use.
+    pub has_codings: bool,
     /// What is kept for the next time, if it has been asked more than once and may be asked again.
     pub again: Option<Again>,
+    /// What the page is stored under.
+    pub key: PageKey,
+    /// For whose data.
+    pub target: Target,
+    /// The query as received: it goes upstream byte for byte.
+    pub query: Option<Arc<str>>,
+    /// The rules of the route.
+    pub policy: Arc<Policy>,
 }
 
-/// What need not be found out again for a question that is asked again and again.
+/// What need not be found out again for a question that is asked again and again. In memory it is as it stands here, like
+/// [`Question`].
 #[derive(Debug)]
+#[repr(C)]
 pub struct Again {
+    /// The page that was found last. It is the store that keeps it, and not who asks for it.
+    found: Mutex<Option<Found>>,
     /// The words in which it is asked.
     pub words: Words,
     /// What all lines of the access log about its hits have in common.
     pub logged: Logged,
-    /// The page that was found last. It is the store that keeps it, and not who asks for it.
-    found: Mutex<Option<Found>>,
 }
 
 /// A page that was found.

@@ -23,23 +23,24 @@ use super::rules::{CacheRule, Lifetimes};
 use super::tally::Tally;
 use super::trace::Trace;
 
-/// A consumer while the proxy runs: who it is, and what it has left.
+/// A consumer while the proxy runs: who it is, and what it has left. In memory it is as it stands here: first what each request needs.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Caller {
-    /// Who it is and what it may do.
-    pub consumer: Consumer,
     /// What it may still ask; `None` is unlimited.
     pub quota: Option<Arc<Quota>>,
+    /// Where its requests are counted, once one has been.
+    pub tally: OnceLock<Arc<Tally>>,
     /// How many fetches it may still force; `None` is unlimited.
     pub forced_refreshes: Option<Arc<Bucket>>,
     /// Its places among those who wait for the upstream.
     pub misses: Arc<Semaphore>,
     /// Its places among those who follow a page.
     pub follows: Arc<Semaphore>,
-    /// Where its requests are counted, once one has been.
-    pub tally: OnceLock<Arc<Tally>>,
     /// Whom its calls to the upstream are charged to.
     pub payer: Payer,
+    /// Who it is and what it may do.
+    pub consumer: Consumer,
 }
 
 /// What a consumer may still ask.

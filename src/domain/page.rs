@@ -65,34 +65,38 @@ pub enum Freshness {
 }
 
 /// One answer for one key, with everything that a hit needs prepared.
+///
+/// Its fields are in memory as they stand here: what is read for each hit comes first, since what a hit costs is above all from how
+/// many places it is.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Page {
-    /// The status; 200 for a good page.
-    pub status: StatusCode,
     /// The body, byte for byte as the upstream sent it, in memory of exactly its size.
     pub body: Bytes,
     /// The strong entity tag of the body.
     pub etag: HeaderValue,
-    /// What there is beside of an answer that is not good.
-    pub refusal: Option<Box<Refusal>>,
-    /// The upstream's own validators, to ask whether the page has changed, if it has given any.
-    pub validators: Option<Box<Validators>>,
-    /// What it is.
-    pub kind: Kind,
     /// When its fetch began.
     pub began: Instant,
-    /// How long it may be used.
-    pub lifetime: Lifetime,
-    /// What past syncs have taught of its models.
-    pub history: History,
-    twins: OnceLock<Arc<Twins>>,
-    /// Whether somebody has set out to make them.
-    is_being_encoded: AtomicBool,
+    /// The status; 200 for a good page.
+    pub status: StatusCode,
+    /// What it is.
+    pub kind: Kind,
     /// Whether the store has let go of it.
     has_gone: AtomicBool,
+    /// Whether somebody has set out to make the twins.
+    is_being_encoded: AtomicBool,
     /// From which age on, in milliseconds, it counts as purged.
     purged_from: AtomicU64,
+    /// How long it may be used.
+    pub lifetime: Lifetime,
+    /// The upstream's own validators, to ask whether the page has changed, if it has given any.
+    pub validators: Option<Box<Validators>>,
+    twins: OnceLock<Arc<Twins>>,
     setback: Setback,
+    /// What there is beside of an answer that is not good.
+    pub refusal: Option<Box<Refusal>>,
+    /// What past syncs have taught of its models.
+    pub history: History,
 }
 
 /// What an answer has that is not good. It is apart, since there are few of them, and each good page would keep room for it.

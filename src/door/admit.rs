@@ -119,7 +119,7 @@ impl House {
                 let again = body.words().filter(|_| is_repeatable(&fields, &caller)).map(Again::new);
                 let (edition, has_codings) = (self.edition, fields.has_codings);
                 let query = head.uri.query().map(Arc::from);
-                let question = Arc::new(Question { caller, target, key, query, has_codings, policy, edition, again });
+                let question = Arc::new(Question { caller, edition, has_codings, again, key, target, query, policy });
                 if question.again.is_some() {
                     body.remember(&question);
                 }
