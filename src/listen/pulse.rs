@@ -1,7 +1,8 @@
 //! Whether a connection still does something: the clocks behind `header_timeout` and `idle_timeout`.
 //!
 //! hyper's own header timeout also runs while a connection waits for its next request, and arms a timer for each. Here a read
-//! and an answer only leave a note of when they were; one timer per connection looks at the notes when the next one could be due.
+//! and an answer only leave a note of when they were; one timer per connection looks at the notes when the next one could be due. It is
+//! woken only for a head that comes in pieces, which few do.
 
 use std::io;
 use std::pin::Pin;
@@ -57,6 +58,8 @@ pub struct Pulse {
     since: AtomicU64,
     /// Since when the peer has not taken what there is to be sent: milliseconds since `began`; 0 = it takes it.
     stuck: AtomicU64,
+    /// A head has begun that did not come whole: its time ends before that of an idle connection would.
+    begun: Notify,
     /// A body has taken too long.
     overdue: Notify,
 }
@@ -75,6 +78,7 @@ impl Pulse {
             leaving: AtomicBool::new(false),
             since: AtomicU64::new(0),
             stuck: AtomicU64::new(0),
+            begun: Notify::new(),
             overdue: Notify::new(),
         })
     }
@@ -167,6 +171,7 @@ impl Pulse {
         if self.untimed.load(Ordering::Relaxed) {
             self.untimed.store(false, Ordering::Relaxed);
             self.note();
+            self.begun.notify_one();
         }
     }
 
@@ -197,6 +202,7 @@ impl Pulse {
             }
             tokio::select! {
                 () = sleep_until(due) => {}
+                () = self.begun.notified() => {}
                 () = self.overdue.notified() => return Lost::Overdue,
             }
         }
@@ -315,6 +321,18 @@ mod tests {
         advance(Duration::from_secs(4)).await;
         some_came(&pulse);
         assert_eq!(lost_after(&pulse).await.as_secs(), 6, "more bytes buy no more time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_begins_on_an_idle_connection_gets_no_more_time_than_any_other() {
+        let pulse = Pulse::new(PATIENCE.body);
+        drop(pulse.busy(Version::HTTP_11, Instant::now()));
+        let mut lost = std::pin::pin!(pulse.lost(PATIENCE));
+        assert!(timeout(Duration::from_secs(30), &mut lost).await.is_err());
+        some_came(&pulse);
+        let began = Instant::now();
+        assert_eq!(lost.await, Lost::Overdue);
+        assert_eq!(began.elapsed().as_secs(), 10);
     }
 
     #[tokio::test(start_paused = true)]
