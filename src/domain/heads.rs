@@ -33,9 +33,16 @@ const DISPLACES: u8 = 32;
 /// any other.
 #[derive(Clone)]
 pub struct Heads {
-    sets: Arc<[Mutex<Set>]>,
+    sets: Arc<[Place]>,
     hasher: RandomState,
 }
+
+/// A set and its lock are one line of the processor's cache.
+#[derive(Default)]
+#[repr(align(64))]
+struct Place(Mutex<Set>);
+
+const _: () = assert!(size_of::<Place>() == 64, "a line of the processor's cache");
 
 #[derive(Default)]
 struct Set {
@@ -97,7 +104,7 @@ impl Row {
 impl Heads {
     /// None is known yet.
     pub fn new() -> Self {
-        Self { sets: (0..SETS).map(|_| Mutex::default()).collect(), hasher: RandomState::default() }
+        Self { sets: (0..SETS).map(|_| Place::default()).collect(), hasher: RandomState::default() }
     }
 
     /// What `head` says when it comes from `peer`.
@@ -134,13 +141,13 @@ impl Heads {
 
     /// Forgets all of them, and the keys in them.
     pub fn forget(&self) {
-        for set in &*self.sets {
+        for Place(set) in &*self.sets {
             *set.lock() = Set::default();
         }
     }
 
     fn set(&self, hash: u64) -> &Mutex<Set> {
-        &self.sets[usize::try_from(hash % SETS as u64).expect("less than the number of sets")]
+        &self.sets[usize::try_from(hash % SETS as u64).expect("less than the number of sets")].0
     }
 }
 
@@ -246,7 +253,7 @@ pub(crate) mod tests {
             assert!(say(&heads, &anybody, "a").is_none() && say(&heads, &anybody, "a").is_none());
             let known = say(&heads, &anybody, "a").expect("said twice before");
             heads.remember(&known);
-            assert_eq!(heads.sets.iter().map(|set| set.lock().known.iter().flatten().count()).sum::<usize>(), 1);
+            assert_eq!(heads.sets.iter().map(|Place(set)| set.lock().known.iter().flatten().count()).sum::<usize>(), 1);
             heads.forget();
         }
         assert_eq!(format!("{heads:?} {:?}", words("canary")), "Heads(…) Words(…)");

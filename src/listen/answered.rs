@@ -52,7 +52,7 @@ where
         if *this.is_last || (busy.is_last() && *this.is_told_by_field) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let busy = this.busy.take().expect("it was there");
+        let busy = this.busy.take().expect("it was there when this poll began");
         // A request is being answered until the last byte of its answer.
         Poll::Ready(Ok(response.map(|body| Holding::new(body, busy))))
     }
