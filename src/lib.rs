@@ -55,6 +55,8 @@ pub mod listen {
 
     mod plain;
 
+    mod first;
+
     mod framed;
 
     mod answered;

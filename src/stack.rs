@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
+use tower::layer::layer_fn;
 use tower::util::BoxCloneSyncService;
-use tower::{Service, ServiceBuilder};
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::cache::{demand, flight, follow, keep, lookup, store};
 use crate::domain::arrival::Arrived;
@@ -71,7 +73,8 @@ where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
     // Fetch -> Received: one page from Merge, what it may cost, how often it may be tried.
-    let fetch: BoxCloneSyncService<Fetch, Received, Problem> = ServiceBuilder::new()
+    let fetch = ServiceBuilder::new()
+        .layer(layer_fn(common::<Fetch, Received>))
         .layer(BoxCloneSyncService::layer())
         .layer(retry::layer(ground.retries.clone())) // above the budget: every try pays
         .layer(calls::refusals(ground.metrics.clone())) // what the budget refuses
@@ -93,7 +96,8 @@ where
         .service(shared.clone());
 
     // Call -> Called: one request that passes through as itself, and pays like any other.
-    let call: BoxCloneSyncService<Call, Called, Problem> = ServiceBuilder::new()
+    let call = ServiceBuilder::new()
+        .layer(layer_fn(common::<Call, Called>))
         .layer(BoxCloneSyncService::layer())
         .layer(retry::layer(ground.retries.clone())) // only what never got an answer and can do no harm
         .layer(calls::refusals(ground.metrics.clone()))
@@ -109,7 +113,8 @@ where
         stale.0.purge_account(account.hash, false, now);
         stale.1.purge_account(account.hash, false, now);
     };
-    let relay: BoxCloneSyncService<Relay, Relayed, Problem> = ServiceBuilder::new()
+    let relay = ServiceBuilder::new()
+        .layer(layer_fn(common::<Relay, Relayed>))
         .layer(BoxCloneSyncService::layer())
         .layer(resync::layer(forget)) // what a resync puts out of date is stale once it has gone through
         .layer(relay::layer(ground.http.clone())) // "off" passes; "http" is answered from the store if RFC 9111 allows
@@ -123,7 +128,8 @@ where
         outdated.1.purge_accounts(accounts, false, now);
     });
     let (house, pages) = (ground.house.clone(), (ground.demand.clone(), ground.store.clone()));
-    let receive: BoxCloneSyncService<Delivery, Delivered, Problem> = ServiceBuilder::new()
+    let receive = ServiceBuilder::new()
+        .layer(layer_fn(common::<Delivery, Delivered>))
         .layer(BoxCloneSyncService::layer())
         .layer(webhooks::layer(ground.metrics.clone())) // what becomes of each
         .service(Receiver::new(house, ground.webhooks.clone(), make_stale, pages, shared));
@@ -135,4 +141,16 @@ where
         .layer(render::layer()) // gives it a name; from here up nothing fails
         .layer(admit::layer(ground.house.clone())) // Request -> Ask or Relay; all refusals happen here
         .service(Fork::new(answer, relay, receive)) // by the route's cache rule; webhooks are on no route
+}
+
+/// One service that all connections have in common: each takes a copy of it for a request, and has none lying about while it is idle.
+fn common<R, T>(
+    service: BoxCloneSyncService<R, T, Problem>,
+) -> impl Service<R, Response = T, Error = Problem, Future: Send> + Clone + Send + Sync
+where
+    R: Send + 'static,
+    T: 'static,
+{
+    let service = Arc::new(service);
+    service_fn(move |request| BoxCloneSyncService::clone(&service).oneshot(request).boxed())
 }

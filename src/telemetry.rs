@@ -8,8 +8,8 @@ use std::future::Future;
 use std::io::{IsTerminal, Stderr, Write};
 use std::panic::PanicHookInfo;
 use std::pin::Pin;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use http::{Method, Request, Response, StatusCode};
@@ -129,21 +129,28 @@ pub fn finish() {
 /// The outermost layer: logs each request when it has been answered, has `count` count it, and puts a span around those that are
 /// recorded.
 pub fn layer<S, C: Clone>(traces: Traces, count: C) -> impl Layer<S, Service = Telemetry<S, C>> + Clone {
-    layer_fn(move |inner| Telemetry { inner, traces: traces.clone(), count: count.clone() })
+    layer_fn(move |inner| Telemetry { inner, traces: traces.clone(), count: Arc::new(count.clone()) })
 }
 
 /// See [`layer`].
-#[derive(Clone)]
 pub struct Telemetry<S, C> {
     inner: S,
     traces: Traces,
-    count: C,
+    count: Arc<C>,
+}
+
+impl<S: Clone, C: Clone> Clone for Telemetry<S, C> {
+    /// Each connection has one of its own. So has what is counted with each request that holds on to it: on one for all, the processors
+    /// would wait for each other.
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), traces: self.traces.clone(), count: Arc::new(C::clone(&self.count)) }
+    }
 }
 
 impl<S, C, B> Service<Request<Arrived<B>>> for Telemetry<S, C>
 where
     S: Service<Request<Arrived<B>>, Response = Reply, Error = Infallible>,
-    C: Fn(&Reply, Ending) + Clone,
+    C: Fn(&Reply, Ending),
 {
     type Response = Response<ReplyBody>;
     type Error = Infallible;
@@ -214,7 +221,7 @@ pin_project! {
     pub struct Answering<F, C> {
         line: Option<Line>,
         trace: Trace,
-        count: C,
+        count: Arc<C>,
         #[pin]
         reply: F,
     }
@@ -241,7 +248,6 @@ mod tests {
     use super::*;
     use parking_lot::Mutex;
     use secrecy::zeroize::Zeroizing;
-    use std::sync::Arc;
     use std::{panic, thread};
 
     #[test]

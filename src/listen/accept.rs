@@ -165,20 +165,20 @@ where
             Listener::Tcp(listener) => listener.accept().await.map(|(stream, address)| {
                 let peer = network(address);
                 if let Some(place) = places.take(free, peer.origin()) {
-                    guide.clone().begin(prompt(stream), peer, place);
+                    guide.begin(prompt(stream), peer, place);
                 }
             }),
             Listener::Tls(listener, tls) => listener.accept().await.map(|(stream, address)| {
                 let peer = network(address);
                 if let Some(place) = places.take(free, peer.origin()) {
-                    guide.clone().begin_secured(prompt(stream), peer, tls.clone(), place);
+                    guide.begin_secured(prompt(stream), peer, tls.clone(), place);
                 }
             }),
             Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
                 let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
                 // Whoever may open the socket is trusted with its share of it.
                 if let Some(place) = places.take(free, None) {
-                    guide.clone().begin(stream, Peer::Local { uid }, place);
+                    guide.begin(stream, Peer::Local { uid }, place);
                 }
             }),
         };

@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::pin::pin;
+use std::fmt;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use futures_util::future::{Either, select};
 use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -25,6 +27,7 @@ use super::accept::Limits;
 use super::answered::Answered;
 use super::aside::Aside;
 use super::awaited::Awaited;
+use super::first::{self, Begun, Spoken};
 use super::places::Place;
 use super::pulse::{Felt, Lost, Patience, Pulse};
 use super::strict::{Examined, Strict};
@@ -81,51 +84,83 @@ where
     S: Service<Asked, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    pub(super) fn begin(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: Peer, place: Place) {
-        tokio::spawn(async move {
-            self.converse(stream, peer, builder()).await;
-            drop(place);
-        });
+    pub(super) fn begin(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: Peer, place: Place) {
+        tokio::spawn(self.talk(place).converse(stream, peer, None));
     }
 
-    pub(super) fn begin_secured(mut self, stream: TcpStream, peer: Peer, tls: Tls, place: Place) {
+    pub(super) fn begin_secured(&self, stream: TcpStream, peer: Peer, tls: Tls, place: Place) {
+        let mut talk = self.talk(place);
         tokio::spawn(async move {
             let handshake = tokio::select! {
                 handshake = tls.accept(stream) => handshake,
                 // Nothing has been asked yet, so nothing is lost.
-                _ = self.phase.wait_for(|phase| *phase != Phase::Serve) => return,
+                _ = talk.phase.wait_for(|phase| *phase != Phase::Serve) => return,
             };
             match handshake {
                 Ok(stream) => {
-                    self.connections.handshakes.add();
-                    let chosen = builder();
-                    let chosen = if tls::chose_http2(&stream) { chosen.http2_only() } else { chosen.http1_only() };
+                    talk.connections.handshakes.add();
+                    let chosen = if tls::chose_http2(&stream) { Spoken::Http2 } else { Spoken::Http1 };
                     let peer = peer.showing(tls::names(&stream));
-                    self.converse(stream, peer, chosen).await;
+                    talk.converse(stream, peer, Some(chosen)).await;
                 }
                 Err(error) => {
-                    self.connections.failed_handshakes.add();
+                    talk.connections.failed_handshakes.add();
                     tracing::debug!(%error, "a TLS handshake failed");
                 }
             }
-            drop(place);
         });
     }
 
+    fn talk(&self, place: Place) -> Talk<S> {
+        Talk {
+            service: Box::new(RefCell::new(self.service.clone())),
+            patience: self.limits.load().patience,
+            phase: self.phase.clone(),
+            connections: self.connections.clone(),
+            heads: self.heads.clone(),
+            place,
+        }
+    }
+}
+
+/// What one connection has of its own.
+struct Talk<S> {
+    /// One for the whole connection, not a copy for each request: services here are always ready, and wait inside their calls. What is
+    /// large is apart, since each step of a future keeps room for what is handed to it.
+    service: Box<RefCell<S>>,
+    patience: Patience,
+    phase: watch::Receiver<Phase>,
+    connections: Connections,
+    heads: Option<Heads>,
+    place: Place,
+}
+
+impl<S, B> Talk<S>
+where
+    S: Service<Asked, Response = Response<B>, Error = Infallible, Future: Send> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    /// `chosen` is what the peer has chosen in a handshake.
     async fn converse(
         self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         peer: Peer,
-        builder: Builder<TokioExecutor>,
+        chosen: Option<Spoken>,
     ) {
-        let _open = self.connections.open();
-        let mut patience = self.limits.load().patience;
+        let Self { service, patience, phase, connections, heads, place: _place } = self;
+        let _open = connections.open();
         let pulse = Pulse::new(patience.body);
-        // One for the whole connection, not a copy for each request: services here are always ready, and wait inside their calls.
-        let service = RefCell::new(self.service);
+        let (spoken, stream) = match chosen {
+            Some(spoken) => (spoken, Begun::untouched(stream)),
+            None => match await_first(stream, &pulse, patience, phase.clone()).await {
+                Some(begun) => begun,
+                None => return,
+            },
+        };
         let strict = Arc::new(Strict::default());
-        let conversation = Arc::new(Conversation::new(peer, self.heads));
+        let conversation = Arc::new(Conversation::new(peer, heads));
         let stream = strict.follow(stream, conversation.clone());
+        let io = Felt::new(TokioIo::new(stream), pulse.clone());
         let answering = pulse.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             let (version, at) = (request.version(), Instant::now());
@@ -135,45 +170,85 @@ where
             let request = request.map(|body| Arrived::over(conversation.clone(), at, said, awaited(body)));
             Answered::new(service.borrow_mut().call(request), busy, is_last, version < Version::HTTP_2)
         });
-        let io = Felt::new(TokioIo::new(stream), pulse.clone());
-        let mut connection = pin!(builder.serve_connection(io, service));
-        let mut aside = Aside::new(hear(pulse.clone(), patience, self.phase));
-        let mut leaving = false;
-        loop {
-            let (word, phase) = match select(connection.as_mut(), &mut aside).await {
-                Either::Left((ended, _)) => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "a connection ended early");
-                    }
-                    return;
-                }
-                Either::Right((heard, _)) => heard,
-            };
-            match word {
-                Word::Lost(why) if why == Lost::Overdue || leaving => return,
-                Word::Lost(_) => {
-                    // With HTTP/2 the peer is told, so that it sends nothing that would be lost; it is waited for a little.
-                    leaving = true;
-                    pulse.rest();
-                    connection.as_mut().graceful_shutdown();
-                    patience.idle = FAREWELL;
-                }
-                Word::Phase(Phase::Leave) => {
-                    pulse.leave();
-                    // HTTP/2 can say goodbye without an answer, and still answers what is on its way.
-                    if pulse.is_framed() || pulse.is_quiet(QUIET) {
-                        connection.as_mut().graceful_shutdown();
-                    }
-                }
-                // One that has chosen HTTP/2 in its handshake and says nothing more would be waited for.
-                Word::Phase(Phase::Drain) if pulse.is_silent() => return,
-                Word::Phase(Phase::Drain) => connection.as_mut().graceful_shutdown(),
-                Word::Phase(Phase::Serve) => {}
-                Word::Phase(Phase::Cut) => return,
+        match spoken {
+            Spoken::Http1 => {
+                let connection = pin!(http1().serve_connection(io, service));
+                attend(connection, pulse, patience, phase).await;
             }
-            aside = Aside::new(hear(pulse.clone(), patience, phase));
+            Spoken::Http2 => {
+                // There are few of them, and each of the others would have room for it.
+                let mut connection = Box::pin(http2().serve_connection(io, service));
+                attend(connection.as_mut(), pulse, patience, phase).await;
+            }
         }
     }
+}
+
+/// Waits for a connection's first bytes; `None` if it ends before.
+async fn await_first<I: AsyncRead + Unpin>(
+    stream: I,
+    pulse: &Arc<Pulse>,
+    patience: Patience,
+    mut phase: watch::Receiver<Phase>,
+) -> Option<(Spoken, Begun<I>)> {
+    let mut listening = pin!(first::listen(stream));
+    loop {
+        let (word, changed) = tokio::select! {
+            begun = &mut listening => return begun.inspect_err(ended_early).ok(),
+            heard = hear(pulse.clone(), patience, phase.clone()) => heard,
+        };
+        match word {
+            Word::Phase(Phase::Serve) => {}
+            Word::Phase(Phase::Leave) => pulse.leave(),
+            // Nothing has been asked yet, so nothing is lost.
+            Word::Phase(Phase::Drain | Phase::Cut) | Word::Lost(_) => return None,
+        }
+        phase = changed;
+    }
+}
+
+/// Lets a connection talk until it ends, and tells it what it hears meanwhile.
+async fn attend<C: GracefulConnection<Error = hyper::Error>>(
+    mut connection: Pin<&mut C>,
+    pulse: Arc<Pulse>,
+    mut patience: Patience,
+    phase: watch::Receiver<Phase>,
+) {
+    let mut aside = Aside::new(hear(pulse.clone(), patience, phase));
+    let mut leaving = false;
+    loop {
+        let (word, phase) = match select(connection.as_mut(), &mut aside).await {
+            Either::Left((ended, _)) => return drop(ended.inspect_err(ended_early)),
+            Either::Right((heard, _)) => heard,
+        };
+        match word {
+            Word::Lost(why) if why == Lost::Overdue || leaving => return,
+            Word::Lost(_) => {
+                // With HTTP/2 the peer is told, so that it sends nothing that would be lost; it is waited for a little.
+                leaving = true;
+                pulse.rest();
+                connection.as_mut().graceful_shutdown();
+                patience.idle = FAREWELL;
+            }
+            Word::Phase(Phase::Leave) => {
+                pulse.leave();
+                // HTTP/2 can say goodbye without an answer, and still answers what is on its way.
+                if pulse.is_framed() || pulse.is_quiet(QUIET) {
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+            // One that has chosen HTTP/2 in its handshake and says nothing more would be waited for.
+            Word::Phase(Phase::Drain) if pulse.is_silent() => return,
+            Word::Phase(Phase::Drain) => connection.as_mut().graceful_shutdown(),
+            Word::Phase(Phase::Serve) => {}
+            Word::Phase(Phase::Cut) => return,
+        }
+        aside = Aside::new(hear(pulse.clone(), patience, phase));
+    }
+}
+
+fn ended_early(error: &impl fmt::Display) {
+    tracing::debug!(%error, "a connection ended early");
 }
 
 /// What a connection hears beside its requests.
@@ -198,14 +273,18 @@ async fn hear(
     (word, phase)
 }
 
-fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
     // The pulse keeps hyper's header timeout; see there. The number of header lines stays at hyper's own 100: for any other, hyper
     // gets and fills memory for each request, which costs more than the rest of its parser.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD);
+    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD);
+    builder
+}
+
+fn http2() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
     let largest = u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX);
     builder
-        .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(largest)
         .max_concurrent_streams(MOST_STREAMS)
