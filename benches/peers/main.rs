@@ -5,7 +5,6 @@
 
 #![allow(clippy::print_stdout, reason = "what a bench finds goes to the terminal")]
 
-mod foreign;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -15,15 +14,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use foreign::{PEERS, Setting};
 use merge_sync_proxy::demo::fault::Fault;
 use merge_sync_proxy::demo::merge::Merge;
 use rustls::ClientConfig;
 use support::child::{self, Server};
 use support::drive::{Driver, End, Lines, Pace, Report, Turns};
+use support::foreign::{self, PEERS, Setting};
 use support::ground::{self, key};
 use support::identity;
 use support::role::{self, Layout, Role};
+use support::rounds::{median, spread};
 use support::upstream;
 use support::wire::{self, Speech};
 
@@ -228,17 +228,6 @@ fn compare(work: &Work, subjects: &[Subject], options: &Options) {
             median(mine().map(|turn| turn.report.microseconds(0.99)).collect()),
         );
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Minimum, median and maximum.
-fn spread(values: Vec<f64>) -> String {
-    let [low, high] = [f64::min, f64::max].map(|choose| values.iter().copied().reduce(choose).unwrap_or_default());
-    format!("{:.2} ({low:.2}–{high:.2})", median(values))
 }
 
 /// A thousand callers at once for a page that is not there, while the upstream takes 200 ms.

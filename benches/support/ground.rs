@@ -78,6 +78,7 @@ impl Ground {
             [server]
             listen = ['127.0.0.1:0']
             max_connections = 100000
+            max_connections_per_peer = 100000
             [admin]
             listen = '127.0.0.1:0'
             [upstreams.us]

@@ -5,9 +5,11 @@
 pub(crate) mod bare;
 pub(crate) mod child;
 pub(crate) mod drive;
+pub(crate) mod foreign;
 pub(crate) mod ground;
 pub(crate) mod identity;
 pub(crate) mod role;
+pub(crate) mod rounds;
 pub(crate) mod socket;
 pub(crate) mod upstream;
 pub(crate) mod wire;

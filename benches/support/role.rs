@@ -8,6 +8,7 @@ use std::path::Path;
 
 use merge_sync_proxy::app::Listeners;
 use merge_sync_proxy::telemetry;
+use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -21,6 +22,8 @@ use super::identity;
 pub(crate) enum Role {
     /// hyper alone, with as many pages as there are accounts.
     Bare,
+    /// The same with a runtime and a listener for each worker, among which the kernel spreads connections (`SO_REUSEPORT`).
+    Spread,
     /// The whole proxy, in front of a simulated Merge in its own process.
     Proxy,
     /// The same with its access log.
@@ -31,6 +34,7 @@ impl Role {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare hyper",
+            Self::Spread => "bare hyper, each worker apart",
             Self::Proxy => "merge-sync-proxy",
             Self::Logged => "merge-sync-proxy, access log on",
         }
@@ -61,6 +65,7 @@ impl Default for Layout<'_> {
 pub(crate) fn arguments(role: Role, layout: &Layout<'_>) -> Vec<String> {
     let role = match role {
         Role::Bare => "bare",
+        Role::Spread => "spread",
         Role::Proxy => "proxy",
         Role::Logged => "logged",
     };
@@ -95,6 +100,8 @@ pub(crate) fn play() -> bool {
     }
     if role == "bare" {
         runtime.block_on(play_bare(&layout));
+    } else if role == "spread" {
+        play_spread(&layout);
     } else {
         runtime.block_on(play_proxy(&layout));
     }
@@ -116,6 +123,31 @@ async fn play_bare(layout: &Layout<'_>) {
         () = bare::serve(listener, layout.accounts, layout.tls.map(identity::server)) => {}
         _ = end_of_input() => {}
     }
+}
+
+fn play_spread(layout: &Layout<'_>) {
+    let bind = |address: SocketAddr| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(1_024)?;
+        Ok::<std::net::TcpListener, std::io::Error>(socket.into())
+    };
+    let first = bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
+    let address = first.local_addr().expect("it is bound");
+    let others = (1..layout.workers).map(|_| bind(address).expect("a port that is shared"));
+    let listeners: Vec<_> = std::iter::once(first).chain(others).collect();
+    for listener in listeners {
+        let accounts = layout.accounts;
+        std::thread::spawn(move || {
+            runtime(1).block_on(async move {
+                bare::serve(TcpListener::from_std(listener).expect("it does not block"), accounts, None).await;
+            });
+        });
+    }
+    ready(address);
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
 
 async fn play_proxy(layout: &Layout<'_>) {

@@ -5,9 +5,9 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
-use super::support::child::{Server, is_installed, on_cores};
-use super::support::identity::{BOTH, CERTIFICATE, KEY};
-use super::support::wire::Speech;
+use super::child::{Server, is_installed, on_cores};
+use super::identity::{BOTH, CERTIFICATE, KEY};
+use super::wire::Speech;
 
 /// What a peer is asked to be.
 #[derive(Clone, Copy)]
