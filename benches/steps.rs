@@ -78,7 +78,7 @@ fn steps(criterion: &mut Criterion) {
     group.bench_function("accept-encoding", |bencher| bencher.iter(|| accept_encoding::choose(black_box(headers))));
     let rate = Rate::new(u32::MAX, Duration::from_secs(1));
     let limited = Caller::new(Consumer { quota: rate, ..Consumer::open() }, Instant::now());
-    group.bench_function("quota", |bencher| bencher.iter(|| quota::take(&limited, Instant::now())));
+    group.bench_function("quota", |bencher| bencher.iter(|| quota::take(limited.quota.as_deref(), Instant::now())));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let Ok(_) = runtime.block_on(ground.app.service().oneshot(ground.request(7, 7, "")));
     let target = house.accounts.resolve(Fields::of(headers).account, &caller.consumer, None).expect("an account");

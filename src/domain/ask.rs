@@ -10,11 +10,12 @@ use tokio::time::Instant;
 
 use super::access::{Account, Name};
 use super::cache_control::Wants;
-use super::exchange::{Caller, Policy, Target};
+use super::exchange::{Caller, Policy, Quota, Target};
 use super::follow::Follow;
 use super::heads::Words;
 use super::key::PageKey;
 use super::page::Page;
+use super::tally::RouteTally;
 use super::trace::Trace;
 
 /// Who asks for which page, and by which rules. It is behind one pointer, so that a request which says word for word what one
@@ -25,14 +26,16 @@ use super::trace::Trace;
 #[derive(Debug)]
 #[repr(C)]
 pub struct Question {
-    /// Who asks.
-    pub caller: Arc<Caller>,
+    /// What the caller may still ask, without the way by the caller.
+    pub quota: Option<Arc<Quota>>,
     /// The [edition](crate::door::admit::House::edition) of the rules that it was admitted by.
     pub edition: u64,
     /// Whether an encoded twin of the page may be of use.
     pub has_codings: bool,
     /// What is kept for the next time, if it has been asked more than once and may be asked again.
     pub again: Option<Again>,
+    /// Who asks.
+    pub caller: Arc<Caller>,
     /// What the page is stored under.
     pub key: PageKey,
     /// For whose data.
@@ -50,6 +53,8 @@ pub struct Question {
 pub struct Again {
     /// The page that was found last. It is the store that keeps it, and not who asks for it.
     found: Mutex<Option<Found>>,
+    /// Where it is counted, once it has been.
+    pub tally: OnceLock<Arc<RouteTally>>,
     /// The words in which it is asked.
     pub words: Words,
     /// What all lines of the access log about its hits have in common.
@@ -80,7 +85,7 @@ const SEARCHED_ANEW: Duration = Duration::from_secs(1);
 impl Again {
     /// What is asked in these words.
     pub fn new(words: Words) -> Self {
-        Self { words, logged: Logged::default(), found: Mutex::default() }
+        Self { words, logged: Logged::default(), tally: OnceLock::new(), found: Mutex::default() }
     }
 
     /// The page that was found last, if the store still has it and that was not long ago.
@@ -173,6 +178,14 @@ impl Whose {
         match self {
             Self::Admitted(question) => Some(&question.caller),
             Self::Known(known) => known.caller.as_ref(),
+        }
+    }
+
+    /// What the consumer may still ask, if that has a limit.
+    pub fn quota(&self) -> Option<&Quota> {
+        match self {
+            Self::Admitted(question) => question.quota.as_deref(),
+            Self::Known(known) => known.caller.as_ref()?.quota.as_deref(),
         }
     }
 

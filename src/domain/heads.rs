@@ -218,6 +218,7 @@ pub(crate) mod tests {
         let query = CanonicalQuery::new("");
         let lifetimes = Lifetimes::default();
         Arc::new(Question {
+            quota: None,
             caller: Arc::new(Caller::new(Consumer::open(), Instant::now())),
             key: PageKey { upstream: upstream.name.clone(), account: hash, place, query },
             target: Target { upstream, account: Arc::new(account) },

@@ -13,17 +13,18 @@ use super::ending::Ending;
 #[derive(Debug, Default)]
 pub struct Tally {
     /// The first route that was asked for; the others hang behind it. There are few, and all are from the configuration.
-    routes: OnceLock<Box<RouteTally>>,
+    routes: OnceLock<Arc<RouteTally>>,
     /// Tries of calls to upstreams that are charged to it: of those who share a call, to the one who began it.
     pub calls: Counter,
 }
 
+/// How those of one route ended.
 #[derive(Debug)]
-struct RouteTally {
+pub struct RouteTally {
     /// `None`: the requests that came to no route.
     route: Option<Name>,
     counts: [[AtomicU64; CLASSES.len()]; Ending::ALL.len()],
-    next: OnceLock<Box<Self>>,
+    next: OnceLock<Arc<Self>>,
 }
 
 /// The classes of statuses that answers have.
@@ -43,15 +44,9 @@ pub struct Count {
 }
 
 impl Tally {
-    /// A request for `route` has ended.
-    pub fn count(&self, route: Option<&Name>, ending: Ending, status: StatusCode) {
-        let class = usize::from(status.as_u16() / 100).saturating_sub(2).min(CLASSES.len() - 1);
-        self.of(route).counts[ending as usize][class].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The tally of a route: by the name's place in memory, which only a reload changes, and else by its text.
-    fn of(&self, route: Option<&Name>) -> &RouteTally {
-        let is_same = |known: &&RouteTally| match (&known.route, route) {
+    /// That of a route: found by the name's place in memory, which only a reload changes, and else by its text.
+    pub fn of(&self, route: Option<&Name>) -> &Arc<RouteTally> {
+        let is_same = |known: &&Arc<RouteTally>| match (&known.route, route) {
             (Some(known), Some(route)) => Arc::ptr_eq(known, route),
             (None, None) => true,
             _ => false,
@@ -61,7 +56,7 @@ impl Tally {
         }
         let mut place = &self.routes;
         loop {
-            let here = place.get_or_init(|| Box::new(RouteTally::new(route)));
+            let here = place.get_or_init(|| Arc::new(RouteTally::new(route)));
             if here.route.as_ref() == route {
                 return here;
             }
@@ -69,8 +64,8 @@ impl Tally {
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = &RouteTally> {
-        std::iter::successors(self.routes.get(), |known| known.next.get()).map(|known| &**known)
+    fn iter(&self) -> impl Iterator<Item = &Arc<RouteTally>> {
+        std::iter::successors(self.routes.get(), |known| known.next.get())
     }
 
     /// All that has been counted; what never happened is left out.
@@ -91,6 +86,12 @@ impl Tally {
 }
 
 impl RouteTally {
+    /// A request has ended.
+    pub fn count(&self, ending: Ending, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).saturating_sub(2).min(CLASSES.len() - 1);
+        self.counts[ending as usize][class].fetch_add(1, Ordering::Relaxed);
+    }
+
     fn new(route: Option<&Name>) -> Self {
         let none = || array::from_fn(|_| AtomicU64::new(0));
         Self { route: route.cloned(), counts: array::from_fn(|_| none()), next: OnceLock::new() }
@@ -174,9 +175,9 @@ mod tests {
     fn the_same_route_is_one_however_it_was_named() {
         let tally = Tally::default();
         for name in ["/a", "/b", "/a"] {
-            tally.count(Some(&name.into()), Ending::Hit, StatusCode::OK);
+            tally.of(Some(&name.into())).count(Ending::Hit, StatusCode::OK);
         }
-        tally.count(None, Ending::NoSuchRoute, StatusCode::NOT_FOUND);
+        tally.of(None).count(Ending::NoSuchRoute, StatusCode::NOT_FOUND);
         let counts = tally.counts();
         let seen: Vec<_> = counts.iter().map(|count| (count.route.as_deref(), count.class, count.requests)).collect();
         assert_eq!(seen, [(Some("/a"), "2xx", 2), (Some("/b"), "2xx", 1), (None, "4xx", 1)]);

@@ -74,7 +74,7 @@ impl House {
         let now = request.body().at();
         if let Some(question) = request.body_mut().take_question(self.edition) {
             // The same words under the same rules: only what each request costs is left to be seen to.
-            quota::take(&question.caller, now).inspect_err(|_| progress.known = Known::of(&question))?;
+            quota::take(question.quota.as_deref(), now).inspect_err(|_| progress.known = Known::of(&question))?;
             let trace = traced(request.extensions());
             return Ok(Admitted::Ask(Ask { question, wants: Wants::default(), follow: None, at: now, trace }));
         }
@@ -109,7 +109,7 @@ impl House {
             self.audit.tell(Event::ResyncDenied { consumer, account }, asker, now);
             return Err(Problem::ResyncNotAllowed);
         }
-        quota::take(caller, now)?;
+        quota::take(caller.quota.as_deref(), now)?;
         let key =
             PageKey { upstream: target.upstream.name.clone(), account: target.account.hash, place: stop.place, query };
         let wants = if fields.has_wants { Wants::read(&head.headers) } else { Wants::default() };
@@ -119,7 +119,9 @@ impl House {
                 let again = body.words().filter(|_| is_repeatable(&fields, &caller)).map(Again::new);
                 let (edition, has_codings) = (self.edition, fields.has_codings);
                 let query = head.uri.query().map(Arc::from);
-                let question = Arc::new(Question { caller, edition, has_codings, again, key, target, query, policy });
+                let quota = caller.quota.clone();
+                let question =
+                    Arc::new(Question { quota, edition, has_codings, again, caller, key, target, query, policy });
                 if question.again.is_some() {
                     body.remember(&question);
                 }

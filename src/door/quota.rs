@@ -2,12 +2,12 @@
 
 use tokio::time::Instant;
 
-use crate::domain::exchange::Caller;
+use crate::domain::exchange::Quota;
 use crate::domain::problem::Problem;
 
-/// Spends one request of the caller's quota.
-pub fn take(caller: &Caller, now: Instant) -> Result<(), Problem> {
-    let Some(quota) = &caller.quota else { return Ok(()) };
+/// Spends one request of a consumer's quota, if it has one.
+pub fn take(quota: Option<&Quota>, now: Instant) -> Result<(), Problem> {
+    let Some(quota) = quota else { return Ok(()) };
     quota.bucket.reserve(now).map_err(|at| Problem::QuotaExceeded { retry_after: at.saturating_duration_since(now) })
 }
 
@@ -16,6 +16,7 @@ mod tests {
     use super::*;
     use crate::domain::access::Consumer;
     use crate::domain::bucket::Rate;
+    use crate::domain::exchange::Caller;
     use std::time::Duration;
 
     #[test]
@@ -23,8 +24,9 @@ mod tests {
         let now = Instant::now();
         let quota = Rate::new(1, Duration::from_secs(60));
         let caller = Caller::new(Consumer { quota, ..Consumer::open() }, now);
-        assert_eq!(take(&caller, now), Ok(()));
-        let Err(Problem::QuotaExceeded { retry_after }) = take(&caller, now) else { panic!("it was spent") };
-        assert_eq!(take(&caller, now + retry_after), Ok(()));
+        let take = |now| take(caller.quota.as_deref(), now);
+        assert_eq!(take(now), Ok(()));
+        let Err(Problem::QuotaExceeded { retry_after }) = take(now) else { panic!("it was spent") };
+        assert_eq!(take(now + retry_after), Ok(()));
     }
 }

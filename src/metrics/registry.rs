@@ -15,11 +15,12 @@ use super::last::Nameless;
 use super::numbers::{AccountNumbers, ConsumerNumbers, Counts, Totals};
 use super::webhooks::{self, OUTCOMES};
 use crate::domain::access::{Account, Name};
+use crate::domain::ask::Whose;
 use crate::domain::delivery::Delivered;
 use crate::domain::ending::{Ending, Source};
 use crate::domain::exchange::{Given, Outcome, Target};
 use crate::domain::problem::Problem;
-use crate::domain::tally::{Connections, Counter, Tally};
+use crate::domain::tally::{Connections, Counter, RouteTally, Tally};
 
 /// The counters. Cheap to clone; all clones are the same counters.
 #[derive(Clone, Debug)]
@@ -129,12 +130,12 @@ impl Metrics {
 
     /// A request has ended: the one place where requests are counted.
     pub fn count(&self, outcome: &Outcome, ending: Ending, status: StatusCode, took: Duration) {
-        let tally = match outcome.whose.caller() {
-            // By name once, and from then on where the caller keeps it.
-            Some(caller) => caller.tally.get_or_init(|| self.consumer(&caller.consumer.name)),
-            None => &self.0.nobody,
-        };
-        tally.count(outcome.whose.route(), ending, status);
+        match &outcome.whose {
+            Whose::Admitted(question) if let Some(again) = &question.again => {
+                again.tally.get_or_init(|| self.tally(&outcome.whose)).count(ending, status);
+            }
+            whose => self.tally(whose).count(ending, status),
+        }
         match ending.source() {
             Source::Store => {
                 self.duration(Kind::Hit, took);
@@ -145,6 +146,16 @@ impl Metrics {
             Source::Upstream => self.duration(Kind::Miss, took),
             Source::Neither => {}
         }
+    }
+
+    /// Where a request is counted.
+    fn tally(&self, whose: &Whose) -> Arc<RouteTally> {
+        let tally = match whose.caller() {
+            // By name once, and from then on where the caller keeps it.
+            Some(caller) => caller.tally.get_or_init(|| self.consumer(&caller.consumer.name)),
+            None => &self.0.nobody,
+        };
+        tally.of(whose.route()).clone()
     }
 
     /// A call goes out that is charged to the consumer of this name.

@@ -340,7 +340,7 @@ impl<F: Future<Output = Result<Outcome, Infallible>>> Future for Rendering<F> {
         }
         let mut response = this.reading.render(&mut outcome.result);
         let ended = Instant::now();
-        if let Some(quota) = outcome.whose.caller().and_then(|caller| caller.quota.as_ref()) {
+        if let Some(quota) = outcome.whose.quota() {
             response.headers_mut().insert(RATE_LIMIT_POLICY, quota.policy.clone());
             response.headers_mut().insert(RATE_LIMIT, quota.left(ended));
         }
