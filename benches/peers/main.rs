@@ -129,9 +129,9 @@ fn main() -> ExitCode {
 }
 
 fn setting(folder: &Path, upstream: std::net::SocketAddr, speech: Speech, workers: usize) -> Setting<'_> {
-    // Two workers and the load share what there is.
-    let cores = if workers == 1 { Some("0") } else { None };
-    Setting { folder, upstream, speech, tls: false, workers, lifetime: 3_600, cores }
+    // Said for each, as a child would have the one core of who starts it. Two workers share theirs with the load.
+    let cores = if workers == 1 { "0" } else { "0,1" };
+    Setting { folder, upstream, speech, tls: false, workers, lifetime: 3_600, cores: Some(cores) }
 }
 
 /// All servers that there are, the yardstick first.

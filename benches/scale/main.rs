@@ -177,7 +177,7 @@ fn consumers() {
 }
 
 fn workers() {
-    let cores = std::thread::available_parallelism().map_or(1, Into::into);
+    let cores = child::cores();
     println!("\nworkers, of {cores} cores that they share with the load; medians of {ROUNDS} rounds that take turns");
     println!(
         "{:>31} {:>8} {:>12} {:>9} {:>9} {:>10} {:>9}",
@@ -186,7 +186,8 @@ fn workers() {
     let proxies = (1..=cores).map(|workers| (Role::Proxy, workers));
     let settings: Vec<_> = proxies.chain([(Role::Bare, cores), (Role::Spread, cores)]).collect();
     let start = |&(role, workers): &(Role, usize)| {
-        Server::play(role, &Layout { workers, ..Layout::default() }, (workers == 1).then_some("0"))
+        // Said for each, as a child would have the one core of who starts it.
+        Server::play(role, &Layout { workers, ..Layout::default() }, Some(&format!("0-{}", workers - 1)))
     };
     let servers: Vec<_> = settings.iter().map(start).collect();
     for server in &servers {
