@@ -33,16 +33,18 @@ fn fields() -> HeaderMap {
     .collect()
 }
 
-/// Answers on `listener` for ever, on each connection with so many pages in turn, each in memory of its own; with TLS if there is
-/// something to speak it by.
+/// Answers on `listener` for ever with so many pages in turn, each in memory of its own; with TLS if there is something to speak it by.
+///
+/// The pages are in turn whichever connection asks, as the load asks others for them: how long ago a page was read last decides
+/// whether it is still in the processor's caches.
 pub(crate) async fn serve(listener: TcpListener, pages: usize, tls: Option<Arc<ServerConfig>>) {
     let (fields, page) = (fields(), ground::page());
     let bodies: Arc<[Bytes]> = (0..pages).map(|_| Bytes::copy_from_slice(&page)).collect();
-    for first in 0.. {
+    let turn = Arc::new(AtomicUsize::new(0));
+    loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let _ = stream.set_nodelay(true);
-        let (fields, bodies, tls) = (fields.clone(), bodies.clone(), tls.clone());
-        let turn = AtomicUsize::new(first * 7);
+        let (fields, bodies, tls, turn) = (fields.clone(), bodies.clone(), tls.clone(), turn.clone());
         tokio::spawn(async move {
             let service = service_fn(move |_: Request<Incoming>| {
                 let body = &bodies[turn.fetch_add(1, Ordering::Relaxed) % bodies.len()];
