@@ -22,6 +22,10 @@
 //! Response ◀─render── Outcome ◀── Delivered
 //! ```
 //!
+//! Clients that poll say the same words again and again. A head that was admitted before is known by its bytes and not parsed or
+//! admitted anew; if its page is fresh, the listener has it answered before hyper sees it. The service is the same, and the way through
+//! it: what is left out is what would come to the same.
+//!
 //! An [`Ask`](domain::ask::Ask) has a consumer, an account and a key: without permission there is none. A
 //! [`Problem`](domain::problem::Problem) climbs back the same way and becomes a response in [`reply::render`], nowhere else.
 //! [`stack::proxy`] is the one place to read the whole path; the modules below stand in its order.
@@ -60,6 +64,10 @@ pub mod listen {
     mod framed;
 
     mod answered;
+
+    mod by_heart;
+
+    mod written;
 
     mod aside;
 
@@ -271,6 +279,8 @@ pub mod domain {
     pub mod ask;
 
     pub mod heads;
+
+    pub mod gist;
 
     pub mod constant_time;
 

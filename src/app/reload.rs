@@ -199,9 +199,11 @@ impl App {
         self.ground.client.replace(transports);
         let now = Instant::now();
         let before = self.ground.house.load_full();
-        self.ground.house.store(Arc::new(Self::house(&config, &self.reloads.hasher, Some(&before), now)));
+        let house = Self::house(&config, &self.reloads.hasher, Some(&before), now);
+        let edition = house.edition;
+        self.ground.house.store(Arc::new(house));
         // It was admitted by other rules, and may hold keys that are none any more.
-        self.ground.heads.forget();
+        self.ground.heads.forget(edition);
         self.set_config(config);
         self.ground.demand.forget();
         self.forget(&old);

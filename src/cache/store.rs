@@ -353,7 +353,7 @@ mod tests {
         #[test]
         fn what_is_found_again_is_what_is_there(steps in proptest::collection::vec(step(), 1..60)) {
             let (store, start) = (Store::new(1 << 20), Instant::now());
-            let again: [[_; 2]; 3] = std::array::from_fn(|_| std::array::from_fn(|_| Again::new(words(""))));
+            let again: [[_; 2]; 3] = std::array::from_fn(|_| std::array::from_fn(|_| Again::new(words(""), None)));
             for step in steps {
                 match step {
                     Step::Keep(account, began) => {
@@ -397,7 +397,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
-                    let again = Again::new(words(""));
+                    let again = Again::new(words(""), None);
                     loop {
                         let at_least = kept.load(Ordering::SeqCst);
                         if let Some(page) = store.find(&key(1, ""), Some(&again), start) {
@@ -421,7 +421,7 @@ mod tests {
     #[test]
     fn what_is_found_again_and_again_outlives_what_is_not_used() {
         let (store, start) = (Store::new(100_000), Instant::now());
-        let again = Again::new(words(""));
+        let again = Again::new(words(""), None);
         store.keep(&key(1, ""), &Arc::new(page("{}", start, [3_600, 0, 0])));
         for second in 0..1_000 {
             let now = start + Duration::from_secs(second);

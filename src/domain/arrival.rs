@@ -10,6 +10,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use super::ask::Question;
+use super::gist::Gist;
 use super::heads::{Heads, Row, Said, Words};
 use super::peer::Peer;
 
@@ -32,7 +33,16 @@ impl Conversation {
         self.heads.as_ref().map(|heads| row.hear(heads, &self.peer, head)).unwrap_or_default()
     }
 
-    /// The same where requests come side by side, and in no row.
+    /// What a head comes to that asks `question`, if that can be answered `now` and by heart: it was admitted by the rules that are in
+    /// force, and its page has been found before, is still there and fresh.
+    pub fn recall<'a>(&self, question: &'a Question, now: Instant) -> Option<&'a Gist> {
+        let again = question.again.as_ref()?;
+        let gist = again.gist.as_ref()?;
+        let is_in_force = self.heads.as_ref().is_some_and(|heads| heads.is_in_force(question));
+        (is_in_force && again.has_fresh_page(now)).then_some(gist)
+    }
+
+    /// What `words` say where requests come side by side, and in no row.
     pub fn hear_apart(&self, words: &[u8]) -> Said {
         self.heads.as_ref().map(|heads| heads.hear(&self.peer, words)).unwrap_or_default()
     }
@@ -77,11 +87,13 @@ impl<B> Arrived<B> {
         self.at
     }
 
-    /// What it asks, if its very words were admitted before by this edition of the rules. It is taken, so that nobody counts who holds
+    /// What it asks, if its very words were admitted before by this edition of the rules, or recalled. It is taken, so that nobody counts who holds
     /// it.
     pub fn take_question(&mut self, edition: u64) -> Option<Arc<Question>> {
         match std::mem::take(&mut self.said) {
             Said::Known(question) if question.edition == edition => Some(question),
+            // By the rules that were in force when it came, a moment ago.
+            Said::Recalled(question) => Some(question),
             other => {
                 self.said = other;
                 None
@@ -94,7 +106,7 @@ impl<B> Arrived<B> {
         match &self.said {
             Said::Once => None,
             Said::Twice(words) => Some((**words).clone()),
-            Said::Known(question) => Some(question.again.as_ref()?.words.clone()),
+            Said::Known(question) | Said::Recalled(question) => Some(question.again.as_ref()?.words.clone()),
         }
     }
 

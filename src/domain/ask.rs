@@ -12,9 +12,10 @@ use super::access::{Account, Name};
 use super::cache_control::Wants;
 use super::exchange::{Caller, Policy, Quota, Target};
 use super::follow::Follow;
+use super::gist::Gist;
 use super::heads::Words;
 use super::key::PageKey;
-use super::page::Page;
+use super::page::{Freshness, Page};
 use super::tally::RouteTally;
 use super::trace::Trace;
 
@@ -57,6 +58,8 @@ pub struct Again {
     pub tally: OnceLock<Arc<RouteTally>>,
     /// The words in which it is asked.
     pub words: Words,
+    /// What they come to for whoever answers, if their connection need not know more of them.
+    pub gist: Option<Gist>,
     /// What all lines of the access log about its hits have in common.
     pub logged: Logged,
 }
@@ -67,6 +70,13 @@ struct Found {
     page: Weak<Page>,
     /// When it is searched for again although it is there.
     until: Instant,
+}
+
+impl Found {
+    /// The page, if the store still has it.
+    fn page(&self) -> Option<Arc<Page>> {
+        self.page.upgrade().filter(|page| !page.has_gone())
+    }
 }
 
 /// A text that many lines of the log have in common.
@@ -83,16 +93,21 @@ pub struct Logged {
 const SEARCHED_ANEW: Duration = Duration::from_secs(1);
 
 impl Again {
-    /// What is asked in these words.
-    pub fn new(words: Words) -> Self {
-        Self { words, logged: Logged::default(), tally: OnceLock::new(), found: Mutex::default() }
+    /// What is asked in these words, which come to this.
+    pub fn new(words: Words, gist: Option<Gist>) -> Self {
+        Self { words, gist, logged: Logged::default(), tally: OnceLock::new(), found: Mutex::default() }
     }
 
     /// The page that was found last, if the store still has it and that was not long ago.
     pub fn found(&self, now: Instant) -> Option<Arc<Page>> {
         let found = self.found.lock();
-        let found = found.as_ref().filter(|found| now < found.until)?;
-        found.page.upgrade().filter(|page| !page.has_gone())
+        found.as_ref().filter(|found| now < found.until)?.page()
+    }
+
+    /// Whether the page that was found last is still there and fresh, however long ago that was.
+    pub fn has_fresh_page(&self, now: Instant) -> bool {
+        let page = self.found.lock().as_ref().and_then(Found::page);
+        page.is_some_and(|page| matches!(page.freshness(now), Freshness::Fresh { .. }))
     }
 
     /// This page was found.
@@ -216,7 +231,7 @@ mod tests {
     fn what_is_remembered_is_not_held_and_only_good_while_the_store_has_it() {
         let now = Instant::now();
         let page = || Arc::new(page("{}", now, [60, 0, 0]));
-        let (again, first, second) = (Again::new(words("")), page(), page());
+        let (again, first, second) = (Again::new(words(""), None), page(), page());
         let finds = |page, after| again.found(now + after).is_some_and(|found| Arc::ptr_eq(&found, page));
         assert!(again.found(now).is_none());
         again.remember(&first, now);

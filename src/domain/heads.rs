@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use foldhash::fast::RandomState;
@@ -35,6 +36,8 @@ const DISPLACES: u8 = 32;
 pub struct Heads {
     sets: Arc<[Place]>,
     hasher: RandomState,
+    /// The [edition](crate::door::admit::House::edition) of the rules that are in force.
+    edition: Arc<AtomicU64>,
 }
 
 /// A set and its lock are one line of the processor's cache.
@@ -70,6 +73,8 @@ pub enum Said {
     Twice(Box<Words>),
     /// What has been admitted before, and asked this.
     Known(Arc<Question>),
+    /// The same, by the rules that are in force, and of the request no more is there than its [gist](super::gist::Gist).
+    Recalled(Arc<Question>),
 }
 
 /// The last head of one connection, if it has been said twice in a row: who asks for one thing again and again says it again. It is
@@ -104,7 +109,8 @@ impl Row {
 impl Heads {
     /// None is known yet.
     pub fn new() -> Self {
-        Self { sets: (0..SETS).map(|_| Place::default()).collect(), hasher: RandomState::default() }
+        let sets = (0..SETS).map(|_| Place::default()).collect();
+        Self { sets, hasher: RandomState::default(), edition: Arc::default() }
     }
 
     /// What `head` says when it comes from `peer`.
@@ -139,8 +145,14 @@ impl Heads {
         set.known[0] = Some((*hash, question.clone()));
     }
 
-    /// Forgets all of them, and the keys in them.
-    pub fn forget(&self) {
+    /// Whether a question was admitted by the rules that are in force.
+    pub fn is_in_force(&self, question: &Question) -> bool {
+        question.edition == self.edition.load(Ordering::Acquire)
+    }
+
+    /// Forgets all of them, and the keys in them: this edition of the rules is in force now.
+    pub fn forget(&self, edition: u64) {
+        self.edition.store(edition, Ordering::Release);
         for Place(set) in &*self.sets {
             *set.lock() = Set::default();
         }
@@ -226,7 +238,7 @@ pub(crate) mod tests {
             has_codings: false,
             policy: Arc::new(Policy { rule: CacheRule::SyncStatus, lifetimes, max_page_bytes: 1 << 20 }),
             edition: 0,
-            again: Some(Again::new(words)),
+            again: Some(Again::new(words, None)),
         })
     }
 
@@ -243,7 +255,7 @@ pub(crate) mod tests {
                 heads.remember(&question(*words));
                 None
             }
-            Said::Known(question) => Some(question),
+            Said::Known(question) | Said::Recalled(question) => Some(question),
         }
     }
 
@@ -255,7 +267,7 @@ pub(crate) mod tests {
             let known = say(&heads, &anybody, "a").expect("said twice before");
             heads.remember(&known);
             assert_eq!(heads.sets.iter().map(|Place(set)| set.lock().known.iter().flatten().count()).sum::<usize>(), 1);
-            heads.forget();
+            heads.forget(1);
         }
         assert_eq!(format!("{heads:?} {:?}", words("canary")), "Heads(…) Words(…)");
     }
@@ -289,7 +301,9 @@ pub(crate) mod tests {
                 None
             }
             Said::Once => None,
-            Said::Known(question) => Some(question.again.as_ref().expect("it was remembered").words.head.to_vec()),
+            Said::Known(question) | Said::Recalled(question) => {
+                Some(question.again.as_ref().expect("it was remembered").words.head.to_vec())
+            }
         };
         for head in ["a", "b", "a", "bb"] {
             for turn in 0..5 {
@@ -298,7 +312,7 @@ pub(crate) mod tests {
                 assert!(known.is_some() || turn < 2, "{head}, turn {turn}");
             }
         }
-        heads.forget();
+        heads.forget(1);
         assert_eq!(hear("bb"), None);
     }
 

@@ -32,6 +32,7 @@ use crate::domain::cache_control::Wants;
 use crate::domain::delivery::{Delivery, WEBHOOK_PATH};
 use crate::domain::exchange::{Admitted, Caller, Given, Outcome, Reason};
 use crate::domain::follow::Follow;
+use crate::domain::gist::Gist;
 use crate::domain::key::{CanonicalQuery, PageKey};
 use crate::domain::peer::{Asker, Peer};
 use crate::domain::problem::{Objection, Problem};
@@ -116,7 +117,8 @@ impl House {
         let (caller, policy) = (caller.clone(), stop.policy);
         match policy.rule {
             CacheRule::SyncStatus | CacheRule::Fixed(_) => {
-                let again = body.words().filter(|_| is_repeatable(&fields, &caller)).map(Again::new);
+                let words = body.words().filter(|_| is_repeatable(&fields, &caller));
+                let again = words.map(|words| Again::new(words, Gist::of(&head)));
                 let (edition, has_codings) = (self.edition, fields.has_codings);
                 let query = head.uri.query().map(Arc::from);
                 let quota = caller.quota.clone();

@@ -18,7 +18,8 @@ const BYTES_PER_SECOND: u32 = 1 << 10;
 /// slow, no time is lost. When the time is up the connection ends, and with it whatever was done for the request.
 #[derive(Debug)]
 pub struct Awaited<B> {
-    body: B,
+    /// `None`: there never was one.
+    body: Option<B>,
     /// `None`: there is no body.
     pulse: Option<Arc<Pulse>>,
     /// Begins with the first wait, which there is none of where there is no body.
@@ -37,7 +38,12 @@ impl<B: Body> Awaited<B> {
     /// `body`, which may keep us waiting for as long as `pulse` has patience with bodies.
     pub fn new(body: B, pulse: &Arc<Pulse>) -> Self {
         let pulse = (!body.is_end_stream()).then(|| pulse.clone());
-        Self { body, pulse, clock: None }
+        Self { body: Some(body), pulse, clock: None }
+    }
+
+    /// No body.
+    pub fn none() -> Self {
+        Self { body: None, pulse: None, clock: None }
     }
 }
 
@@ -47,9 +53,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Awaited<B> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
-        let Some(pulse) = &this.pulse else { return Pin::new(&mut this.body).poll_frame(cx) };
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let Some(pulse) = &this.pulse else { return Pin::new(body).poll_frame(cx) };
         let most = pulse.patience_with_bodies();
-        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
             let clock = this.clock.get_or_insert_with(|| Box::new(Clock { left: most, waiting: None }));
             let left = clock.left;
             let (_, end) = clock.waiting.get_or_insert_with(|| {
@@ -76,11 +83,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Awaited<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

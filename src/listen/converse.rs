@@ -1,6 +1,5 @@
 //! One connection: its requests, what it hears beside them, and its end.
 
-use std::cell::RefCell;
 use std::convert::Infallible;
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -17,6 +16,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -27,6 +27,7 @@ use super::accept::Limits;
 use super::answered::Answered;
 use super::aside::Aside;
 use super::awaited::Awaited;
+use super::by_heart::ByHeart;
 use super::first::{self, Begun, Spoken};
 use super::places::Place;
 use super::pulse::{Felt, Lost, Patience, Pulse};
@@ -113,7 +114,7 @@ where
 
     fn talk(&self, place: Place) -> Talk<S> {
         Talk {
-            service: Box::new(RefCell::new(self.service.clone())),
+            service: Arc::new(Mutex::new(self.service.clone())),
             patience: self.limits.load().patience,
             phase: self.phase.clone(),
             connections: self.connections.clone(),
@@ -126,8 +127,8 @@ where
 /// What one connection has of its own.
 struct Talk<S> {
     /// One for the whole connection, not a copy for each request: services here are always ready, and wait inside their calls. What is
-    /// large is apart, since each step of a future keeps room for what is handed to it.
-    service: Box<RefCell<S>>,
+    /// large is apart, since each step of a future keeps room for what is handed to it. Nobody else ever holds the lock.
+    service: Arc<Mutex<S>>,
     patience: Patience,
     phase: watch::Receiver<Phase>,
     connections: Connections,
@@ -159,7 +160,8 @@ where
         };
         let strict = Arc::new(Strict::default());
         let conversation = Arc::new(Conversation::new(peer, heads));
-        let stream = strict.follow(stream, conversation.clone());
+        let by_heart = ByHeart::new(service.clone(), conversation.clone(), pulse.clone());
+        let stream = strict.follow(stream, conversation.clone(), by_heart);
         let io = Felt::new(TokioIo::new(stream), pulse.clone());
         let answering = pulse.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
@@ -168,7 +170,7 @@ where
             let Examined { is_last, said } = strict.examine(&mut request, &conversation);
             let awaited = |body| Awaited::new(body, &answering);
             let request = request.map(|body| Arrived::over(conversation.clone(), at, said, awaited(body)));
-            Answered::new(service.borrow_mut().call(request), busy, is_last, version < Version::HTTP_2)
+            Answered::new(service.lock().call(request), busy, is_last, version < Version::HTTP_2)
         });
         match spoken {
             Spoken::Http1 => {

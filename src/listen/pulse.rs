@@ -85,6 +85,7 @@ impl Pulse {
 
     /// A request of this version has been read now; it is being answered until the guard is dropped.
     pub fn busy(self: &Arc<Self>, version: Version, now: Instant) -> Busy {
+        self.silent.store(false, Ordering::Relaxed);
         self.reading.store(false, Ordering::Relaxed);
         self.untimed.store(false, Ordering::Relaxed);
         if version == Version::HTTP_2 {
@@ -97,6 +98,11 @@ impl Pulse {
     /// The next answer is the last.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether no request is being answered.
+    pub fn is_free(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) == 0
     }
 
     /// Whether an answer is the last.
@@ -133,7 +139,8 @@ impl Pulse {
         self.since.store(self.now(), Ordering::Relaxed);
     }
 
-    fn wrote<T>(&self, written: Poll<T>) -> Poll<T> {
+    /// Something has been written, or cannot be for now.
+    pub(super) fn wrote<T>(&self, written: Poll<T>) -> Poll<T> {
         if written.is_ready() {
             self.stuck.store(0, Ordering::Relaxed);
         } else if self.stuck.load(Ordering::Relaxed) == 0 {

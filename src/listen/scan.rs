@@ -88,6 +88,11 @@ impl Default for Scan {
 }
 
 impl Scan {
+    /// How many heads have ended.
+    pub(super) fn heads(&self) -> u64 {
+        self.heads
+    }
+
     /// The first head that is at fault, and what is wrong.
     pub(super) fn fault(&self) -> Option<(u64, Fault)> {
         self.fault

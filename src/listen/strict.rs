@@ -1,18 +1,24 @@
 //! Heads that hyper would let pass although another reader might read them differently: bare line feeds, two framings, a fragment,
-//! no Host or several. The bytes of HTTP/1 are read along as they come in; what is wrong goes with the request as an [`Objection`].
+//! no Host or several. The bytes of HTTP/1 are read along as they come in; what is wrong goes with the request as an [`Objection`], and
+//! what has been said before may get its answer at once.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::header::{HOST, TRANSFER_ENCODING};
-use http::{Method, Request, Version};
+use http::{Method, Request, Response, Version};
 use http_body::Body;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tower::Service;
 
+use super::by_heart::ByHeart;
+use super::converse::Asked;
 use super::framed;
 use super::plain::SHORT;
 use super::scan::{Fault, Scan};
@@ -43,9 +49,20 @@ pub struct Examined {
 }
 
 impl Strict {
-    /// A connection's bytes, read along.
-    pub fn follow<I>(self: &Arc<Self>, io: I, conversation: Arc<Conversation>) -> Followed<I> {
-        Followed { io, scan: Scan::default(), strict: self.clone(), conversation, row: Row::default() }
+    /// A connection's bytes, read along. What can be answered `by_heart` is, and not handed on.
+    pub(super) fn follow<I, S>(
+        self: &Arc<Self>,
+        io: I,
+        conversation: Arc<Conversation>,
+        by_heart: ByHeart<S>,
+    ) -> Followed<I, S> {
+        let (scan, row) = (Scan::default(), Row::default());
+        Followed { io, scan, strict: self.clone(), conversation, row, by_heart, is_flushed: true }
+    }
+
+    /// Whether all of so many heads have become requests.
+    fn has_seen(&self, heads: u64) -> bool {
+        self.seen.load(Ordering::Relaxed) == heads
     }
 
     /// Puts an [`Objection`] on a request that must not be answered as if nothing were.
@@ -161,22 +178,36 @@ fn is_host(host: &[u8]) -> bool {
 }
 
 /// See [`Strict::follow`].
-pub struct Followed<I> {
+pub(super) struct Followed<I, S> {
     io: I,
     scan: Scan,
     strict: Arc<Strict>,
     conversation: Arc<Conversation>,
     row: Row,
+    by_heart: ByHeart<S>,
+    /// Whether everything has left that was written by whoever reads this.
+    is_flushed: bool,
 }
 
-impl<I> Followed<I> {
+impl<I, S, B> Followed<I, S>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    S: Service<Asked, Response = Response<B>, Error = Infallible>,
+    B: Body<Data = Bytes>,
+{
     /// Reads what has come; returns how many bytes are left of it, from the front.
-    fn read(&mut self, came: &mut [u8]) -> usize {
+    fn read(&mut self, came: &mut [u8], cx: &mut Context<'_>) -> io::Result<usize> {
         let may_be_known = self.scan.is_between() && came.len() <= SHORT && came.ends_with(b"\r\n\r\n");
         let said = if may_be_known { self.conversation.hear(&mut self.row, came) } else { Said::Once };
-        if let Said::Known(_) = said {
+        if let Said::Known(question) = &said {
+            if self.is_flushed
+                && self.strict.has_seen(self.scan.heads())
+                && self.by_heart.answer(&mut self.io, cx, question)?
+            {
+                return Ok(0);
+            }
             *self.strict.said.lock() = Some((self.scan.pass(), said));
-            return came.len();
+            return Ok(came.len());
         }
         let kept = self.scan.read(came);
         if let (Said::Twice(_), Some(number)) = (&said, self.scan.alone()) {
@@ -185,21 +216,28 @@ impl<I> Followed<I> {
         if let Some(fault) = self.scan.fault() {
             let _ = self.strict.fault.set(fault);
         }
-        kept
+        Ok(kept)
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Followed<I> {
+impl<I, S, B> AsyncRead for Followed<I, S>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    S: Service<Asked, Response = Response<B>, Error = Infallible>,
+    B: Body<Data = Bytes>,
+{
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
         loop {
+            // Nothing is read before, so that answers are sent in the order of their requests.
+            ready!(this.by_heart.poll_sent(&mut this.io, cx))?;
             ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
             let came = &mut buf.filled_mut()[before..];
             if came.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            let kept = this.read(came);
+            let kept = this.read(came, cx)?;
             buf.set_filled(before + kept);
             // To hand on nothing would say that the connection has ended.
             if kept > 0 {
@@ -209,17 +247,22 @@ impl<I: AsyncRead + Unpin> AsyncRead for Followed<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Followed<I> {
+impl<I: AsyncWrite + Unpin, S> AsyncWrite for Followed<I, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.is_flushed = false;
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        self.is_flushed |= flushed.is_ready();
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let this = &mut *self;
+        ready!(this.by_heart.poll_sent(&mut this.io, cx))?;
+        Pin::new(&mut this.io).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -231,6 +274,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Followed<I> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.is_flushed = false;
         Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
     }
 }

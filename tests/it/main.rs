@@ -10,6 +10,8 @@ mod breaker;
 
 mod budget;
 
+mod by_heart;
+
 mod chromium;
 
 mod cli;

@@ -1,0 +1,87 @@
+//! What is left of a request once it has been admitted: as much as whoever answers it looks at.
+
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Method, Request, Uri, Version};
+
+use super::access::X_ACCOUNT_TOKEN;
+use super::arrival::detached;
+
+/// Fields that only the door reads, or nobody. Any other is kept, so that an answer may depend on it.
+const READ_BEFORE: [HeaderName; 6] = [HOST, USER_AGENT, ACCEPT, AUTHORIZATION, X_ACCOUNT_TOKEN, CONNECTION];
+
+/// Fields that say something to the connection and not only to whoever answers.
+const OF_THE_CONNECTION: [HeaderName; 5] = [EXPECT, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+
+/// A `GET` of HTTP/1.1 that changes nothing about its connection, without what has been read of it for good. There is no secret in it.
+#[derive(Debug)]
+pub struct Gist {
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Gist {
+    /// The gist of this request, in memory of its own; `None` if its connection needs to know more than that there was one.
+    pub fn of(head: &Parts) -> Option<Self> {
+        let is_plain = head.version == Version::HTTP_11 && head.method == Method::GET;
+        let mut connection = head.headers.get_all(CONNECTION).iter();
+        let stays = connection.all(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"));
+        if !is_plain || !stays || OF_THE_CONNECTION.iter().any(|name| head.headers.contains_key(name)) {
+            return None;
+        }
+        let kept = head.headers.iter().filter(|(name, _)| !READ_BEFORE.contains(name));
+        let mut headers = HeaderMap::new();
+        for (name, value) in kept {
+            headers.append(name.clone(), detached(value));
+        }
+        Some(Self { uri: head.uri.to_string().parse().ok()?, headers })
+    }
+
+    /// The request once more, for whoever answers it.
+    pub fn request<B>(&self, body: B) -> Request<B> {
+        let mut request = Request::new(body);
+        *request.uri_mut() = self.uri.clone();
+        if !self.headers.is_empty() {
+            *request.headers_mut() = self.headers.clone();
+        }
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gist(request: http::request::Builder) -> Option<Request<()>> {
+        let (head, ()) = request.body(()).expect("a request").into_parts();
+        Gist::of(&head).map(|gist| gist.request(()))
+    }
+
+    #[test]
+    fn what_an_answer_may_depend_on_is_kept_and_no_secret_is() {
+        let asked =
+            Request::get("/a?b=c").header("host", "a").header("authorization", "Bearer a").header("accept", "*/*");
+        let asked = asked.header("x-account-token", "a").header("connection", "Keep-Alive").header("user-agent", "a");
+        let asked = asked.header("x-request-id", "1").header("if-none-match", "\"a\"").header("if-none-match", "\"b\"");
+        let gist = gist(asked).expect("a plain one");
+        let fields: Vec<_> = gist.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let kept: [(&str, &[u8]); 3] =
+            [("x-request-id", b"1"), ("if-none-match", b"\"a\""), ("if-none-match", b"\"b\"")];
+        assert_eq!((gist.uri().to_string().as_str(), &fields[..]), ("/a?b=c", &kept[..]));
+    }
+
+    #[test]
+    fn what_matters_to_the_connection_has_none() {
+        assert!(gist(Request::get("/")).is_some());
+        assert!(gist(Request::head("/")).is_none());
+        assert!(gist(Request::get("/").version(Version::HTTP_10)).is_none());
+        assert!(gist(Request::get("/").version(Version::HTTP_2)).is_none());
+        for (name, value) in
+            [("connection", "close"), ("connection", "keep-alive, upgrade"), ("upgrade", "h2c"), ("te", "a")]
+        {
+            assert!(gist(Request::get("/").header(name, value)).is_none(), "{name}: {value}");
+        }
+    }
+}
