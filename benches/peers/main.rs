@@ -181,13 +181,20 @@ fn requests(speech: Speech, keys: usize, account: &str, query: &str) -> Vec<Vec<
     (0..keys).map(request).collect()
 }
 
-fn drive(subject: &Subject, work: &Work, end: End, requests: Vec<Vec<u8>>) -> Turn {
+/// A turn, on connections that have each served a request before if `is_warm`.
+fn drive(subject: &Subject, work: &Work, end: End, requests: Vec<Vec<u8>>, is_warm: bool) -> Turn {
     let streams = if work.speech == Speech::Http2 { 32 } else { 1 };
     let (target, tls) = (subject.server.address, subject.tls.clone());
     let lines = Lines { target, speech: work.speech, connections: work.connections, streams, tls };
     let mut driver = Driver::connect(lines).unwrap_or_else(|error| panic!("{}: {error}", subject.name));
+    let mut mix = Turns::new(requests);
+    if is_warm {
+        // What a connection takes to begin would be most of what the slowest requests of a short turn show.
+        let once = End::Requests((work.connections * streams) as u64);
+        driver.run(Pace::Closed, once, &mut mix, &mut |_| ()).expect("sockets that work");
+    }
     let before = subject.server.cpu();
-    let report = driver.run(work.pace, end, &mut Turns::new(requests), &mut |_| ()).expect("sockets that work");
+    let report = driver.run(work.pace, end, &mut mix, &mut |_| ()).expect("sockets that work");
     let cpu = subject.server.cpu() - before;
     let good = report.statuses.get(&200).copied().unwrap_or(0);
     assert!(good > 0 && good == report.answers(), "{}: {:?}", subject.name, report.statuses);
@@ -197,10 +204,10 @@ fn drive(subject: &Subject, work: &Work, end: End, requests: Vec<Vec<u8>>) -> Tu
 fn compare(work: &Work, subjects: &[Subject], options: &Options) {
     for subject in subjects {
         let warm_up = End::Requests(20 * work.keys.max(work.connections) as u64);
-        drive(subject, &Work { pace: Pace::Closed, ..*work }, warm_up, subject.requests.clone());
+        drive(subject, &Work { pace: Pace::Closed, ..*work }, warm_up, subject.requests.clone(), false);
     }
     let turn = |subject: &Subject| {
-        drive(subject, work, End::After(Duration::from_secs_f64(options.seconds)), subject.requests.clone())
+        drive(subject, work, End::After(Duration::from_secs_f64(options.seconds)), subject.requests.clone(), true)
     };
     let rounds: Vec<Vec<Turn>> = (0..options.rounds).map(|_| subjects.iter().map(turn).collect()).collect();
     println!("\n{}: {} rounds of {} s", work.title, options.rounds, options.seconds);
@@ -242,7 +249,7 @@ fn herd(merge: &Merge, subjects: &[Subject]) {
             let account = if subject.name == Role::Proxy.name() { "account" } else { "token" };
             let requests = requests(Speech::Http1, 1, account, &format!("?page_size={}", round + 50));
             let work = Work { connections: 1_000, ..HITS };
-            let turn = drive(subject, &work, End::Requests(1_000), requests);
+            let turn = drive(subject, &work, End::Requests(1_000), requests, false);
             turns.push((merge.calls() - calls, turn.report.elapsed));
         }
         let (calls, fastest) = turns.into_iter().min_by_key(|(_, elapsed)| *elapsed).expect("three turns");
@@ -258,10 +265,10 @@ fn expiry(merge: &Merge, subjects: &[Subject]) {
     println!("{:<18} {:>14} {:>9} {:>9}", "", "upstream calls", "p99 µs", "p99.9 µs");
     merge.set(Fault::Delay(Duration::from_millis(50)));
     for subject in subjects {
-        drive(subject, &HITS, End::Requests(64), subject.requests.clone());
+        drive(subject, &HITS, End::Requests(64), subject.requests.clone(), false);
         let calls = merge.calls();
         let work = Work { pace: Pace::Open(2_000.0), ..HITS };
-        let turn = drive(subject, &work, End::After(Duration::from_secs(10)), subject.requests.clone());
+        let turn = drive(subject, &work, End::After(Duration::from_secs(10)), subject.requests.clone(), true);
         let [p99, p999] = [0.99, 0.999].map(|quantile| turn.report.microseconds(quantile));
         println!("{:<18} {:>14} {p99:>9.0} {p999:>9.0}", subject.name, merge.calls() - calls);
     }

@@ -20,7 +20,7 @@ use support::drive::{Driver, End, Lines, Pace, Report};
 use support::foreign::{self, Setting};
 use support::ground;
 use support::role::{self, Layout, Role};
-use support::rounds::{median, spread};
+use support::rounds::{median, spread, spread_of};
 use support::upstream;
 use support::wire::Speech;
 use wide::{ACCOUNTS, Wide};
@@ -213,43 +213,55 @@ fn workers() {
     }
 }
 
+/// What a miss adds to going direct, first where the server has a core of its own, and then on that of the load and the upstream. The
+/// two who go direct share theirs: whoever passes on between them from another core has it woken, and theirs again, for each message.
 fn misses() {
-    let merge = ground::merge(ACCOUNTS);
-    let upstream = upstream::serve(merge);
-    let server = proxy(Layout { upstream: Some(upstream), ..Layout::default() });
+    let upstream = upstream::serve(ground::merge(ACCOUNTS));
     let folder = tempfile::tempdir().expect("a place for files");
-    let setting = Setting {
-        folder: folder.path(),
-        upstream,
-        speech: Speech::Http1,
-        tls: false,
-        workers: 1,
-        lifetime: 3_600,
-        cores: Some("0"),
-    };
-    let nginx = foreign::start("nginx", &setting);
-    // Each asks for what it has not been asked for: nginx would not miss what the round before has brought.
-    let (mut through, mut direct, mut beside) =
-        (Wide::new(1_000_000, ACCOUNTS), Wide::direct(1_000_000), Wide::direct(1_000_000));
-    println!("\nmisses, one connection, against the simulated Merge direct; µs");
     println!(
-        "{:>10} {:>12} {:>12} {:>12} {:>12} {:>12} {:>12}",
-        "", "direct p50", "p99", "added p50", "p99", "nginx's p50", "p99"
+        "\nmisses, one connection: what is added to going direct to the simulated Merge; medians of {ROUNDS} rounds that take turns"
     );
-    run(upstream, 1, End::Requests(1_000), &mut direct);
-    run(server.address, 1, End::Requests(1_000), &mut through);
-    for round in 1..=5 {
+    println!("{:>18} {:>10} {:>22} {:>22}", "", "core", "p50 µs", "p99 µs");
+    let last = (child::cores() - 1).to_string();
+    for (core, title) in [("0", "its own"), (&*last, "the same")] {
+        let setting = Setting {
+            folder: folder.path(),
+            upstream,
+            speech: Speech::Http1,
+            tls: false,
+            workers: 1,
+            lifetime: 3_600,
+            cores: Some(core),
+        };
+        let layout = Layout { upstream: Some(upstream), ..Layout::default() };
+        let proxy = Server::play(Role::Proxy, &layout, setting.cores);
+        let nginx = foreign::start("nginx", &setting);
+        let servers: Vec<_> = [(Role::Proxy.name(), Some(proxy)), ("nginx", nginx)]
+            .into_iter()
+            .filter_map(|(name, server)| Some((name, server?)))
+            .collect();
         let turn = |target: SocketAddr, mix: &mut Wide| {
             let report = run(target, 1, End::Requests(3_000), mix);
             [0.5, 0.99].map(|at| report.microseconds(at))
         };
-        let direct = turn(upstream, &mut direct);
-        let added = |than: [f64; 2]| [0, 1].map(|at| format!("{:.0}", than[at] - direct[at]));
-        let through = added(turn(server.address, &mut through));
-        let nginx = nginx.as_ref().map(|nginx| added(turn(nginx.address, &mut beside))).unwrap_or_default();
-        println!(
-            "{round:>10} {:>12.0} {:>12.0} {:>12} {:>12} {:>12} {:>12}",
-            direct[0], direct[1], through[0], through[1], nginx[0], nginx[1]
-        );
+        // Each asks for what it has not been asked for: a cache would not miss what the round before has brought.
+        let mut direct = Wide::direct(1_000_000);
+        let mut mixes = [Wide::new(1_000_000, ACCOUNTS), Wide::direct(1_000_000)];
+        turn(upstream, &mut direct);
+        for ((_, server), mix) in servers.iter().zip(&mut mixes) {
+            turn(server.address, mix);
+        }
+        let mut rounds = vec![Vec::new(); servers.len()];
+        for _ in 0..ROUNDS {
+            let direct = turn(upstream, &mut direct);
+            for (((_, server), mix), rounds) in servers.iter().zip(&mut mixes).zip(&mut rounds) {
+                let through = turn(server.address, mix);
+                rounds.push([0, 1].map(|at| through[at] - direct[at]));
+            }
+        }
+        for ((name, _), rounds) in servers.iter().zip(&rounds) {
+            let [p50, p99] = [0, 1].map(|at| spread_of(rounds.iter().map(|round| round[at]).collect(), 0));
+            println!("{name:>18} {title:>10} {p50:>22} {p99:>22}");
+        }
     }
 }
