@@ -4,7 +4,8 @@
 //! hyper alone, each in a process of its own under callgrind, which counts only while warm servers answer. Requests come over 64 connections
 //! that are always busy.
 //!
-//! `-- --keep DIR` leaves callgrind's files there, for `callgrind_annotate`; `-- --only bare|proxy|logged|keys|bare2|http2` counts one of them.
+//! `-- --keep DIR` leaves callgrind's files there, for `callgrind_annotate`; `-- --only bare|proxy|logged|keys|new|bare2|http2` counts one of
+//! them.
 
 #![allow(clippy::print_stdout, reason = "what a bench finds goes to the terminal")]
 
@@ -19,7 +20,10 @@ use support::ground::key;
 use support::role::{self, Layout, Role};
 use support::wire::{self, Speech};
 
-const REQUESTS: u64 = 4_096;
+/// How many requests are counted, and how many times as many are made: two runs warm a server up.
+const REQUESTS: usize = 4_096;
+const RUNS: usize = 3;
+
 const CONNECTIONS: usize = 64;
 const KEYS: usize = 1_000;
 
@@ -29,18 +33,23 @@ struct Subject {
     title: &'static str,
     role: Role,
     speech: Speech,
-    keys: usize,
+    /// How many different heads there are, of up to [`KEYS`] keys.
+    heads: usize,
 }
 
-const fn subject(name: &'static str, title: &'static str, role: Role, speech: Speech, keys: usize) -> Subject {
-    Subject { name, title, role, speech, keys }
+const fn subject(name: &'static str, title: &'static str, role: Role, speech: Speech, heads: usize) -> Subject {
+    Subject { name, title, role, speech, heads }
 }
 
-const SUBJECTS: [Subject; 6] = [
+/// So many that each is said once.
+const NEW: usize = RUNS * REQUESTS;
+
+const SUBJECTS: [Subject; 7] = [
     subject("bare", "bare hyper", Role::Bare, Speech::Http1, 1),
     subject("proxy", "merge-sync-proxy, one key", Role::Proxy, Speech::Http1, 1),
     subject("logged", "one key, access log on", Role::Logged, Speech::Http1, 1),
     subject("keys", "merge-sync-proxy, 1,000 keys", Role::Proxy, Speech::Http1, KEYS),
+    subject("new", "1,000 keys, no head said twice", Role::Proxy, Speech::Http1, NEW),
     subject("bare2", "bare hyper, HTTP/2", Role::Bare, Speech::Http2, 1),
     subject("http2", "merge-sync-proxy, HTTP/2", Role::Proxy, Speech::Http2, 1),
 ];
@@ -79,7 +88,7 @@ fn count(subject: &Subject, keep: &Path) -> f64 {
     let mut command = Command::new("valgrind");
     command.args(["--tool=callgrind", "-q", "--instr-atstart=no", "--separate-threads=yes"]);
     command.arg(format!("--callgrind-out-file={}", file.display()));
-    let accounts = if subject.role == Role::Bare { subject.keys } else { subject.keys.max(KEYS) };
+    let accounts = if subject.role == Role::Bare { subject.heads } else { KEYS };
     command.arg(this_program()).args(role::arguments(subject.role, &Layout { accounts, ..Layout::default() }));
     if subject.role == Role::Logged {
         command.stderr(Stdio::null());
@@ -89,11 +98,11 @@ fn count(subject: &Subject, keep: &Path) -> f64 {
     let connections = if subject.speech == Speech::Http2 { CONNECTIONS / streams } else { CONNECTIONS };
     let lines = Lines { target: server.address, speech: subject.speech, connections, streams, tls: None };
     let mut driver = Driver::connect(lines).expect("the server listens");
-    let mut mix = Turns::new((0..subject.keys).map(|number| request(subject.speech, number)).collect());
+    let mut mix = Turns::new((0..subject.heads).map(|number| request(subject.speech, number)).collect());
+    let all = REQUESTS as u64;
     let mut run = || {
-        let report =
-            driver.run(Pace::Closed, End::Requests(REQUESTS), &mut mix, &mut |_| ()).expect("sockets that work");
-        assert_eq!((report.statuses.get(&200), report.lost), (Some(&REQUESTS), 0), "{:?}", report.statuses);
+        let report = driver.run(Pace::Closed, End::Requests(all), &mut mix, &mut |_| ()).expect("sockets that work");
+        assert_eq!((report.statuses.get(&200), report.lost), (Some(&all), 0), "{:?}", report.statuses);
     };
     run();
     tell(&server, &["-i", "on"]);
@@ -111,9 +120,11 @@ fn count(subject: &Subject, keep: &Path) -> f64 {
 }
 
 fn request(speech: Speech, number: usize) -> Vec<u8> {
+    let (round, number) = (number / KEYS, number % KEYS);
     let (authorization, account) = (format!("Bearer {}", key(number)), format!("account-{number}"));
+    let agent = if round == 0 { "merge-python/1.0".into() } else { format!("merge-python/1.{round}") };
     let fields = [
-        ("user-agent", "merge-python/1.0"),
+        ("user-agent", &*agent),
         ("accept", "application/json"),
         ("authorization", &authorization),
         ("x-account-token", &account),

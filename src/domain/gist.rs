@@ -4,7 +4,8 @@ use http::header::{
     ACCEPT, AUTHORIZATION, CONNECTION, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method, Request, Uri, Version};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, Method, Request, Version};
 
 use super::access::X_ACCOUNT_TOKEN;
 use super::arrival::detached;
@@ -18,8 +19,9 @@ const OF_THE_CONNECTION: [HeaderName; 5] = [EXPECT, TE, TRAILER, TRANSFER_ENCODI
 /// A `GET` of HTTP/1.1 that changes nothing about its connection, without what has been read of it for good. There is no secret in it.
 #[derive(Debug)]
 pub struct Gist {
-    uri: Uri,
-    headers: HeaderMap,
+    target: PathAndQuery,
+    /// `None`: nothing is left of them, as of most. It is apart, since there are many gists.
+    headers: Option<Box<HeaderMap>>,
 }
 
 impl Gist {
@@ -36,15 +38,16 @@ impl Gist {
         for (name, value) in kept {
             headers.append(name.clone(), detached(value));
         }
-        Some(Self { uri: head.uri.to_string().parse().ok()?, headers })
+        let target = PathAndQuery::try_from(head.uri.path_and_query()?.as_str()).ok()?;
+        Some(Self { target, headers: (!headers.is_empty()).then(|| Box::new(headers)) })
     }
 
     /// The request once more, for whoever answers it.
     pub fn request<B>(&self, body: B) -> Request<B> {
         let mut request = Request::new(body);
-        *request.uri_mut() = self.uri.clone();
-        if !self.headers.is_empty() {
-            *request.headers_mut() = self.headers.clone();
+        *request.uri_mut() = self.target.clone().into();
+        if let Some(headers) = &self.headers {
+            request.headers_mut().clone_from(headers);
         }
         request
     }
