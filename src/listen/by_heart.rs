@@ -55,7 +55,7 @@ impl<S> ByHeart<S> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         if let Some(unsent) = &mut self.unsent {
-            ready!(self.pulse.wrote(send(io, cx, &mut unsent.answer)))?;
+            ready!(send(io, cx, &self.pulse, &mut unsent.answer))?;
             self.unsent = None;
         }
         Poll::Ready(Ok(()))
@@ -80,7 +80,7 @@ impl<S> ByHeart<S> {
         // The last answer of a connection says so, which is hyper's to see to.
         let gist = self.conversation.recall(question, at).filter(|_| self.pulse.is_free() && !self.pulse.is_leaving());
         let Some(gist) = gist else { return Ok(false) };
-        let busy = self.pulse.busy(Version::HTTP_11, at);
+        let mut busy = self.pulse.busy(Version::HTTP_11, at);
         let said = Said::Recalled(question.clone());
         let request = gist.request(Arrived::over(self.conversation.clone(), at, said, Awaited::none()));
         let answering = self.service.lock().call(request);
@@ -90,10 +90,10 @@ impl<S> ByHeart<S> {
         let Some(body) = whole(body, cx) else { return Ok(false) };
         let head = written::head(&head, body.len(), at);
         let mut answer = (&head[..]).chain(body);
-        match send(io, cx, &mut answer) {
+        match send(io, cx, &self.pulse, &mut answer) {
             Poll::Ready(sent) => sent?,
             Poll::Pending => {
-                let _ = self.pulse.wrote(Poll::<()>::Pending);
+                busy.takes_time();
                 let (rest, body) = answer.into_inner();
                 let answer = Bytes::copy_from_slice(rest).chain(body);
                 self.unsent = Some(Box::new(Unsent { answer, _busy: busy }));
@@ -116,15 +116,20 @@ fn whole<B: Body<Data = Bytes>>(body: B, cx: &mut Context<'_>) -> Option<Bytes> 
 }
 
 /// Sends what is left of `answer`.
-fn send<I: AsyncWrite + Unpin>(io: &mut I, cx: &mut Context<'_>, answer: &mut impl Buf) -> Poll<io::Result<()>> {
+fn send<I: AsyncWrite + Unpin>(
+    io: &mut I,
+    cx: &mut Context<'_>,
+    pulse: &Pulse,
+    answer: &mut impl Buf,
+) -> Poll<io::Result<()>> {
     while answer.has_remaining() {
         let mut pieces = [IoSlice::new(&[]); 2];
         let count = answer.chunks_vectored(&mut pieces);
-        let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, &pieces[..count]))?;
+        let written = ready!(pulse.wrote(Pin::new(&mut *io).poll_write_vectored(cx, &pieces[..count])))?;
         if written == 0 {
             return Poll::Ready(Err(ErrorKind::WriteZero.into()));
         }
         answer.advance(written);
     }
-    Pin::new(io).poll_flush(cx)
+    pulse.wrote(Pin::new(io).poll_flush(cx))
 }

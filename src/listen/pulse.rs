@@ -141,9 +141,14 @@ impl Pulse {
 
     /// Something has been written, or cannot be for now.
     pub(super) fn wrote<T>(&self, written: Poll<T>) -> Poll<T> {
-        if written.is_ready() {
+        let was_stuck = self.stuck.load(Ordering::Relaxed) > 0;
+        if written.is_ready() && was_stuck {
             self.stuck.store(0, Ordering::Relaxed);
-        } else if self.stuck.load(Ordering::Relaxed) == 0 {
+            // The answer may have ended long ago for whoever made it.
+            if !self.reading.load(Ordering::Relaxed) {
+                self.note();
+            }
+        } else if written.is_pending() && !was_stuck {
             self.stuck.store(self.now().max(1), Ordering::Relaxed);
         }
         written
@@ -183,12 +188,12 @@ impl Pulse {
     }
 
     fn due(&self, patience: Patience, now: Instant) -> (Instant, Lost) {
+        // Whoever does not read holds what is being sent, and at its other end a call.
+        let stuck = self.stuck.load(Ordering::Relaxed);
+        if stuck > 0 {
+            return (self.began + Duration::from_millis(stuck) + patience.idle, Lost::Overdue);
+        }
         if self.busy.load(Ordering::Relaxed) > 0 {
-            // Whoever does not read holds what is being sent, and at its other end a call.
-            let stuck = self.stuck.load(Ordering::Relaxed);
-            if stuck > 0 {
-                return (self.began + Duration::from_millis(stuck) + patience.idle, Lost::Overdue);
-            }
             return (now + patience.header.min(patience.idle).max(Duration::from_millis(1)), Lost::Overdue);
         }
         let since = self.began + Duration::from_millis(self.since.load(Ordering::Relaxed));
@@ -375,6 +380,18 @@ mod tests {
         assert!(timeout(Duration::from_secs(3600), pulse.lost(PATIENCE)).await.is_err());
         drop(busy);
         assert_eq!(lost_after(&pulse).await.as_secs(), 75);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_slowly_has_the_idle_timeout_anew_with_each_piece_and_at_the_end() {
+        let (pulse, most) = (Pulse::new(PATIENCE.body), PATIENCE.idle - Duration::from_secs(1));
+        drop(pulse.busy(Version::HTTP_11, Instant::now()));
+        for _ in 0..3 {
+            let _ = pulse.wrote(Poll::<()>::Pending);
+            assert!(timeout(most, pulse.lost(PATIENCE)).await.is_err());
+            let _ = pulse.wrote(Poll::Ready(()));
+        }
+        assert_eq!(lost_after(&pulse).await, PATIENCE.idle);
     }
 
     #[tokio::test(start_paused = true)]

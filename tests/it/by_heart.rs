@@ -2,15 +2,16 @@
 //! same on the wire, and come in its turn.
 
 use std::fmt::Write;
+use std::time::Duration;
 
+use rustls::ALL_VERSIONS;
 use socket2::SockRef;
 use tokio::io::{
     AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadHalf, WriteHalf, split,
 };
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::yield_now;
-
-use rustls::ALL_VERSIONS;
+use tokio::time::sleep;
 
 use crate::authority::{Authority, Files, client, connect};
 use crate::support::{SYNC_STATUS, Wire, merge, soon};
@@ -61,19 +62,24 @@ impl<S: Stream> Line<S> {
     }
 }
 
-/// The next answer, if there is one.
-async fn next(read: &mut (impl AsyncBufReadExt + Unpin)) -> Option<Answer> {
+/// The head of the next answer, if there is one, and the length of its body.
+async fn next_head(read: &mut (impl AsyncBufReadExt + Unpin)) -> Option<(Vec<String>, usize)> {
     let (mut head, mut length) = (Vec::new(), 0);
     loop {
         let mut line = String::new();
         let came = read.read_line(&mut line).await.ok()?;
         let line = line.strip_suffix("\r\n").filter(|_| came > 0)?;
         if line.is_empty() {
-            break;
+            return Some((head, length));
         }
         length = line.strip_prefix("content-length: ").map_or(length, |length| length.parse().expect("a number"));
         head.push(line.to_owned());
     }
+}
+
+/// The next answer, if there is one.
+async fn next(read: &mut (impl AsyncBufReadExt + Unpin)) -> Option<Answer> {
+    let (head, length) = next_head(read).await?;
     let mut body = vec![0; length];
     read.read_exact(&mut body).await.ok()?;
     Some(Answer { head, body })
@@ -255,4 +261,32 @@ async fn a_connection_whose_requests_were_all_known_is_given_up_like_any_other()
         line.say(part).await;
         assert!(line.ends().await, "{times}");
     }
+}
+
+#[tokio::test]
+async fn who_reads_slowly_but_steadily_gets_all_of_the_answer() {
+    // What waits in a socket of this kind is little, and told of often.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("proxy.sock");
+    let listen = format!("listen = ['127.0.0.1:0', 'unix:{}']", path.display());
+    let wire = Wire::with(merge(), &format!("[server]\n{listen}\nidle_timeout = '1s'\n")).await;
+    let padding = "a".repeat(3_900_000);
+    wire.merge.page("acme", "ats", format!(r#"{{"next":null,"previous":null,"results":[],"padding":"{padding}"}}"#));
+    let open = async || Line::new(UnixStream::connect(&path).await.expect("the proxy listens"));
+    for _ in 0..3 {
+        assert!(open().await.ask("acme", "").await.says("HTTP/1.1 200 OK"));
+    }
+    let read = async |more: &str| {
+        let mut line = open().await;
+        line.say(&head("acme", more)).await;
+        let (_, length) = soon(next_head(&mut line.read)).await.expect("an answer");
+        for piece in vec![0; length].chunks_mut(50_000) {
+            sleep(Duration::from_millis(50)).await;
+            let came = soon(line.read.read_exact(piece)).await;
+            assert!(came.is_ok(), "{more:?}: {came:?}");
+        }
+        // And may ask for more.
+        assert!(line.ask("globex", "").await.says("HTTP/1.1 200 OK"), "{more:?}");
+    };
+    tokio::join!(read(""), read("x-nonce: new\r\n"));
 }
