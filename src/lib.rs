@@ -65,6 +65,10 @@ pub mod listen {
 
     mod answered;
 
+    mod felt;
+
+    mod followed;
+
     mod by_heart;
 
     mod written;

@@ -87,8 +87,8 @@ impl<B> Arrived<B> {
         self.at
     }
 
-    /// What it asks, if its very words were admitted before by this edition of the rules, or recalled. It is taken, so that nobody counts who holds
-    /// it.
+    /// What it asks, if its very words were admitted before by this edition of the rules, or recalled. It is taken, so that nobody counts
+    /// who holds it.
     pub fn take_question(&mut self, edition: u64) -> Option<Arc<Question>> {
         match std::mem::take(&mut self.said) {
             Said::Known(question) if question.edition == edition => Some(question),

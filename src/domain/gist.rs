@@ -1,7 +1,8 @@
 //! What is left of a request once it has been admitted: as much as whoever answers it looks at.
 
 use http::header::{
-    ACCEPT, AUTHORIZATION, CONNECTION, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+    ACCEPT, AUTHORIZATION, CONNECTION, COOKIE, EXPECT, HOST, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE, USER_AGENT,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -11,7 +12,8 @@ use super::access::X_ACCOUNT_TOKEN;
 use super::arrival::detached;
 
 /// Fields that only the door reads, or nobody. Any other is kept, so that an answer may depend on it.
-const READ_BEFORE: [HeaderName; 6] = [HOST, USER_AGENT, ACCEPT, AUTHORIZATION, X_ACCOUNT_TOKEN, CONNECTION];
+const READ_BEFORE: [HeaderName; 8] =
+    [HOST, USER_AGENT, ACCEPT, AUTHORIZATION, PROXY_AUTHORIZATION, X_ACCOUNT_TOKEN, CONNECTION, COOKIE];
 
 /// Fields that say something to the connection and not only to whoever answers.
 const OF_THE_CONNECTION: [HeaderName; 5] = [EXPECT, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
@@ -65,8 +67,9 @@ mod tests {
     #[test]
     fn what_an_answer_may_depend_on_is_kept_and_no_secret_is() {
         let asked =
-            Request::get("/a?b=c").header("host", "a").header("authorization", "Bearer a").header("accept", "*/*");
-        let asked = asked.header("x-account-token", "a").header("connection", "Keep-Alive").header("user-agent", "a");
+            Request::get("/a?b=c").header("host", "a").header("authorization", "Bearer a").header("cookie", "a");
+        let asked = asked.header("accept", "*/*").header("proxy-authorization", "a").header("x-account-token", "a");
+        let asked = asked.header("connection", "Keep-Alive").header("user-agent", "a");
         let asked = asked.header("x-request-id", "1").header("if-none-match", "\"a\"").header("if-none-match", "\"b\"");
         let gist = gist(asked).expect("a plain one");
         let fields: Vec<_> = gist.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();

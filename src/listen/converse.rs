@@ -28,9 +28,11 @@ use super::answered::Answered;
 use super::aside::Aside;
 use super::awaited::Awaited;
 use super::by_heart::ByHeart;
+use super::felt::Felt;
 use super::first::{self, Begun, Spoken};
+use super::followed::Followed;
 use super::places::Place;
-use super::pulse::{Felt, Lost, Patience, Pulse};
+use super::pulse::{Lost, Patience, Pulse};
 use super::strict::{Examined, Strict};
 use super::tls::{self, Tls};
 use crate::domain::arrival::{Arrived, Conversation};
@@ -161,7 +163,7 @@ where
         let strict = Arc::new(Strict::default());
         let conversation = Arc::new(Conversation::new(peer, heads));
         let by_heart = ByHeart::new(service.clone(), conversation.clone(), pulse.clone());
-        let stream = strict.follow(stream, conversation.clone(), by_heart);
+        let stream = Followed::new(stream, strict.clone(), conversation.clone(), by_heart);
         let io = Felt::new(TokioIo::new(stream), pulse.clone());
         let answering = pulse.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {

@@ -4,15 +4,12 @@
 //! and an answer only leave a note of when they were; one timer per connection looks at the notes when the next one could be due. It is
 //! woken only for a head that comes in pieces, which few do.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::Version;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -169,7 +166,8 @@ impl Pulse {
         self.silent.load(Ordering::Relaxed)
     }
 
-    fn bytes_came(&self) {
+    /// Bytes have come, or the end of them.
+    pub(super) fn bytes_came(&self) {
         self.silent.store(false, Ordering::Relaxed);
         let waiting = self.busy.load(Ordering::Relaxed) == 0 && !self.reading.load(Ordering::Relaxed);
         if waiting && !self.framed.load(Ordering::Relaxed) {
@@ -179,7 +177,7 @@ impl Pulse {
     }
 
     /// More is waited for. Whoever reads comes here whenever there is nothing to read, before the clocks are looked at.
-    fn none_came(&self) {
+    pub(super) fn none_came(&self) {
         if self.untimed.load(Ordering::Relaxed) {
             self.untimed.store(false, Ordering::Relaxed);
             self.note();
@@ -247,59 +245,6 @@ impl Drop for Busy {
             let since = self.answered.map_or_else(|| self.pulse.now(), |answered| self.pulse.at(answered));
             self.pulse.since.store(since, Ordering::Relaxed);
         }
-    }
-}
-
-/// A connection's bytes, with a note of when they come.
-pub struct Felt<I> {
-    io: I,
-    pulse: Arc<Pulse>,
-}
-
-impl<I> Felt<I> {
-    /// Feels the pulse of `io`.
-    pub fn new(io: I, pulse: Arc<Pulse>) -> Self {
-        Self { io, pulse }
-    }
-}
-
-impl<I: Read + Unpin> Read for Felt<I> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.io).poll_read(cx, buf);
-        if read.is_ready() {
-            self.pulse.bytes_came();
-        } else {
-            self.pulse.none_came();
-        }
-        read
-    }
-}
-
-impl<I: Write + Unpin> Write for Felt<I> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.pulse.wrote(written)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.pulse.wrote(written)
     }
 }
 

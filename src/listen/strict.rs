@@ -1,29 +1,19 @@
 //! Heads that hyper would let pass although another reader might read them differently: bare line feeds, two framings, a fragment,
-//! no Host or several. The bytes of HTTP/1 are read along as they come in; what is wrong goes with the request as an [`Objection`], and
-//! what has been said before may get its answer at once.
+//! no Host or several. The bytes of HTTP/1 are [read along](super::followed) as they come in; what is wrong goes with the request as an
+//! [`Objection`].
 
-use std::convert::Infallible;
-use std::io;
-use std::pin::Pin;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use http::header::{HOST, TRANSFER_ENCODING};
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Version};
 use http_body::Body;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tower::Service;
 
-use super::by_heart::ByHeart;
-use super::converse::Asked;
 use super::framed;
-use super::plain::SHORT;
-use super::scan::{Fault, Scan};
+use super::scan::Fault;
 use crate::domain::arrival::Conversation;
-use crate::domain::heads::{Row, Said};
+use crate::domain::heads::Said;
 use crate::domain::problem::{Objection, Problem};
 
 /// What the reader of a connection's bytes has to say to whoever gets its requests.
@@ -49,20 +39,19 @@ pub struct Examined {
 }
 
 impl Strict {
-    /// A connection's bytes, read along. What can be answered `by_heart` is, and not handed on.
-    pub(super) fn follow<I, S>(
-        self: &Arc<Self>,
-        io: I,
-        conversation: Arc<Conversation>,
-        by_heart: ByHeart<S>,
-    ) -> Followed<I, S> {
-        let (scan, row) = (Scan::default(), Row::default());
-        Followed { io, scan, strict: self.clone(), conversation, row, by_heart, is_flushed: true }
+    /// Whether all of so many heads have become requests.
+    pub(super) fn has_seen(&self, heads: u64) -> bool {
+        self.seen.load(Ordering::Relaxed) == heads
     }
 
-    /// Whether all of so many heads have become requests.
-    fn has_seen(&self, heads: u64) -> bool {
-        self.seen.load(Ordering::Relaxed) == heads
+    /// The head of this number has been said before, and says this.
+    pub(super) fn hear(&self, number: u64, said: Said) {
+        *self.said.lock() = Some((number, said));
+    }
+
+    /// The first head that is at fault is that of this number.
+    pub(super) fn doubt(&self, number: u64, fault: Fault) {
+        let _ = self.fault.set((number, fault));
     }
 
     /// Puts an [`Objection`] on a request that must not be answered as if nothing were.
@@ -175,108 +164,6 @@ fn is_host(host: &[u8]) -> bool {
     let (name, port) = host.split_at(name_end);
     let port_fits = port.is_empty() || (port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit));
     !name.is_empty() && name.iter().all(fits) && port_fits
-}
-
-/// See [`Strict::follow`].
-pub(super) struct Followed<I, S> {
-    io: I,
-    scan: Scan,
-    strict: Arc<Strict>,
-    conversation: Arc<Conversation>,
-    row: Row,
-    by_heart: ByHeart<S>,
-    /// Whether everything has left that was written by whoever reads this.
-    is_flushed: bool,
-}
-
-impl<I, S, B> Followed<I, S>
-where
-    I: AsyncRead + AsyncWrite + Unpin,
-    S: Service<Asked, Response = Response<B>, Error = Infallible>,
-    B: Body<Data = Bytes>,
-{
-    /// Reads what has come; returns how many bytes are left of it, from the front.
-    fn read(&mut self, came: &mut [u8], cx: &mut Context<'_>) -> io::Result<usize> {
-        let may_be_known = self.scan.is_between() && came.len() <= SHORT && came.ends_with(b"\r\n\r\n");
-        let said = if may_be_known { self.conversation.hear(&mut self.row, came) } else { Said::Once };
-        if let Said::Known(question) = &said {
-            if self.is_flushed
-                && self.strict.has_seen(self.scan.heads())
-                && self.by_heart.answer(&mut self.io, cx, question)?
-            {
-                return Ok(0);
-            }
-            *self.strict.said.lock() = Some((self.scan.pass(), said));
-            return Ok(came.len());
-        }
-        let kept = self.scan.read(came);
-        if let (Said::Twice(_), Some(number)) = (&said, self.scan.alone()) {
-            *self.strict.said.lock() = Some((number, said));
-        }
-        if let Some(fault) = self.scan.fault() {
-            let _ = self.strict.fault.set(fault);
-        }
-        Ok(kept)
-    }
-}
-
-impl<I, S, B> AsyncRead for Followed<I, S>
-where
-    I: AsyncRead + AsyncWrite + Unpin,
-    S: Service<Asked, Response = Response<B>, Error = Infallible>,
-    B: Body<Data = Bytes>,
-{
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let before = buf.filled().len();
-        loop {
-            // Nothing is read before, so that answers are sent in the order of their requests.
-            ready!(this.by_heart.poll_sent(&mut this.io, cx))?;
-            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-            let came = &mut buf.filled_mut()[before..];
-            if came.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            let kept = this.read(came, cx)?;
-            buf.set_filled(before + kept);
-            // To hand on nothing would say that the connection has ended.
-            if kept > 0 {
-                return Poll::Ready(Ok(()));
-            }
-        }
-    }
-}
-
-impl<I: AsyncWrite + Unpin, S> AsyncWrite for Followed<I, S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.is_flushed = false;
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.io).poll_flush(cx);
-        self.is_flushed |= flushed.is_ready();
-        flushed
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        ready!(this.by_heart.poll_sent(&mut this.io, cx))?;
-        Pin::new(&mut this.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.is_flushed = false;
-        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
-    }
 }
 
 #[cfg(test)]
