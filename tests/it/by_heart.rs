@@ -250,7 +250,7 @@ async fn a_proxy_that_stops_says_so_in_an_answer() {
 #[tokio::test]
 async fn a_connection_whose_requests_were_all_known_is_given_up_like_any_other() {
     let server = "[server]\nlisten = ['127.0.0.1:0']\n";
-    for (times, part) in [("idle_timeout = '300ms'", ""), ("header_timeout = '300ms'", "GET /api")] {
+    for (times, part) in [("idle_timeout = '1s'", ""), ("header_timeout = '1s'", "GET /api")] {
         let wire = Wire::with(merge(), &format!("{server}{times}\n")).await;
         let mut first = Line::new(plain(&wire).await);
         for _ in 0..4 {
