@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use tower::layer::layer_fn;
 use tower::{Layer, Service, ServiceExt};
 
+use super::freshness;
 use super::store::Store;
 use crate::domain::ask::Ask;
 use crate::domain::exchange::{Departure, Fetch, Landing, Reason};
@@ -52,10 +53,18 @@ pub struct Joined {
 }
 
 impl Join {
+    /// Whether the caller waits for another flight when one was no answer: while there is time, and nothing else to give it. A page
+    /// that may stand in for a failure does so at once, as it does for whoever asks after the failure.
+    fn may_wait_on(&self, now: Instant) -> bool {
+        let has_stand_in = self.seen.as_deref().is_some_and(|seen| freshness::stands_in(seen, now));
+        !has_stand_in && now < self.ask.deadline()
+    }
+
     /// The fetch that answers it.
     fn fetch(&self) -> Fetch {
         let Self { ask, seen, reason } = self;
         let upstream = &ask.target.upstream;
+        let whole = Instant::now() + upstream.budget.max_wait + upstream.client.timeout;
         Fetch {
             target: ask.target.clone(),
             key: ask.key.clone(),
@@ -66,7 +75,7 @@ impl Join {
             policy: ask.policy.clone(),
             reason: *reason,
             // Those who share a flight may have come with less time, so its end is reckoned from the rules and not from theirs.
-            deadline: Instant::now() + upstream.budget.max_wait + upstream.client.timeout,
+            deadline: if ask.wants.no_store { whole.min(ask.deadline()) } else { whole },
             trace: ask.trace.step("fetch"),
             departure: Departure::default(),
             private: ask.wants.no_store,
@@ -317,7 +326,7 @@ where
                 match seat.wait(join.ask.deadline()).await {
                     // Somebody else's flight was too late or broke down. That says nothing about one of our own.
                     Joined { outcome: Err(problem), collapsed: true }
-                        if is_no_answer(&problem) && Instant::now() < join.ask.deadline() =>
+                        if is_no_answer(&problem) && join.may_wait_on(Instant::now()) =>
                     {
                         seat = flights.board(&join, inner.clone());
                     }

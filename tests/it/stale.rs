@@ -59,6 +59,23 @@ async fn a_page_that_is_too_old_is_never_served_without_a_word() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_joins_a_fetch_that_hangs_gets_the_stale_page_as_soon_as_that_has_failed() {
+    let world = stored(SECOND * 40).await;
+    world.merge.set(Fault::Hang);
+    let first = world.begin(SYNC_STATUS);
+    world.merge.arrived(2).await;
+    advance(SECOND * 5).await;
+    let start = Instant::now();
+    let (second, first) = tokio::join!(world.get(SYNC_STATUS), first);
+    let detail = |answer: &Got| answer.cache().rsplit_once("detail=").map(|(_, detail)| detail.to_owned());
+    for answer in [first.expect("no panic"), second] {
+        assert_eq!((answer.status.as_u16(), detail(&answer).as_deref()), (200, Some("upstream-error")));
+    }
+    assert!(start.elapsed() < SECOND * 20, "{:?}: it waited for a fetch of its own", start.elapsed());
+    assert_eq!(world.merge.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn merge_is_down_for_an_hour_and_everybody_is_served() {
     let world = stored(SECOND * 6).await;
     world.merge.set(Fault::Status(500));

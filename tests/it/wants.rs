@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::advance;
+use merge_sync_proxy::demo::fault::Fault;
+use tokio::time::{Instant, advance};
 
 use crate::support::{Got, SYNC_STATUS, World, consumer, merge, with};
 
@@ -130,6 +131,28 @@ async fn what_no_store_brought_is_for_one_caller_alone() {
     assert!(asking(&world, "no-store").await.body.ends_with(b"\"newer\":true}"));
     let hit = world.get(SYNC_STATUS).await;
     assert!(hit.cache() == "hit; ttl=3" && !hit.body.ends_with(b"\"newer\":true}"), "what was stored stays");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_longer_than_for_a_turn_and_a_whole_call_and_a_second() {
+    for directives in ["no-store", "no-cache", ""] {
+        let team = consumer("team", "accounts = ['*']\nmax_in_flight_misses = 1");
+        let world = World::with(merge(), &team);
+        world.merge.set(Fault::SlowBody { chunk: 1, every: SECOND * 5 });
+        let start = Instant::now();
+        let asking = |page: u8| {
+            let headers =
+                [("authorization", "Bearer team"), ("x-account-token", "acme"), ("cache-control", directives)];
+            let request = with(&format!("{SYNC_STATUS}?cursor={page}"), &headers);
+            let world = &world;
+            async move { (world.send(request).await.status, start.elapsed()) }
+        };
+        let answers = join_all((0..3).map(asking)).await;
+        for (status, waited) in answers {
+            assert!(status.is_server_error(), "{status}");
+            assert!(waited <= SECOND * 22 + Duration::from_millis(10), "{directives}: {waited:?}");
+        }
+    }
 }
 
 /// A world with a consumer `team` that may force a fetch a minute, and `other` without limit.
