@@ -19,6 +19,9 @@ pub struct Rate {
     pub window: Duration,
 }
 
+/// The most by which a window is reckoned longer than it is.
+const SLACK: Duration = Duration::from_secs(1);
+
 impl Rate {
     /// A rate of `count` per `window`; `None` when either is zero.
     pub fn new(count: u32, window: Duration) -> Option<Self> {
@@ -30,6 +33,12 @@ impl Rate {
     /// rate still is four fifths of what is allowed.
     pub fn burst(self) -> u32 {
         (self.count.get() / 5).max(1)
+    }
+
+    /// The rate to keep here so that this one is kept elsewhere: its window is a twentieth longer, by at most a second. What is sent
+    /// may arrive closer together, and others may count a window's ends in.
+    pub fn with_slack(self) -> Self {
+        Self { window: self.window + SLACK.min(self.window / 20), ..self }
     }
 
     /// The time between two requests once the burst is used up.

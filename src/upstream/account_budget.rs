@@ -35,9 +35,6 @@ struct Pause {
     probing: bool,
 }
 
-/// How much longer a window is reckoned than Merge reckons it: calls may reach it closer together than they were sent.
-const SLACK: Duration = Duration::from_secs(1);
-
 /// The longest pause after a refusal that did not say how long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -139,6 +136,11 @@ impl AccountBudget {
         std::mem::replace(&mut self.proven, well) != well
     }
 
+    /// The upstream has not answered a call for this account in time: it is proven no longer. Says whether it was.
+    pub fn was_too_late(&mut self) -> bool {
+        std::mem::take(&mut self.proven)
+    }
+
     /// What the upstream says is left of its own limit. If that is less than is reckoned here, others use the account too: then
     /// no more goes at once than it says, and what is left is spread over the time until there is more.
     pub fn learn(&mut self, left: Left, now: Instant) {
@@ -153,7 +155,7 @@ impl AccountBudget {
 }
 
 fn bucket(rate: Option<Rate>, now: Instant) -> Option<Bucket> {
-    rate.map(|rate| Bucket::new(Rate { window: rate.window + SLACK.min(rate.window / 20), ..rate }, now))
+    rate.map(|rate| Bucket::new(rate.with_slack(), now))
 }
 
 #[cfg(test)]

@@ -76,6 +76,7 @@ fn learn_from(permit: &mut Permit, problem: &Problem) {
             Problem::UpstreamFailed(Cause::Unexpected(status)) => Ending::Answered(*status),
             Problem::UpstreamFailed(Cause::TooLarge | Cause::NotJson) => Ending::Answered(StatusCode::OK.as_u16()),
             Problem::InvalidRequest(_) => Ending::Broken,
+            Problem::UpstreamTimeout => Ending::TooLate,
             _ => Ending::Silent,
         },
         None,

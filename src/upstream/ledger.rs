@@ -62,6 +62,8 @@ pub enum Ending {
     Limited(Option<Instant>),
     /// Without an answer.
     Silent,
+    /// Not in time: it may yet fail upstream, where nobody will tell.
+    TooLate,
     /// By the caller's own fault, which says nothing about the upstream.
     Broken,
 }
@@ -163,12 +165,12 @@ impl Ledger {
     pub fn ended(&mut self, ticket: &Ticket, ending: Ending, now: Instant, jitter: f32) -> Option<Instant> {
         let account_key = &ticket.suspect.account;
         let sign = match &ending {
-            Ending::Silent => Some(Sign::Silent),
+            Ending::Silent | Ending::TooLate => Some(Sign::Silent),
             Ending::Broken => None,
             Ending::Answered(500..) => Some(Sign::Broken(account_key.1)),
             Ending::Answered(_) | Ending::Refused(_) | Ending::Limited(_) => Some(Sign::Alive),
         };
-        let failed = matches!(ending, Ending::Refused(_) | Ending::Answered(400..));
+        let failed = matches!(ending, Ending::Refused(_) | Ending::Answered(400..) | Ending::TooLate);
         self.failures.ended(&ticket.suspect, failed, now);
         match sign {
             Some(sign) => self.breaker(&account_key.0, sign, now, jitter),
@@ -178,6 +180,10 @@ impl Ledger {
         let account = self.accounts.get_mut(account_key)?;
         let (well, refusal) = match ending {
             Ending::Limited(until) => return Some(account.refused(until, now, jitter)),
+            Ending::TooLate => {
+                self.proven -= usize::from(account.was_too_late());
+                return None;
+            }
             Ending::Silent | Ending::Broken => return None,
             Ending::Answered(status) => (status < 400, None),
             Ending::Refused(refusal) => (false, Some(refusal)),

@@ -145,8 +145,8 @@ async fn after_the_allowed_failures_calls_stop_until_the_window_has_moved() {
     world.merge.clear();
     let refused = world.get(&page(3)).await;
     assert_eq!((refused.status.as_u16(), &*refused.problem()), (429, "budget-exhausted"));
-    assert_eq!((refused.header("retry-after"), world.merge.calls()), ("7", 3));
-    sleep(Duration::from_secs(7)).await;
+    assert_eq!((refused.header("retry-after"), world.merge.calls()), ("8", 3));
+    sleep(Duration::from_secs(8)).await;
     assert_eq!(world.get(&page(3)).await.status, 200);
     assert_eq!(world.merge.calls(), 4);
     world.assert_idle();
@@ -160,6 +160,26 @@ async fn a_failure_whose_body_breaks_off_counts_as_one() {
         world.get(&page(number)).await;
     }
     assert_eq!(world.merge.max_failures_in_any_window(Duration::from_secs(10)), 3);
+    world.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_took_too_long_counts_as_failed_and_one_account_that_hangs_leaves_the_others_their_share() {
+    let world = world("per_account = 'unlimited'\nerrors = '10/60s'\nmax_wait = '0s'");
+    let of =
+        async |account: &str, number: usize| world.send(with(&page(number), &[("x-account-token", account)])).await;
+    for account in ["acme", "globex"] {
+        assert_eq!(of(account, 0).await.status, 200, "both are proven");
+    }
+    world.merge.script(Fault::Hang).only("acme").always();
+    let mut answers = Vec::new();
+    for number in 1..=4 {
+        answers.push(of("acme", number).await.problem());
+    }
+    assert_eq!(answers, ["upstream-timeout", "upstream-timeout", "budget-exhausted", "budget-exhausted"], "two tenths");
+    assert_eq!(of("globex", 1).await.status, 200);
+    sleep(MINUTE).await;
+    assert_eq!(of("acme", 5).await.problem(), "upstream-timeout", "it is asked again");
     world.assert_idle();
 }
 

@@ -288,7 +288,7 @@ async fn after_a_long_time_of_trouble_nothing_is_held_and_no_bound_was_crossed()
     let most = most.or(Most::seen(&world.merge));
     println!("{} calls; of one account in a minute and failures in ten seconds at most: {most:?}", world.merge.calls());
     assert!(most.calls <= 100, "{most:?}");
-    assert!(most.failures <= 20, "beyond that Merge blocks the address: {most:?}");
+    assert!(most.failures <= 10, "what the budget allows; above 20 Merge blocks the address: {most:?}");
     assert_eq!(world.merge.blocks(), 0);
     world.app.ground().store.maintain();
     let (entries, bytes) = world.app.ground().store.size();
