@@ -33,6 +33,20 @@ pub struct Lookup<S> {
     store: Store,
 }
 
+impl<S> Lookup<S> {
+    /// What to do for `ask`, as of the moment when it came.
+    fn decide(&self, ask: &mut Ask) -> Decision {
+        let recalled = ask.recalled.take();
+        let (again, now) = (ask.again.as_ref(), ask.at);
+        if let Some(recalled) = recalled {
+            self.store.touch(&ask.key, again, now);
+            let (page, ttl) = recalled.into_parts();
+            return Decision::Hit(page, ttl);
+        }
+        freshness::decide(self.store.find(&ask.key, again, now), &ask.wants, now)
+    }
+}
+
 impl<S> Service<Ask> for Lookup<S>
 where
     S: Service<Join, Response = Joined, Error = Infallible, Future: Send> + Clone + Send + 'static,
@@ -48,11 +62,11 @@ where
     fn call(&mut self, mut ask: Ask) -> Self::Future {
         let now = ask.at;
         let looking = ask.trace.step("lookup");
-        let mut decision = freshness::decide(self.store.find(&ask.key, ask.again.as_ref(), now), &ask.wants, now);
+        let mut decision = self.decide(&mut ask);
         let refresh_limited = forces(&decision, &ask.wants) && !may_force(&ask, now);
         if refresh_limited {
             ask.wants = ask.wants.unforced();
-            decision = freshness::decide(self.store.find(&ask.key, ask.again.as_ref(), now), &ask.wants, now);
+            decision = self.decide(&mut ask);
         }
         looking.note("proxy.decision", decision.label());
         drop(looking);

@@ -65,6 +65,13 @@ impl Store {
         Some(page)
     }
 
+    /// The page of a question that may be asked again counts as used. It is searched for now and then, as by [`find`](Self::find).
+    pub fn touch(&self, key: &PageKey, again: Option<&Again>, now: Instant) {
+        if again.is_some_and(|again| again.is_due(now)) {
+            self.find(key, again, now);
+        }
+    }
+
     /// Stores `page` unless a page is there whose fetch began later, or its upstream has changed since; says whether it did.
     pub fn keep(&self, key: &PageKey, page: &Arc<Page>) -> bool {
         if self.is_forgotten(key, page.began) {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::ask::Question;
 use super::gist::Gist;
 use super::heads::{Heads, Row, Said, Words};
+use super::page::FreshPage;
 use super::peer::Peer;
 
 /// A connection as its requests know it.
@@ -33,13 +34,13 @@ impl Conversation {
         self.heads.as_ref().map(|heads| row.hear(heads, &self.peer, head)).unwrap_or_default()
     }
 
-    /// What a head comes to that asks `question`, if that can be answered `now` and by heart: it was admitted by the rules that are in
-    /// force, and its page has been found before, is still there and fresh.
-    pub fn recall<'a>(&self, question: &'a Question, now: Instant) -> Option<&'a Gist> {
+    /// What a head comes to that asks `question`, and its page, if that can be answered `now` and by heart: it was admitted by the rules
+    /// that are in force, and the page has been found before, is still there and fresh.
+    pub fn recall<'a>(&self, question: &'a Question, now: Instant) -> Option<(&'a Gist, FreshPage)> {
         let again = question.again.as_ref()?;
         let gist = again.gist.as_ref()?;
-        let is_in_force = self.heads.as_ref().is_some_and(|heads| heads.is_in_force(question));
-        (is_in_force && again.has_fresh_page(now)).then_some(gist)
+        self.heads.as_ref().filter(|heads| heads.is_in_force(question))?;
+        Some((gist, again.fresh_page(now)?))
     }
 
     /// What `words` say where requests come side by side, and in no row.
@@ -87,13 +88,13 @@ impl<B> Arrived<B> {
         self.at
     }
 
-    /// What it asks, if its very words were admitted before by this edition of the rules, or recalled. It is taken, so that nobody counts
-    /// who holds it.
-    pub fn take_question(&mut self, edition: u64) -> Option<Arc<Question>> {
+    /// What it asks, if its very words were admitted before by this edition of the rules, or recalled; and then the page. It is taken, so
+    /// that nobody counts who holds it.
+    pub fn take_question(&mut self, edition: u64) -> Option<(Arc<Question>, Option<FreshPage>)> {
         match std::mem::take(&mut self.said) {
-            Said::Known(question) if question.edition == edition => Some(question),
+            Said::Known(question) if question.edition == edition => Some((question, None)),
             // By the rules that were in force when it came, a moment ago.
-            Said::Recalled(question) => Some(question),
+            Said::Recalled(question, page) => Some((question, Some(page))),
             other => {
                 self.said = other;
                 None
@@ -106,7 +107,7 @@ impl<B> Arrived<B> {
         match &self.said {
             Said::Once => None,
             Said::Twice(words) => Some((**words).clone()),
-            Said::Known(question) | Said::Recalled(question) => Some(question.again.as_ref()?.words.clone()),
+            Said::Known(question) | Said::Recalled(question, _) => Some(question.again.as_ref()?.words.clone()),
         }
     }
 

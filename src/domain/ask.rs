@@ -15,7 +15,7 @@ use super::follow::Follow;
 use super::gist::Gist;
 use super::heads::Words;
 use super::key::PageKey;
-use super::page::{Freshness, Page};
+use super::page::{FreshPage, Page};
 use super::tally::RouteTally;
 use super::trace::Trace;
 
@@ -104,10 +104,15 @@ impl Again {
         found.as_ref().filter(|found| now < found.until)?.page()
     }
 
-    /// Whether the page that was found last is still there and fresh, however long ago that was.
-    pub fn has_fresh_page(&self, now: Instant) -> bool {
+    /// The page that was found last, if the store still has it and it is fresh, however long ago that was.
+    pub fn fresh_page(&self, now: Instant) -> Option<FreshPage> {
         let page = self.found.lock().as_ref().and_then(Found::page);
-        page.is_some_and(|page| matches!(page.freshness(now), Freshness::Fresh { .. }))
+        FreshPage::of(page?, now)
+    }
+
+    /// Whether the page is to be searched for although it is there.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.found.lock().as_ref().is_none_or(|found| now >= found.until)
     }
 
     /// This page was found.
@@ -121,6 +126,8 @@ impl Again {
 pub struct Ask {
     /// What is asked.
     pub question: Arc<Question>,
+    /// The page, if it was looked for as the request came, and was fresh.
+    pub recalled: Option<FreshPage>,
     /// What the client asks of the cache.
     pub wants: Wants,
     /// Whether it follows the page, and how.

@@ -12,6 +12,7 @@ use secrecy::zeroize::Zeroizing;
 
 use super::ask::Question;
 use super::constant_time::is_same;
+use super::page::FreshPage;
 use super::peer::Peer;
 
 /// How many sets of places there are. With the ways of each that is room for some 12,000 heads.
@@ -73,8 +74,9 @@ pub enum Said {
     Twice(Box<Words>),
     /// What has been admitted before, and asked this.
     Known(Arc<Question>),
-    /// The same, by the rules that are in force, and of the request no more is there than its [gist](super::gist::Gist).
-    Recalled(Arc<Question>),
+    /// The same, by the rules that are in force, and this is the page: it was fresh when the request came. Of that no more is there than
+    /// its [gist](super::gist::Gist).
+    Recalled(Arc<Question>, FreshPage),
 }
 
 /// The last head of one connection, if it has been said twice in a row: who asks for one thing again and again says it again. It is
@@ -255,7 +257,7 @@ pub(crate) mod tests {
                 heads.remember(&question(*words));
                 None
             }
-            Said::Known(question) | Said::Recalled(question) => Some(question),
+            Said::Known(question) | Said::Recalled(question, _) => Some(question),
         }
     }
 
@@ -301,7 +303,7 @@ pub(crate) mod tests {
                 None
             }
             Said::Once => None,
-            Said::Known(question) | Said::Recalled(question) => {
+            Said::Known(question) | Said::Recalled(question, _) => {
                 Some(question.again.as_ref().expect("it was remembered").words.head.to_vec())
             }
         };

@@ -64,6 +64,28 @@ pub enum Freshness {
     Unusable,
 }
 
+/// A page that was fresh when it was asked for, whatever has become of it since.
+#[derive(Clone, Debug)]
+pub struct FreshPage {
+    page: Arc<Page>,
+    ttl: Duration,
+}
+
+impl FreshPage {
+    /// `page`, if it is fresh now.
+    pub fn of(page: Arc<Page>, now: Instant) -> Option<Self> {
+        match page.freshness(now) {
+            Freshness::Fresh { ttl } => Some(Self { page, ttl }),
+            _ => None,
+        }
+    }
+
+    /// The page, and for how much longer it was fresh.
+    pub fn into_parts(self) -> (Arc<Page>, Duration) {
+        (self.page, self.ttl)
+    }
+}
+
 /// One answer for one key, with everything that a hit needs prepared.
 ///
 /// Its fields are in memory as they stand here: what is read for each hit comes first, since what a hit costs is above all from how

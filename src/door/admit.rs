@@ -73,11 +73,18 @@ impl House {
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
     {
         let now = request.body().at();
-        if let Some(question) = request.body_mut().take_question(self.edition) {
+        if let Some((question, recalled)) = request.body_mut().take_question(self.edition) {
             // The same words under the same rules: only what each request costs is left to be seen to.
             quota::take(question.quota.as_deref(), now).inspect_err(|_| progress.known = Known::of(&question))?;
             let trace = traced(request.extensions());
-            return Ok(Admitted::Ask(Ask { question, wants: Wants::default(), follow: None, at: now, trace }));
+            return Ok(Admitted::Ask(Ask {
+                question,
+                recalled,
+                wants: Wants::default(),
+                follow: None,
+                at: now,
+                trace,
+            }));
         }
         let has_body = !request.body().is_end_stream();
         let (head, body) = request.into_parts();
@@ -130,7 +137,7 @@ impl House {
                 let follow =
                     fields.may_follow.then(|| Follow::read(&head.method, &head.headers)).flatten().map(Box::new);
                 let trace = traced(&head.extensions);
-                Ok(Admitted::Ask(Ask { question, wants, follow, at: now, trace }))
+                Ok(Admitted::Ask(Ask { question, recalled: None, wants, follow, at: now, trace }))
             }
             CacheRule::Http | CacheRule::Off => {
                 let headers = pass_on::choose(&head.headers, &stop.request_headers);

@@ -78,13 +78,14 @@ impl<S> ByHeart<S> {
     {
         let at = Instant::now();
         // The last answer of a connection says so, which is hyper's to see to.
-        let gist = self.conversation.recall(question, at).filter(|_| self.pulse.is_free() && !self.pulse.is_leaving());
-        let Some(gist) = gist else { return Ok(false) };
+        let may_speak = self.pulse.is_free() && !self.pulse.is_leaving();
+        let recalled = if may_speak { self.conversation.recall(question, at) } else { None };
+        let Some((gist, page)) = recalled else { return Ok(false) };
         let mut busy = self.pulse.busy(Version::HTTP_11, at);
-        let said = Said::Recalled(question.clone());
+        let said = Said::Recalled(question.clone(), page);
         let request = gist.request(Arrived::over(self.conversation.clone(), at, said, Awaited::none()));
         let answering = self.service.lock().call(request);
-        // The page may have gone this very moment. Then hyper's turn waits for another, and this one is as if it had never been.
+        // The page goes along, so nothing is waited for: what becomes of it in the store meanwhile came later than the request.
         let Poll::Ready(Ok(response)) = pin!(answering).poll(cx) else { return Ok(false) };
         let (head, body) = response.into_parts();
         let Some(body) = whole(body, cx) else { return Ok(false) };

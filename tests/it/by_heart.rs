@@ -2,8 +2,16 @@
 //! same on the wire, and come in its turn.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http_body_util::Empty;
+use merge_sync_proxy::domain::arrival::{Arrived, Conversation};
+use merge_sync_proxy::domain::heads::{Row, Said};
+use merge_sync_proxy::domain::peer::Peer;
+use merge_sync_proxy::stack;
 use rustls::ALL_VERSIONS;
 use socket2::SockRef;
 use tokio::io::{
@@ -11,10 +19,11 @@ use tokio::io::{
 };
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::yield_now;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+use tower::ServiceExt;
 
 use crate::authority::{Authority, Files, client, connect};
-use crate::support::{SYNC_STATUS, Wire, merge, soon};
+use crate::support::{Got, SYNC_STATUS, Wire, World, ask, merge, soon};
 
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
@@ -289,4 +298,35 @@ async fn who_reads_slowly_but_steadily_gets_all_of_the_answer() {
         assert!(line.ask("globex", "").await.says("HTTP/1.1 200 OK"), "{more:?}");
     };
     tokio::join!(read(""), read("x-nonce: new\r\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_while_it_is_answered_with_was_there_when_it_was_asked_for() {
+    for hard in [false, true] {
+        let world = World::new();
+        let stack = stack::proxy::<Empty<Bytes>>(world.app.ground());
+        let peer = Peer::Local { uid: None };
+        let conversation = Arc::new(Conversation::new(peer, Some(world.app.ground().heads.clone())));
+        let (mut row, head) = (Row::default(), head("acme", ""));
+        let question = loop {
+            let said = conversation.hear(&mut row, head.as_bytes());
+            if let Said::Known(question) = &said
+                && conversation.recall(question, Instant::now()).is_some()
+            {
+                break question.clone();
+            }
+            let arrived = Arrived::over(conversation.clone(), Instant::now(), said, Empty::new());
+            let Ok(response) = stack.clone().oneshot(ask(SYNC_STATUS).map(|_| arrived)).await;
+            assert_eq!(response.status(), 200);
+        };
+        let now = Instant::now();
+        let (gist, page) = conversation.recall(&question, now).expect("it is there");
+        world.app.ground().store.purge_all(hard, now);
+        assert!(conversation.recall(&question, now).is_none(), "who comes now does not get it");
+        let arrived = Arrived::over(conversation.clone(), now, Said::Recalled(question.clone(), page), Empty::new());
+        let Ok(response) = stack.clone().oneshot(gist.request(arrived)).now_or_never().expect("nothing to wait for");
+        let got = Got::whole(response).await;
+        assert!(got.cache().starts_with("hit; ttl="), "{got:?}");
+        assert_eq!(world.merge.calls(), 1);
+    }
 }
