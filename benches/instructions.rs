@@ -1,11 +1,11 @@
-//! Instructions per hit in user space, counted by valgrind's callgrind: the figure that other load on the machine cannot move.
+//! Instructions per hit in user space, and per miss, counted by valgrind's callgrind: the figure that other load on the machine cannot move.
 //!
 //! `cargo bench --bench instructions` runs the whole proxy (sockets, hyper, every layer; 1,000 consumers with keys, 1,000 accounts) and
 //! hyper alone, each in a process of its own under callgrind, which counts only while warm servers answer. Requests come over 64 connections
 //! that are always busy.
 //!
-//! `-- --keep DIR` leaves callgrind's files there, for `callgrind_annotate`; `-- --only bare|proxy|logged|keys|new|bare2|http2` counts one of
-//! them.
+//! `-- --keep DIR` leaves callgrind's files there, for `callgrind_annotate`; `-- --only bare|proxy|logged|keys|new|miss|bare2|http2` counts
+//! one of them.
 
 #![allow(clippy::print_stdout, reason = "what a bench finds goes to the terminal")]
 
@@ -16,8 +16,9 @@ use std::process::{Command, ExitCode, Stdio};
 
 use support::child::{Server, is_installed, this_program};
 use support::drive::{Driver, End, Lines, Pace, Turns};
-use support::ground::key;
+use support::ground::{self, key};
 use support::role::{self, Layout, Role};
+use support::upstream;
 use support::wire::{self, Speech};
 
 /// How many requests are counted, and how many times as many are made: two runs warm a server up.
@@ -41,15 +42,19 @@ const fn subject(name: &'static str, title: &'static str, role: Role, speech: Sp
     Subject { name, title, role, speech, heads }
 }
 
+/// The subject whose pages nobody has asked for before.
+const MISS: &str = "miss";
+
 /// So many that each is said once.
 const NEW: usize = RUNS * REQUESTS;
 
-const SUBJECTS: [Subject; 7] = [
+const SUBJECTS: [Subject; 8] = [
     subject("bare", "bare hyper", Role::Bare, Speech::Http1, 1),
     subject("proxy", "merge-sync-proxy, one key", Role::Proxy, Speech::Http1, 1),
     subject("logged", "one key, access log on", Role::Logged, Speech::Http1, 1),
     subject("keys", "merge-sync-proxy, 1,000 keys", Role::Proxy, Speech::Http1, KEYS),
     subject("new", "1,000 keys, no head said twice", Role::Proxy, Speech::Http1, NEW),
+    subject(MISS, "each a miss, upstream of its own", Role::Proxy, Speech::Http1, NEW),
     subject("bare2", "bare hyper, HTTP/2", Role::Bare, Speech::Http2, 1),
     subject("http2", "merge-sync-proxy, HTTP/2", Role::Proxy, Speech::Http2, 1),
 ];
@@ -89,7 +94,9 @@ fn count(subject: &Subject, keep: &Path) -> f64 {
     command.args(["--tool=callgrind", "-q", "--instr-atstart=no", "--separate-threads=yes"]);
     command.arg(format!("--callgrind-out-file={}", file.display()));
     let accounts = if subject.role == Role::Bare { subject.heads } else { KEYS };
-    command.arg(this_program()).args(role::arguments(subject.role, &Layout { accounts, ..Layout::default() }));
+    let upstream = (subject.name == MISS).then(|| upstream::serve(ground::merge(accounts)));
+    let layout = Layout { accounts, upstream, ..Layout::default() };
+    command.arg(this_program()).args(role::arguments(subject.role, &layout));
     if subject.role == Role::Logged {
         command.stderr(Stdio::null());
     }
@@ -98,7 +105,7 @@ fn count(subject: &Subject, keep: &Path) -> f64 {
     let connections = if subject.speech == Speech::Http2 { CONNECTIONS / streams } else { CONNECTIONS };
     let lines = Lines { target: server.address, speech: subject.speech, connections, streams, tls: None };
     let mut driver = Driver::connect(lines).expect("the server listens");
-    let mut mix = Turns::new((0..subject.heads).map(|number| request(subject.speech, number)).collect());
+    let mut mix = Turns::new((0..subject.heads).map(|number| request(subject, number)).collect());
     let all = REQUESTS as u64;
     let mut run = || {
         let report = driver.run(Pace::Closed, End::Requests(all), &mut mix, &mut |_| ()).expect("sockets that work");
@@ -119,7 +126,8 @@ fn count(subject: &Subject, keep: &Path) -> f64 {
     totals.and_then(|totals| totals.trim().parse::<f64>().ok()).expect("a total") / REQUESTS as f64
 }
 
-fn request(speech: Speech, number: usize) -> Vec<u8> {
+fn request(subject: &Subject, number: usize) -> Vec<u8> {
+    let cursor = if subject.name == MISS { format!("?cursor={number}") } else { String::new() };
     let (round, number) = (number / KEYS, number % KEYS);
     let (authorization, account) = (format!("Bearer {}", key(number)), format!("account-{number}"));
     let agent = if round == 0 { "merge-python/1.0".into() } else { format!("merge-python/1.{round}") };
@@ -129,7 +137,7 @@ fn request(speech: Speech, number: usize) -> Vec<u8> {
         ("authorization", &authorization),
         ("x-account-token", &account),
     ];
-    wire::get(speech, "proxy.internal:8080", "/api/ats/v1/sync-status", &fields)
+    wire::get(subject.speech, "proxy.internal:8080", &format!("/api/ats/v1/sync-status{cursor}"), &fields)
 }
 
 /// Tells callgrind something.
