@@ -46,7 +46,8 @@ impl History {
     /// What is known after `runs` have been seen as well.
     #[must_use]
     pub fn learn(&self, runs: &[Run]) -> Self {
-        let estimates = runs.iter().take(MOST_MODELS).filter_map(|run| {
+        let mut estimates = Vec::with_capacity(runs.len().min(MOST_MODELS));
+        estimates.extend(runs.iter().take(MOST_MODELS).filter_map(|run| {
             let known = self.of(run.model);
             let Some((started, took)) = run.finished else { return known };
             Some(match known {
@@ -54,8 +55,8 @@ impl History {
                 Some(known) => known.with(started, took.as_secs_f32()),
                 None => Estimate::first(run.model, started, took.as_secs_f32()),
             })
-        });
-        Self(estimates.collect())
+        }));
+        Self(estimates.into())
     }
 
     /// When `run` will end; `None` if it is not under way, or nothing is known of its model.

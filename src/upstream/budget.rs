@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
 
+use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
-use http::header::DATE;
 use http::uri::Authority;
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
@@ -27,7 +26,7 @@ use crate::domain::relay::{Call, Called};
 /// All budgets. Cheap to clone; all clones share them. They outlive a reload.
 #[derive(Clone, Default)]
 pub struct Budgets {
-    addresses: Arc<Mutex<HashMap<Authority, Arc<Address>>>>,
+    addresses: Arc<Mutex<HashMap<Authority, Arc<Address>, RandomState>>>,
 }
 
 impl Budgets {
@@ -50,14 +49,12 @@ impl Budgets {
 
 /// Tells the budgets what an answer has taught them; says when the account may be asked again, if the answer is about that.
 fn learn(permit: &mut Permit, status: StatusCode, headers: &HeaderMap, retry_at: Option<Instant>) -> Option<Instant> {
-    let date = headers.get(DATE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok());
-    let date = date.unwrap_or_else(SystemTime::now);
-    let left = fields::left(headers, date);
+    let left = fields::left(headers);
     if status != StatusCode::TOO_MANY_REQUESTS {
         permit.ended(Ending::Answered(status.as_u16()), left);
         return retry_at;
     }
-    let until = retry_at.or_else(|| Some(Instant::now() + fields::reset(headers, date)?.max(SHORTEST_PAUSE)));
+    let until = retry_at.or_else(|| Some(Instant::now() + fields::reset(headers)?.max(SHORTEST_PAUSE)));
     permit.ended(Ending::Limited(until), left)
 }
 

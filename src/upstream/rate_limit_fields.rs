@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::HeaderMap;
+use http::header::DATE;
+use http::{HeaderMap, HeaderName};
 
 /// What is left of the upstream's limit for one account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,9 +14,28 @@ pub struct Left {
     pub reset: Option<Duration>,
 }
 
-/// The families of fields in use, by their prefix: the names of Merge's own clients, a spelling that others use, and those of the
-/// IETF's drafts up to -06. What later drafts put into one field is read first.
-const PREFIXES: [&str; 3] = ["x-ratelimit-", "x-rate-limit-", "ratelimit-"];
+/// Fields that say together what is left: how much, and until when.
+struct Family {
+    remaining: HeaderName,
+    reset: HeaderName,
+}
+
+/// The families in use: the names of Merge's own clients, a spelling that others use, and those of the IETF's drafts up to -06. What
+/// later drafts put into one field is read first.
+static FAMILIES: [Family; 3] = [
+    Family {
+        remaining: HeaderName::from_static("x-ratelimit-remaining"),
+        reset: HeaderName::from_static("x-ratelimit-reset"),
+    },
+    Family {
+        remaining: HeaderName::from_static("x-rate-limit-remaining"),
+        reset: HeaderName::from_static("x-rate-limit-reset"),
+    },
+    Family {
+        remaining: HeaderName::from_static("ratelimit-remaining"),
+        reset: HeaderName::from_static("ratelimit-reset"),
+    },
+];
 
 /// From here on a number of seconds is a point in time (since 1970), and not a duration.
 const EPOCH_SECONDS: u64 = 1_000_000_000;
@@ -23,17 +43,17 @@ const EPOCH_SECONDS: u64 = 1_000_000_000;
 /// No reset is taken to be further away: a slip of the upstream must not silence an account for days.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// Reads the fields of an answer; times are measured against `date`, the upstream's own clock.
+/// Reads the fields of an answer; times are measured against its `Date`, the upstream's own clock.
 ///
 /// `None` if there are none, or none that can be understood.
-pub fn left(headers: &HeaderMap, date: SystemTime) -> Option<Left> {
-    structured(headers).or_else(|| PREFIXES.iter().find_map(|prefix| separate(headers, prefix, date)))
+pub fn left(headers: &HeaderMap) -> Option<Left> {
+    structured(headers).or_else(|| FAMILIES.iter().find_map(|family| separate(headers, family)))
 }
 
 /// When the limit is reset, where that alone is said (as on a 429 without `Retry-After`).
-pub fn reset(headers: &HeaderMap, date: SystemTime) -> Option<Duration> {
+pub fn reset(headers: &HeaderMap) -> Option<Duration> {
     let structured = structured(headers).and_then(|left| left.reset);
-    structured.or_else(|| PREFIXES.iter().find_map(|prefix| until(text(headers, &format!("{prefix}reset"))?, date)))
+    structured.or_else(|| FAMILIES.iter().find_map(|family| until(text(headers, &family.reset)?, headers)))
 }
 
 /// `RateLimit: "name";r=REMAINING;t=SECONDS` (draft-ietf-httpapi-ratelimit-headers-10 §4); of several limits the tightest counts.
@@ -51,20 +71,26 @@ fn structured(headers: &HeaderMap) -> Option<Left> {
     items.filter_map(read).min_by_key(|left| left.remaining)
 }
 
-fn separate(headers: &HeaderMap, prefix: &str, date: SystemTime) -> Option<Left> {
-    let remaining = text(headers, &format!("{prefix}remaining"))?;
+fn separate(headers: &HeaderMap, family: &Family) -> Option<Left> {
+    let remaining = text(headers, &family.remaining)?;
     // Some upstreams count below zero once the limit is passed.
     let remaining = if remaining.starts_with('-') { 0 } else { remaining.parse().ok()? };
-    let reset = text(headers, &format!("{prefix}reset")).and_then(|value| until(value, date));
+    let reset = text(headers, &family.reset).and_then(|value| until(value, headers));
     Some(Left { remaining, reset })
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 
+/// The clock of whoever has sent these; ours if that cannot be read.
+fn clock(headers: &HeaderMap) -> SystemTime {
+    let date = headers.get(DATE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok());
+    date.unwrap_or_else(SystemTime::now)
+}
+
 /// Seconds from now, or a point in time in seconds since 1970; either may have decimals.
-fn until(value: &str, date: SystemTime) -> Option<Duration> {
+fn until(value: &str, headers: &HeaderMap) -> Option<Duration> {
     let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
     if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -74,7 +100,7 @@ fn until(value: &str, date: SystemTime) -> Option<Duration> {
         // Rounded up: too late by a moment costs nothing.
         Duration::from_secs(seconds + u64::from(!fraction.is_empty()))
     } else {
-        (SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).duration_since(date).unwrap_or_default()
+        (SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).duration_since(clock(headers)).unwrap_or_default()
     };
     Some(reset.min(LONGEST))
 }
@@ -90,12 +116,13 @@ mod tests {
     }
 
     fn read(fields: &[(&'static str, &str)]) -> Option<Left> {
-        left(&headers(fields), date())
+        left(&headers(fields))
     }
 
     fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
         let value = |text: &str| HeaderValue::from_str(text).expect("a value");
-        fields.iter().map(|(name, text)| (HeaderName::from_static(name), value(text))).collect()
+        let fields = fields.iter().map(|(name, text)| (HeaderName::from_static(name), value(text)));
+        fields.chain([(DATE, value(&httpdate::fmt_http_date(date())))]).collect()
     }
 
     fn says(remaining: u32, reset: Option<u64>) -> Left {
@@ -122,9 +149,9 @@ mod tests {
 
     #[test]
     fn a_reset_is_read_without_the_rest_and_never_far_away() {
-        assert_eq!(reset(&headers(&[("x-ratelimit-reset", "1800000007")]), date()), Some(Duration::from_secs(7)));
-        assert_eq!(reset(&headers(&[("ratelimit-reset", "86400")]), date()), Some(LONGEST));
-        assert_eq!(reset(&headers(&[("x-ratelimit-remaining", "4")]), date()), None);
+        assert_eq!(reset(&headers(&[("x-ratelimit-reset", "1800000007")])), Some(Duration::from_secs(7)));
+        assert_eq!(reset(&headers(&[("ratelimit-reset", "86400")])), Some(LONGEST));
+        assert_eq!(reset(&headers(&[("x-ratelimit-remaining", "4")])), None);
     }
 
     proptest! {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -24,7 +25,7 @@ use crate::domain::relay::{Call, Called};
 /// load just then. Cheap to clone; all clones share them. It outlives a reload.
 #[derive(Clone, Default)]
 pub struct Retries {
-    budgets: Arc<Mutex<HashMap<Name, Arc<TpsBudget>>>>,
+    budgets: Arc<Mutex<HashMap<Name, Arc<TpsBudget>, RandomState>>>,
 }
 
 /// For how long a call allows for tries of others.

@@ -41,8 +41,8 @@ pub fn request(
 fn uri(upstream: &Upstream, path: &str, query: Option<&str>) -> Option<Uri> {
     let prefix = &upstream.prefix;
     let path = match query {
-        Some(query) => format!("{prefix}{path}?{query}"),
-        None => format!("{prefix}{path}"),
+        Some(query) => [prefix, path, "?", query].concat(),
+        None => [prefix, path].concat(),
     };
     let mut parts = Parts::default();
     parts.scheme = Some(upstream.scheme.clone());

@@ -38,14 +38,14 @@ fn digest_any(text: &str, date: SystemTime) -> SyncDigest {
 }
 
 fn of_results(models: impl Iterator<Item = Model>) -> SyncDigest {
-    let models: Vec<Model> = models.filter(|model| model.counts).collect();
-    SyncDigest {
-        json: true,
-        results: true,
-        changing: models.iter().any(|model| model.changing),
-        next_start: models.iter().filter_map(|model| model.next_start).min(),
-        runs: models.iter().filter_map(|model| model.run).collect(),
+    let mut runs = Vec::with_capacity(models.size_hint().0);
+    let (mut changing, mut next_start) = (false, None::<Duration>);
+    for model in models.filter(|model| model.counts) {
+        changing |= model.changing;
+        next_start = next_start.into_iter().chain(model.next_start).min();
+        runs.extend(model.run);
     }
+    SyncDigest { json: true, results: true, changing, next_start, runs }
 }
 
 /// A page as Merge writes it.
