@@ -141,16 +141,25 @@ async fn read<B: Body<Data = Bytes, Error = BoxError>>(body: B, headers: &Header
         return Err(Problem::UpstreamFailed(Cause::TooLarge));
     }
     let mut body = pin!(body);
-    let mut whole = BytesMut::new();
+    // Most come in one piece, which need not be copied.
+    let (mut first, mut whole) = (Bytes::new(), BytesMut::new());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| cause::within_the_answer(&*error))?;
         let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > MAX_BODY {
+        if first.len().max(whole.len()) + data.len() > MAX_BODY {
             return Err(Problem::UpstreamFailed(Cause::TooLarge));
+        }
+        if first.is_empty() {
+            first = data;
+            continue;
+        }
+        if whole.is_empty() {
+            whole.reserve(first.len() + data.len());
+            whole.extend_from_slice(&first);
         }
         whole.extend_from_slice(&data);
     }
-    Ok(whole.freeze())
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
 /// Makes a service a [`Transport`], whatever its body and error are.

@@ -79,8 +79,13 @@ where
     fn call(&mut self, mut request: Request<StreamBody>) -> Self::Future {
         let Self { inner, patience } = self.clone();
         let mut connection = capture_connection(&mut request);
-        let (upload, uploading) = watch::channel(Upload::begin(request.body()));
-        let request = request.map(|body| stream(Watched { body, upload }));
+        let mut uploading = None;
+        // Most requests have no body, and then nothing is to be watched.
+        if !request.body().is_end_stream() {
+            let (upload, watching) = watch::channel(Upload { at: Instant::now(), ended: false });
+            uploading = Some(watching);
+            request = request.map(|body| stream(Watched { body, upload }));
+        }
         let answer = send(inner, request);
         Box::pin(async move {
             let waited_out = async {
@@ -105,8 +110,9 @@ where
 }
 
 /// Completes once nothing has moved for too long. Begins when there is a connection.
-async fn head_is_overdue(patience: Patience, mut uploading: watch::Receiver<Upload>) {
+async fn head_is_overdue(patience: Patience, uploading: Option<watch::Receiver<Upload>>) {
     let connected = Instant::now();
+    let Some(mut uploading) = uploading else { return sleep_until(connected + patience.head).await };
     loop {
         let upload = *uploading.borrow_and_update();
         let due = upload.at.max(connected) + if upload.ended { patience.head } else { patience.upload };
@@ -124,12 +130,6 @@ async fn head_is_overdue(patience: Patience, mut uploading: watch::Receiver<Uplo
 struct Upload {
     at: Instant,
     ended: bool,
-}
-
-impl Upload {
-    fn begin(body: &StreamBody) -> Self {
-        Self { at: Instant::now(), ended: body.is_end_stream() }
-    }
 }
 
 /// A request's body that tells how far it has come.
