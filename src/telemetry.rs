@@ -193,7 +193,7 @@ impl Line {
         let moment = Moment {
             at: since_epoch(reply.ended),
             microseconds: u64::try_from(reply.took.as_micros()).unwrap_or(u64::MAX),
-            id: reply.request_id.to_str().ok(),
+            id: reply.request_id.as_bytes(),
         };
         let Some(log) = ACCESS_LOG.get() else { return tell(&entry(), &moment) };
         // Of a question that is asked again and again all hits say the same but when, how fast and by which name.
@@ -211,6 +211,7 @@ impl Line {
 fn tell(entry: &Entry<'_>, moment: &Moment<'_>) {
     let Entry { method, path, status, result, reason, route, consumer, account } = *entry;
     let Moment { microseconds, id, .. } = *moment;
+    let id = str::from_utf8(id).ok();
     tracing::info!(
         target: "access", method, path, status, result, reason, route, consumer, account, microseconds, id
     );

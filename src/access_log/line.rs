@@ -26,8 +26,8 @@ pub struct Moment<'a> {
     pub at: Duration,
     /// How long that has taken.
     pub microseconds: u64,
-    /// The name of the request.
-    pub id: Option<&'a str>,
+    /// The name of the request, which is ASCII; empty: it has none.
+    pub id: &'a [u8],
 }
 
 impl Moment<'_> {
@@ -35,9 +35,9 @@ impl Moment<'_> {
     pub(super) fn write(&self, entry: &[u8], line: &mut Vec<u8>) {
         timestamp(self.at, line);
         line.extend_from_slice(entry);
-        if let Some(id) = self.id {
+        if !self.id.is_empty() {
             line.extend_from_slice(b",\"id\":\"");
-            escape(id, line);
+            escape(self.id, line);
             line.push(b'"');
         }
         line.extend_from_slice(b",\"microseconds\":");
@@ -53,7 +53,7 @@ impl Entry<'_> {
         // Methods, what is from the configuration, and the proxy's own words need no escape.
         line.extend_from_slice(self.method.as_bytes());
         line.extend_from_slice(b"\",\"path\":\"");
-        escape(self.path, line);
+        escape(self.path.as_bytes(), line);
         line.extend_from_slice(b"\",\"status\":");
         number(u64::from(self.status), line);
         let words = [
@@ -100,8 +100,8 @@ fn timestamp(since_epoch: Duration, line: &mut Vec<u8>) {
 }
 
 /// A text without control characters as it stands in JSON. Neither a target nor the name of a request can have any.
-fn escape(text: &str, line: &mut Vec<u8>) {
-    let mut rest = text.as_bytes();
+fn escape(text: &[u8], line: &mut Vec<u8>) {
+    let mut rest = text;
     debug_assert!(!rest.iter().any(|byte| *byte < 0x20), "{text:?}");
     while let Some(at) = memchr2(b'"', b'\\', rest) {
         line.extend_from_slice(&rest[..at]);
@@ -129,7 +129,7 @@ pub(super) mod tests {
 
     const AT: Duration = Duration::from_micros(1_776_247_200_000_042);
 
-    pub(crate) const MOMENT: Moment<'static> = Moment { at: AT, microseconds: 7, id: Some("an-id") };
+    pub(crate) const MOMENT: Moment<'static> = Moment { at: AT, microseconds: 7, id: b"an-id" };
 
     fn line(entry: Entry<'_>, moment: &Moment<'_>) -> serde_json::Value {
         let (mut text, mut line) = (Vec::new(), Vec::new());
@@ -155,9 +155,9 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn whatever_a_path_holds_the_line_is_json(path in "/([!-~é]|\\PC){0,40}", id in "[!-~]{0,40}") {
+        fn whatever_a_path_holds_the_line_is_json(path in "/([!-~é]|\\PC){0,40}", id in "[!-~]{1,40}") {
             let Ok(target) = http::Uri::try_from(path) else { return Ok(()) };
-            let told = line(Entry { path: target.path(), ..ENTRY }, &Moment { id: Some(&id), ..MOMENT });
+            let told = line(Entry { path: target.path(), ..ENTRY }, &Moment { id: id.as_bytes(), ..MOMENT });
             prop_assert_eq!(&told["path"], &serde_json::Value::from(target.path()));
             prop_assert_eq!(&told["id"], &serde_json::Value::from(id));
         }

@@ -43,7 +43,7 @@ impl Pending {
     ) -> bool {
         let Moment { at, microseconds, id } = *moment;
         // Names have at most 128 bytes.
-        let id = id.filter(|id| u8::try_from(id.len()).is_ok()).unwrap_or_default();
+        let id = if u8::try_from(id.len()).is_ok() { id } else { &[] };
         let before = self.bytes.len();
         let here = before + HEAD + id.len();
         let known = same.and_then(|same| self.place_of(same));
@@ -57,7 +57,7 @@ impl Pending {
         rest[4..8].copy_from_slice(&number(length).to_le_bytes());
         rest[8] = u8::try_from(id.len()).unwrap_or_default();
         self.bytes.extend_from_slice(&head);
-        self.bytes.extend_from_slice(id.as_bytes());
+        self.bytes.extend_from_slice(id);
         if known.is_none() {
             self.add_text(before, here, same, entry);
         }
@@ -123,7 +123,7 @@ pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = (Moment<'_>, &[u8])> {
         let moment = Moment {
             at: Duration::from_micros(u64::from_le_bytes(*instant)),
             microseconds: u64::from_le_bytes(*took),
-            id: str::from_utf8(id).ok().filter(|id| !id.is_empty()),
+            id,
         };
         Some((moment, bytes.get(place..place + length)?))
     })
@@ -153,20 +153,20 @@ mod tests {
             let (mut put, mut got) = (Vec::new(), Vec::new());
             for (which, microseconds, id, take) in &steps {
                 let entry = Entry { path: paths[*which], ..ENTRY };
-                let moment = Moment { microseconds: *microseconds, id: Some(&**id).filter(|id| !id.is_empty()), ..MOMENT };
+                let moment = Moment { microseconds: *microseconds, id: id.as_bytes(), ..MOMENT };
                 prop_assert!(pending.add(&moment, same.get(*which), || entry));
-                put.push((moment.at, *microseconds, id.clone(), text(&entry)));
+                put.push((moment.at, *microseconds, id.clone().into_bytes(), text(&entry)));
                 if *take == 0 {
                     pending.take(&mut taken);
                     got.extend(lines(&taken).map(|(moment, text)| {
-                        (moment.at, moment.microseconds, moment.id.unwrap_or_default().to_owned(), text.to_vec())
+                        (moment.at, moment.microseconds, moment.id.to_vec(), text.to_vec())
                     }));
                     taken.clear();
                 }
             }
             pending.take(&mut taken);
             got.extend(lines(&taken).map(|(moment, text)| {
-                (moment.at, moment.microseconds, moment.id.unwrap_or_default().to_owned(), text.to_vec())
+                (moment.at, moment.microseconds, moment.id.to_vec(), text.to_vec())
             }));
             prop_assert_eq!(got, put);
         }
