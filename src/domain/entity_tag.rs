@@ -10,16 +10,16 @@ use sha2::{Digest, Sha256};
 const TAG: usize = 24;
 
 /// A copy of `body` and its strong validator, equal exactly when the bytes are (RFC 9110 §8.8.1). Both are in one piece of memory, of
-/// exactly their size, since both are needed for each hit.
+/// exactly their size and side by side, since both are needed for each hit.
 pub(super) fn with_entity_tag(body: &[u8]) -> (Bytes, HeaderValue) {
     let mut tag = *b"\"----------------------\"";
     let written = URL_SAFE_NO_PAD.encode_slice(&Sha256::digest(body)[..16], &mut tag[1..TAG - 1]);
     debug_assert_eq!(written, Ok(TAG - 2), "sixteen bytes are 22 digits");
-    let mut both = Vec::with_capacity(body.len() + TAG);
-    both.extend_from_slice(body);
+    let mut both = Vec::with_capacity(TAG + body.len());
     both.extend_from_slice(&tag);
+    both.extend_from_slice(body);
     let mut copy = Bytes::from(both);
-    let tag = copy.split_off(body.len());
+    let tag = copy.split_to(TAG);
     (copy, HeaderValue::from_maybe_shared(tag).expect("base64url between quotes is a header value"))
 }
 
