@@ -89,8 +89,9 @@ pub struct Logged {
 }
 
 /// How long a page need not be searched for again. A search counts as use, and what is used is the last that must go when memory
-/// runs out: so often it has to be told that the page is.
-const SEARCHED_ANEW: Duration = Duration::from_secs(1);
+/// runs out: so often it has to be told that the page is. That it was fetched anew tells it too, and few pages are fresh for longer;
+/// where there are many, a search among them costs more than all the rest of a hit.
+const SEARCHED_ANEW: Duration = Duration::from_secs(60);
 
 impl Again {
     /// What is asked in these words, which come to this.
