@@ -133,7 +133,7 @@ impl App {
         let events = Events::default();
         let ground = Ground {
             house: Arc::new(ArcSwap::from_pointee(house)),
-            heads: Heads::new(),
+            heads: Heads::new(pages),
             flights: Flights::new(store.clone()),
             follows: Follows::new(store.clone()),
             store,

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::hash::BuildHasher;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -15,23 +16,31 @@ use super::constant_time::is_same;
 use super::page::FreshPage;
 use super::peer::Peer;
 
-/// How many sets of places there are. With the ways of each that is room for some 12,000 heads.
-const SETS: usize = 4_096;
+/// For how many bytes of pages there is a set. Where pages have 4 KB, there is room for the heads of about half of those that fit; a
+/// head is short and needs a kilobyte with all that is known of it.
+const BYTES_PER_SET: u64 = 48 << 10;
+
+/// How many sets there are at least and at most.
+const SETS: RangeInclusive<u64> = 256..=384 << 10;
 
 /// How many heads share a set, and how many are looked out for: as many as fit into a line of the processor's cache.
-const WAYS: usize = 3;
-const MET: usize = 8;
+const WAYS: usize = 5;
+const MET: usize = 11;
 
 /// How often, of 256 times, a head displaces another. If there are more than there is room for, and they come in turn, most of those
 /// that are known stay so, instead of each giving way to the next before it comes again.
 const DISPLACES: u8 = 32;
 
+/// How often, of 256 times, a head that has not been met takes a free place of a set that has met many. So places are taken where so
+/// many heads come in turn that none is still among those that were met when it comes again.
+const SETTLES: u8 = 8;
+
 /// Heads that were admitted, with what they ask: those of HTTP/1 as they came, those of HTTP/2 as one text. Cheap to clone; all clones
 /// are one.
 ///
 /// They are found by a hash, whose key nobody knows, and by every byte, compared in a time that does not depend on where they differ:
-/// there are keys in them. A head is remembered when it has come twice and few others of its set in between, so that what is asked only
-/// once hardly ever displaces what is asked again. Who can make heads that are admitted can displace others, which are then read like
+/// there are keys in them. A head is remembered when it has come twice and few others of its set in between, or now and then where there
+/// is room, so that what is asked only once displaces nothing that is asked again. Who can make heads that are admitted can displace others, which are then read like
 /// any other.
 #[derive(Clone)]
 pub struct Heads {
@@ -52,8 +61,10 @@ const _: () = assert!(size_of::<Place>() == 64, "a line of the processor's cache
 struct Set {
     /// Parts of the hashes of the last heads that were not known, the newest first.
     met: [u8; MET],
+    /// The same of those that are known, each in its place: hardly ever is one looked at that is another.
+    parts: [u8; WAYS],
     /// The newest first.
-    known: [Option<(u64, Arc<Question>)>; WAYS],
+    known: [Option<Arc<Question>>; WAYS],
 }
 
 /// The words of one head, and whose they are: what the peer has shown besides may decide what they mean.
@@ -109,9 +120,10 @@ impl Row {
 }
 
 impl Heads {
-    /// None is known yet.
-    pub fn new() -> Self {
-        let sets = (0..SETS).map(|_| Place::default()).collect();
+    /// None is known yet. There is room for as many as are worth it beside a store for `max_bytes` of pages.
+    pub fn new(max_bytes: u64) -> Self {
+        let sets = (max_bytes / BYTES_PER_SET).clamp(*SETS.start(), *SETS.end());
+        let sets = (0..sets).map(|_| Place::default()).collect();
         Self { sets, hasher: RandomState::default(), edition: Arc::default() }
     }
 
@@ -119,15 +131,20 @@ impl Heads {
     pub fn hear(&self, peer: &Peer, head: &[u8]) -> Said {
         let hash = self.hasher.hash_one((peer.shown(), head));
         let mut set = self.set(hash).lock();
-        for (known, question) in set.known.iter().flatten() {
-            let said = question.again.as_ref().filter(|_| *known == hash);
-            if said.is_some_and(|again| again.words.are(peer, head)) {
+        for (part, known) in set.parts.iter().zip(&set.known) {
+            let alike = known.as_ref().filter(|_| *part == part_of(hash));
+            if let Some(question) = alike.filter(|question| question.is_said(peer, head)) {
                 return Said::Known(question.clone());
             }
         }
-        // Any part will do that does not choose the set.
-        let part = hash.to_be_bytes()[0];
-        if set.met.contains(&part) && (set.has_room() || fastrand::u8(..) < DISPLACES) {
+        let part = part_of(hash);
+        let has_come = set.met.contains(&part);
+        let is_worth_it = if set.has_room() {
+            has_come || set.has_met_many() && fastrand::u8(..) < SETTLES
+        } else {
+            has_come && fastrand::u8(..) < DISPLACES
+        };
+        if is_worth_it {
             return Said::Twice(Box::new(Words { peer: peer.clone(), head: Zeroizing::new(head.into()), hash }));
         }
         set.met.rotate_right(1);
@@ -140,11 +157,11 @@ impl Heads {
         let Some(again) = &question.again else { return };
         let Words { peer, head, hash } = &again.words;
         let mut set = self.set(*hash).lock();
-        let is_older =
-            |(_, other): &(u64, Arc<Question>)| other.again.as_ref().is_some_and(|other| other.words.are(peer, head));
-        let place = set.known.iter().position(|known| known.as_ref().is_none_or(is_older)).unwrap_or(WAYS - 1);
+        let may_go = |known: &Option<Arc<Question>>| known.as_ref().is_none_or(|older| older.is_said(peer, head));
+        let place = set.known.iter().position(may_go).unwrap_or(WAYS - 1);
         set.known[..=place].rotate_right(1);
-        set.known[0] = Some((*hash, question.clone()));
+        set.parts[..=place].rotate_right(1);
+        (set.known[0], set.parts[0]) = (Some(question.clone()), part_of(*hash));
     }
 
     /// Whether a question was admitted by the rules that are in force.
@@ -161,7 +178,21 @@ impl Heads {
     }
 
     fn set(&self, hash: u64) -> &Mutex<Set> {
-        &self.sets[usize::try_from(hash % SETS as u64).expect("less than the number of sets")].0
+        // Of all that the upper half may be, an equal share for each: there is no need to divide.
+        let sets = self.sets.len() as u64;
+        &self.sets[usize::try_from(((hash >> 32) * sets) >> 32).expect("less than the number of sets")].0
+    }
+}
+
+/// A part of a hash that has nothing to do with which set it chooses.
+fn part_of(hash: u64) -> u8 {
+    hash.to_le_bytes()[0]
+}
+
+impl Question {
+    /// Whether this is what `peer` asks with `head`.
+    fn is_said(&self, peer: &Peer, head: &[u8]) -> bool {
+        self.again.as_ref().is_some_and(|again| again.words.are(peer, head))
     }
 }
 
@@ -169,11 +200,10 @@ impl Set {
     fn has_room(&self) -> bool {
         self.known.iter().any(Option::is_none)
     }
-}
 
-impl Default for Heads {
-    fn default() -> Self {
-        Self::new()
+    /// Whether it is out of memory for those that were not known: who comes anew may have come before.
+    fn has_met_many(&self) -> bool {
+        self.met.last().is_some_and(|oldest| *oldest != 0)
     }
 }
 
@@ -263,7 +293,7 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_said_twice_is_known_until_it_is_forgotten() {
-        let (heads, anybody) = (Heads::new(), peer(&[]));
+        let (heads, anybody) = (Heads::new(192 << 20), peer(&[]));
         for _ in 0..2 {
             assert!(say(&heads, &anybody, "a").is_none() && say(&heads, &anybody, "a").is_none());
             let known = say(&heads, &anybody, "a").expect("said twice before");
@@ -275,8 +305,14 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn there_is_room_in_proportion_to_the_pages() {
+        let sets = |max_bytes| Heads::new(max_bytes).sets.len();
+        assert_eq!([0, 8 << 20, 256 << 20, u64::MAX].map(sets), [256, 256, 5_461, 393_216]);
+    }
+
+    #[test]
     fn what_is_said_only_once_displaces_nothing() {
-        let (heads, anybody) = (Heads::new(), peer(&[]));
+        let (heads, anybody) = (Heads::new(192 << 20), peer(&[]));
         for _ in 0..2 {
             (0..100).for_each(|number| drop(say(&heads, &anybody, &format!("often {number}"))));
             (0..100).for_each(|number| drop(say(&heads, &anybody, &format!("often {number}"))));
@@ -288,15 +324,19 @@ pub(crate) mod tests {
 
     #[test]
     fn of_more_than_there_is_room_for_many_are_known() {
-        let (heads, anybody, all) = (Heads::new(), peer(&[]), 2 * SETS * WAYS);
-        let said_in_turn = || (0..all).filter(|number| say(&heads, &anybody, &number.to_string()).is_some()).count();
-        let known: Vec<_> = (0..8).map(|_| said_in_turn()).collect();
-        assert!(known[7] > all / 5, "{known:?} of {all}");
+        for times in [2, 4, 8] {
+            let (heads, anybody) = (Heads::new(0), peer(&[]));
+            let room = heads.sets.len() * WAYS;
+            let said_in_turn =
+                || (0..times * room).filter(|number| say(&heads, &anybody, &number.to_string()).is_some()).count();
+            let known: Vec<_> = (0..40).map(|_| said_in_turn()).collect();
+            assert!(known[39] > room * 2 / 5, "{times} times as many as {room}: {known:?}");
+        }
     }
 
     #[test]
     fn what_a_connection_says_again_and_again_is_known_until_it_is_forgotten() {
-        let (heads, anybody, mut row) = (Heads::new(), peer(&[]), Row::default());
+        let (heads, anybody, mut row) = (Heads::new(192 << 20), peer(&[]), Row::default());
         let mut hear = |head: &str| match row.hear(&heads, &anybody, head.as_bytes()) {
             Said::Twice(words) => {
                 heads.remember(&question(*words));
@@ -321,7 +361,7 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn nobody_is_taken_for_another(said in prop::collection::vec((0..4_usize, "[ab]{0,2}"), 1..200)) {
-            let heads = Heads::new();
+            let heads = Heads::new(192 << 20);
             let peers = [peer(&[]), peer(&["team"]), Peer::Local { uid: None }, Peer::Local { uid: Some(7) }];
             for (who, head) in said {
                 if let Some(known) = say(&heads, &peers[who], &head) {
