@@ -110,6 +110,7 @@ impl Scene {
             upstream: Some(upstream::serve(merge.clone())),
             lifetime: options.lifetime,
             tls: None,
+            room: ground::AMPLE,
         };
         let server = Server::play(Role::Proxy, &layout, (!options.unpinned && options.workers == 1).then_some("0"));
         Ok(Self {

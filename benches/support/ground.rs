@@ -37,12 +37,20 @@ pub(crate) struct Terms<'a> {
     pub(crate) upstream: Option<SocketAddr>,
     /// The folder with a certificate, if it speaks TLS.
     pub(crate) tls: Option<&'a Path>,
+    /// How much room there is for pages, in MiB.
+    pub(crate) room: usize,
 }
+
+/// As much room as the proxy has where nothing else is said, in MiB.
+pub(crate) const USUAL: usize = 256;
+
+/// Room for some millions of pages, in MiB.
+pub(crate) const AMPLE: usize = 16 << 10;
 
 impl Terms<'_> {
     /// So many consumers and accounts, and pages that stay fresh for an hour.
     pub(crate) fn new(consumers: usize, accounts: usize) -> Self {
-        Self { consumers, accounts, lifetime: 3_600, upstream: None, tls: None }
+        Self { consumers, accounts, lifetime: 3_600, upstream: None, tls: None, room: USUAL }
     }
 }
 
@@ -71,7 +79,7 @@ impl Ground {
 
     /// On these terms.
     pub(crate) fn with(terms: &Terms<'_>) -> Self {
-        let &Terms { consumers, accounts, lifetime, upstream, tls } = terms;
+        let &Terms { consumers, accounts, lifetime, upstream, tls, room } = terms;
         let host = upstream.map_or_else(|| "merge.test".to_owned(), |upstream| upstream.to_string());
         let mut text = format!(
             "
@@ -89,7 +97,7 @@ impl Ground {
             concurrency = 'unlimited'
             errors = 'unlimited'
             [cache]
-            max_bytes = '16GiB'
+            max_bytes = '{room}MiB'
             [cache.ttl]
             min = '1s'
             syncing = '{lifetime}s'

@@ -9,12 +9,13 @@ use std::path::Path;
 use merge_sync_proxy::app::Listeners;
 use merge_sync_proxy::telemetry;
 use socket2::{Domain, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
 use super::bare;
-use super::ground::{Ground, Terms};
+use super::ground::{self, Ground, Terms};
 use super::identity;
 
 /// What a process serves.
@@ -28,6 +29,8 @@ pub(crate) enum Role {
     Proxy,
     /// The same with its access log.
     Logged,
+    /// Passes bytes on to the upstream and back, and reads none: what it costs that somebody stands in between.
+    Relay,
 }
 
 impl Role {
@@ -37,6 +40,7 @@ impl Role {
             Self::Spread => "bare hyper, each worker apart",
             Self::Proxy => "merge-sync-proxy",
             Self::Logged => "merge-sync-proxy, access log on",
+            Self::Relay => "bytes passed on",
         }
     }
 }
@@ -53,11 +57,14 @@ pub(crate) struct Layout<'a> {
     pub(crate) lifetime: u64,
     /// The folder with a certificate, if it speaks TLS.
     pub(crate) tls: Option<&'a Path>,
+    /// How much room there is for pages, in MiB.
+    pub(crate) room: usize,
 }
 
 impl Default for Layout<'_> {
     fn default() -> Self {
-        Self { workers: 1, consumers: 1_000, accounts: 1_000, upstream: None, lifetime: 3_600, tls: None }
+        let (consumers, accounts) = (1_000, 1_000);
+        Self { workers: 1, consumers, accounts, upstream: None, lifetime: 3_600, tls: None, room: ground::USUAL }
     }
 }
 
@@ -68,11 +75,12 @@ pub(crate) fn arguments(role: Role, layout: &Layout<'_>) -> Vec<String> {
         Role::Spread => "spread",
         Role::Proxy => "proxy",
         Role::Logged => "logged",
+        Role::Relay => "relay",
     };
-    let Layout { workers, consumers, accounts, upstream, lifetime, tls } = layout;
+    let Layout { workers, consumers, accounts, upstream, lifetime, tls, room } = layout;
     let upstream = upstream.map_or_else(|| "-".to_owned(), |upstream| upstream.to_string());
     let mut arguments = vec!["--role".to_owned(), role.to_owned(), upstream];
-    arguments.extend([*workers, *consumers, *accounts].map(|number| number.to_string()));
+    arguments.extend([*workers, *consumers, *accounts, *room].map(|number| number.to_string()));
     arguments.push(lifetime.to_string());
     arguments.push(tls.map_or_else(|| "-".to_owned(), |tls| tls.display().to_string()));
     arguments
@@ -80,8 +88,10 @@ pub(crate) fn arguments(role: Role, layout: &Layout<'_>) -> Vec<String> {
 
 /// Plays the role that the arguments name; whether there was one. A bench's `main` begins with it.
 pub(crate) fn play() -> bool {
-    let arguments: Vec<String> = std::env::args().skip(1).take(8).collect();
-    let [flag, role, upstream, workers, consumers, accounts, lifetime, tls] = &arguments[..] else { return false };
+    let arguments: Vec<String> = std::env::args().skip(1).take(9).collect();
+    let [flag, role, upstream, workers, consumers, accounts, room, lifetime, tls] = &arguments[..] else {
+        return false;
+    };
     if flag != "--role" {
         return false;
     }
@@ -93,6 +103,7 @@ pub(crate) fn play() -> bool {
         upstream: upstream.parse().ok(),
         lifetime: lifetime.parse().expect("a number"),
         tls: Some(Path::new(tls)).filter(|tls| tls.is_dir()),
+        room: number(room),
     };
     let runtime = runtime(layout.workers);
     if role == "logged" {
@@ -102,6 +113,8 @@ pub(crate) fn play() -> bool {
         runtime.block_on(play_bare(&layout));
     } else if role == "spread" {
         play_spread(&layout);
+    } else if role == "relay" {
+        runtime.block_on(play_relay(layout.upstream.expect("a relay is before something")));
     } else {
         runtime.block_on(play_proxy(&layout));
     }
@@ -150,11 +163,29 @@ fn play_spread(layout: &Layout<'_>) {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
 
+async fn play_relay(upstream: SocketAddr) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    ready(listener.local_addr().expect("it is bound"));
+    let pass_on = async {
+        loop {
+            let Ok((mut here, _)) = listener.accept().await else { continue };
+            let Ok(mut there) = TcpStream::connect(upstream).await else { continue };
+            let _ = here.set_nodelay(true).and_then(|()| there.set_nodelay(true));
+            tokio::spawn(async move { copy_bidirectional(&mut here, &mut there).await });
+        }
+    };
+    tokio::select! {
+        () = pass_on => {}
+        _ = end_of_input() => {}
+    }
+}
+
 async fn play_proxy(layout: &Layout<'_>) {
     let terms = Terms {
         lifetime: layout.lifetime,
         upstream: layout.upstream,
         tls: layout.tls,
+        room: layout.room,
         ..Terms::new(layout.consumers, layout.accounts)
     };
     let ground = Ground::with(&terms);
