@@ -173,7 +173,8 @@ impl Heads {
     pub fn forget(&self, edition: u64) {
         self.edition.store(edition, Ordering::Release);
         for Place(set) in &*self.sets {
-            *set.lock() = Set::default();
+            // What was known is dropped when the lock has been given back: who serves does not wait for that.
+            let _known = std::mem::take(&mut *set.lock());
         }
     }
 
