@@ -162,9 +162,9 @@ where
 
     fn call(&mut self, mut request: Request<Arrived<B>>) -> Self::Future {
         let trace = requests::begin(&self.traces, &mut request);
-        let line = is_logged().then(|| Line {
-            method: request.method().clone(),
-            path: SmallVec::from_slice(request.uri().path().as_bytes()),
+        let line = is_logged().then(|| {
+            let path = request.body().recalled_path().unwrap_or_else(|| request.uri().path());
+            Line { method: request.method().clone(), path: SmallVec::from_slice(path.as_bytes()) }
         });
         Answering { line, trace, count: self.count.clone(), reply: self.inner.call(request) }
     }

@@ -88,6 +88,14 @@ impl<B> Arrived<B> {
         self.at
     }
 
+    /// The path of the target of a request that was recalled; any other says its own.
+    pub fn recalled_path(&self) -> Option<&str> {
+        match &self.said {
+            Said::Recalled(question, _) => question.again.as_ref()?.gist.as_ref().map(Gist::path),
+            _ => None,
+        }
+    }
+
     /// What it asks, if its very words were admitted before by this edition of the rules, or recalled; and then the page. It is taken, so
     /// that nobody counts who holds it.
     pub fn take_question(&mut self, edition: u64) -> Option<(Arc<Question>, Option<FreshPage>)> {

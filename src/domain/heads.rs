@@ -16,12 +16,12 @@ use super::constant_time::is_same;
 use super::page::FreshPage;
 use super::peer::Peer;
 
-/// For how many bytes of pages there is a set. Where pages have 4 KB, there is room for the heads of about half of those that fit; a
-/// head is short and needs a kilobyte with all that is known of it.
-const BYTES_PER_SET: u64 = 48 << 10;
+/// For how many bytes of pages there is a set. Where pages have 4 KB, there is room for the heads of most of those that fit, and hardly a
+/// set has more of them than ways; a head needs some 700 bytes with all that is known of it.
+const BYTES_PER_SET: u64 = 32 << 10;
 
 /// How many sets there are at least and at most.
-const SETS: RangeInclusive<u64> = 256..=384 << 10;
+const SETS: RangeInclusive<u64> = 256..=512 << 10;
 
 /// How many heads share a set, and how many are looked out for: as many as fit into a line of the processor's cache.
 const WAYS: usize = 5;
@@ -312,7 +312,7 @@ pub(crate) mod tests {
     #[test]
     fn there_is_room_in_proportion_to_the_pages() {
         let sets = |max_bytes| Heads::new(max_bytes).sets.len();
-        assert_eq!([0, 8 << 20, 256 << 20, u64::MAX].map(sets), [256, 256, 5_461, 393_216]);
+        assert_eq!([0, 8 << 20, 256 << 20, u64::MAX].map(sets), [256, 256, 8_192, 524_288]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "figures that a test measures are shown with --nocapture")]
 #![allow(unreachable_pub, reason = "the modules of one test binary")]
 
+mod access_lines;
 mod admin;
 
 mod audit;
