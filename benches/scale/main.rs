@@ -2,7 +2,7 @@
 //! nginx where it is installed.
 //!
 //! `cargo bench --bench scale -- --only entries,connections,consumers,workers,misses`; `-- --million` also fills a million entries, which
-//! takes minutes and about 7 GB.
+//! takes minutes and about 12 GB.
 
 #![allow(clippy::print_stdout, reason = "what a bench finds goes to the terminal")]
 
@@ -85,32 +85,45 @@ fn hits(server: &Server, connections: usize, mix: &mut Wide) -> (Report, f64) {
     (report, cpu)
 }
 
+/// Beside the proxy, bare hyper with as many pages, which looks for none of them: what it costs that they do not fit into the caches of
+/// the processor.
 fn entries(million: bool) {
     let body = ground::page().len();
     println!("\nentries (pages of {body} bytes); medians of {ROUNDS} rounds that take turns");
     println!(
-        "{:>10} {:>9} {:>10} {:>20} {:>9} {:>14} {:>8}",
-        "", "req/s", "CPU µs", "CPU × 1,000", "p99 µs", "RSS per entry", "× page"
+        "{:>10} {:>9} {:>10} {:>20} {:>20} {:>9} {:>14} {:>8}",
+        "", "req/s", "CPU µs", "CPU × 1,000", "bare hyper's", "p99 µs", "RSS per entry", "× page"
     );
     let counts = [1, 1_000, 100_000, 1_000_000];
     let counts = &counts[..if million { 4 } else { 3 }];
-    let servers: Vec<(Server, f64)> = counts.iter().map(|count| filled(*count)).collect();
+    let bare = |count: usize| {
+        let server = Server::play(Role::Bare, &Layout { accounts: count, ..Layout::default() }, Some("0"));
+        run(server.address, 64, End::Requests(count as u64), &mut Wide::new(1, 1));
+        server
+    };
+    let servers: Vec<_> = counts.iter().map(|count| (*count, filled(*count), bare(*count))).collect();
     let mut rounds = vec![Vec::new(); counts.len()];
     for _ in 0..ROUNDS {
-        for ((count, (server, _)), rounds) in counts.iter().zip(&servers).zip(&mut rounds) {
-            let (report, cpu) = hits(server, 64, &mut Wide::new(*count, ACCOUNTS).scattered());
-            rounds.push([report.throughput(), cpu, report.microseconds(0.99)]);
+        for ((count, (server, _), bare), rounds) in servers.iter().zip(&mut rounds) {
+            let mut mix = Wide::new(*count, ACCOUNTS).scattered();
+            let (report, cpu) = hits(server, 64, &mut mix);
+            let (_, bare) = hits(bare, 64, &mut mix);
+            rounds.push([report.throughput(), cpu, bare, report.microseconds(0.99)]);
         }
     }
-    let column = |rounds: &[[f64; 3]], column: usize| rounds.iter().map(|round| round[column]).collect::<Vec<_>>();
-    for ((count, (_, each)), rounds_of_it) in counts.iter().zip(&servers).zip(&rounds) {
-        let [throughput, cpu, p99] = [0, 1, 2].map(|at| median(column(rounds_of_it, at)));
-        let against = column(rounds_of_it, 1).into_iter().zip(column(&rounds[1], 1)).map(|(cpu, other)| cpu / other);
-        let against = spread(against.collect());
+    let column = |rounds: &[[f64; 4]], column: usize| rounds.iter().map(|round| round[column]).collect::<Vec<_>>();
+    for ((count, (_, each), _), rounds_of_it) in servers.iter().zip(&rounds) {
+        let [throughput, cpu, _, p99] = [0, 1, 2, 3].map(|at| median(column(rounds_of_it, at)));
+        let [against, bare] = [1, 2].map(|at| {
+            let pairs = column(rounds_of_it, at).into_iter().zip(column(&rounds[1], at));
+            spread(pairs.map(|(cpu, other)| cpu / other).collect())
+        });
         let is_many = *count >= 100_000;
         let memory = if is_many { format!("{each:.0}") } else { "–".into() };
         let ratio = if is_many { format!("{:.2}", each / body as f64) } else { "–".into() };
-        println!("{count:>10} {throughput:>9.0} {cpu:>10.1} {against:>20} {p99:>9.0} {memory:>14} {ratio:>8}");
+        println!(
+            "{count:>10} {throughput:>9.0} {cpu:>10.1} {against:>20} {bare:>20} {p99:>9.0} {memory:>14} {ratio:>8}"
+        );
     }
 }
 

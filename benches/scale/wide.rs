@@ -1,5 +1,6 @@
 //! What is asked for where many pages are.
 
+use super::support::STRIDE;
 use super::support::drive::Mix;
 use super::support::ground::key;
 use super::support::wire::{self, Speech};
@@ -36,9 +37,9 @@ impl Wide {
         Self { requests, digits: start..start + 7, entries, entry: 0, stride: 1 }
     }
 
-    /// None after its neighbour: a stride that shares no factor with their number visits all of them.
+    /// None after its neighbour.
     pub(crate) fn scattered(self) -> Self {
-        Self { stride: 7_919, ..self }
+        Self { stride: STRIDE, ..self }
     }
 
     /// For Merge itself, which wants its own key and the token of an account.

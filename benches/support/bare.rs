@@ -15,7 +15,7 @@ use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::ground;
+use super::{STRIDE, ground};
 
 /// The header fields of a hit, with values as long as the real ones.
 fn fields() -> HeaderMap {
@@ -35,8 +35,8 @@ fn fields() -> HeaderMap {
 
 /// Answers on `listener` for ever with so many pages in turn, each in memory of its own; with TLS if there is something to speak it by.
 ///
-/// The pages are in turn whichever connection asks, as the load asks others for them: how long ago a page was read last decides
-/// whether it is still in the processor's caches.
+/// The pages are in turn whichever connection asks, and none after its neighbour, as the load asks others for them: how long ago a page
+/// was read last, and what was read with it, decides whether it is still in the processor's caches.
 pub(crate) async fn serve(listener: TcpListener, pages: usize, tls: Option<Arc<ServerConfig>>) {
     let (fields, page) = (fields(), ground::page());
     let bodies: Arc<[Bytes]> = (0..pages).map(|_| Bytes::copy_from_slice(&page)).collect();
@@ -47,7 +47,7 @@ pub(crate) async fn serve(listener: TcpListener, pages: usize, tls: Option<Arc<S
         let (fields, bodies, tls, turn) = (fields.clone(), bodies.clone(), tls.clone(), turn.clone());
         tokio::spawn(async move {
             let service = service_fn(move |_: Request<Incoming>| {
-                let body = &bodies[turn.fetch_add(1, Ordering::Relaxed) % bodies.len()];
+                let body = &bodies[turn.fetch_add(STRIDE, Ordering::Relaxed) % bodies.len()];
                 let mut response = Response::new(Full::<Bytes>::new(body.clone()));
                 *response.headers_mut() = fields.clone();
                 std::future::ready(Ok::<_, Infallible>(response))

@@ -13,3 +13,6 @@ pub(crate) mod rounds;
 pub(crate) mod socket;
 pub(crate) mod upstream;
 pub(crate) mod wire;
+
+/// From one page to the next where none is asked for after its neighbour: a stride that shares no factor with their number visits all.
+pub(crate) const STRIDE: usize = 7_919;
