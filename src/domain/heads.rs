@@ -16,8 +16,8 @@ use super::constant_time::is_same;
 use super::page::FreshPage;
 use super::peer::Peer;
 
-/// For how many bytes of pages there is a set. Where pages have 4 KB, there is room for the heads of most of those that fit, and hardly a
-/// set has more of them than ways; a head needs some 600 bytes with all that is known of it.
+/// For how many bytes of pages there is a set. Where pages have 4 KB, there is room for the heads of about three in four of those that
+/// fit; a head needs some 600 bytes with all that is known of it.
 const BYTES_PER_SET: u64 = 32 << 10;
 
 /// How many sets there are at least and at most.
