@@ -59,7 +59,13 @@ pub mod listen {
 
     mod plain;
 
+    mod begun;
+
     mod first;
+
+    mod waiting;
+
+    mod attend;
 
     mod framed;
 

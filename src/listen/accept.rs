@@ -19,8 +19,9 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tower::{BoxError, Service};
 
+use super::attend::Phase;
 use super::bind::turn_away;
-use super::converse::{Asked, Guide, Phase};
+use super::converse::{Asked, Guide};
 use super::places::Places;
 use super::pulse::Patience;
 use super::tls::Tls;

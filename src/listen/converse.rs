@@ -1,21 +1,18 @@
 //! One connection: its requests, what it hears beside them, and its end.
 
 use std::convert::Infallible;
-use std::fmt;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures_util::future::{Either, select};
 use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::server::conn::http1::Parts;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulConnection;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -25,16 +22,18 @@ use tower::{BoxError, Service};
 
 use super::accept::Limits;
 use super::answered::Answered;
-use super::aside::Aside;
+use super::attend::{Attendant, Attended, Phase};
 use super::awaited::Awaited;
+use super::begun::Begun;
 use super::by_heart::ByHeart;
 use super::felt::Felt;
-use super::first::{self, Begun, Spoken};
+use super::first::{Opening, Spoken};
 use super::followed::Followed;
 use super::places::Place;
-use super::pulse::{Lost, Patience, Pulse};
+use super::pulse::{Patience, Pulse};
 use super::strict::{Examined, Strict};
 use super::tls::{self, Tls};
+use super::waiting::Waiting;
 use crate::domain::arrival::{Arrived, Conversation};
 use crate::domain::heads::Heads;
 use crate::domain::peer::Peer;
@@ -52,24 +51,6 @@ const MOST_STREAMS: u32 = 256;
 /// How many streams a peer may take back before they have been looked at, and how many of ours may fail: with more it plays
 /// the game of rapid resets (CVE-2023-44487), and its connection ends.
 const MOST_RESETS: usize = 64;
-
-/// How long an idle peer has to take its leave.
-const FAREWELL: Duration = Duration::from_secs(2);
-
-/// What has been quiet for this long is idle, and closed at once.
-const QUIET: Duration = Duration::from_secs(1);
-
-/// What connections are to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    Serve,
-    /// The next answer on each is its last; where that can be said without an answer, it is said now.
-    Leave,
-    /// Idle ones end, busy ones finish.
-    Drain,
-    /// All end now.
-    Cut,
-}
 
 /// What every connection is given.
 #[derive(Clone)]
@@ -153,128 +134,47 @@ where
         let Self { service, patience, phase, connections, heads, place: _place } = self;
         let _open = connections.open();
         let pulse = Pulse::new(patience.body);
+        let mut attendant = Attendant { pulse: pulse.clone(), patience, phase };
         let (spoken, stream) = match chosen {
-            Some(spoken) => (spoken, Begun::untouched(stream)),
-            None => match await_first(stream, &pulse, patience, phase.clone()).await {
-                Some(begun) => begun,
-                None => return,
+            Some(spoken) => (spoken, Begun::new(Bytes::new(), stream)),
+            None => match attendant.attend(Pin::new(&mut Opening::new(stream)), false).await {
+                Attended::Carried(begun) => begun,
+                Attended::Still | Attended::Lost => return,
             },
         };
         let strict = Arc::new(Strict::default());
         let conversation = Arc::new(Conversation::new(peer, heads));
         let by_heart = ByHeart::new(service.clone(), conversation.clone(), pulse.clone());
         let stream = Followed::new(stream, strict.clone(), conversation.clone(), by_heart);
-        let io = Felt::new(TokioIo::new(stream), pulse.clone());
-        let answering = pulse.clone();
-        let service = service_fn(move |mut request: Request<Incoming>| {
+        let io = Felt::new(stream, pulse.clone());
+        let mut service = service_fn(move |mut request: Request<Incoming>| {
             let (version, at) = (request.version(), Instant::now());
-            let busy = answering.busy(version, at);
+            let busy = pulse.busy(version, at);
             let Examined { is_last, said } = strict.examine(&mut request, &conversation);
-            let awaited = |body| Awaited::new(body, &answering);
+            let awaited = |body| Awaited::new(body, &pulse);
             let request = request.map(|body| Arrived::over(conversation.clone(), at, said, awaited(body)));
             Answered::new(service.lock().call(request), busy, is_last, version < Version::HTTP_2)
         });
-        match spoken {
-            Spoken::Http1 => {
-                let connection = pin!(http1().serve_connection(io, service));
-                attend(connection, pulse, patience, phase).await;
+        if spoken == Spoken::Http2 {
+            let mut connection = Box::pin(http2().serve_connection(TokioIo::new(io), service));
+            attendant.attend(connection.as_mut(), false).await;
+            return;
+        }
+        let mut waiting = Waiting::new(Begun::new(Bytes::new(), io));
+        while let Attended::Carried(true) = attendant.attend(Pin::new(&mut waiting), false).await {
+            let io = TokioIo::new(waiting.into_inner());
+            let mut connection = Box::new(http1().serve_connection(io, service));
+            let Attended::Still = attendant.attend(Pin::new(&mut *connection), true).await else { return };
+            let Parts { io, read_buf, service: same, .. } = connection.into_parts();
+            service = same;
+            let begun = io.into_inner().after(read_buf);
+            if begun.is_ahead() {
+                // The next request began while the last was being answered.
+                attendant.pulse.bytes_came();
             }
-            Spoken::Http2 => {
-                // There are few of them, and each of the others would have room for it.
-                let mut connection = Box::pin(http2().serve_connection(io, service));
-                attend(connection.as_mut(), pulse, patience, phase).await;
-            }
+            waiting = Waiting::new(begun);
         }
     }
-}
-
-/// Waits for a connection's first bytes; `None` if it ends before.
-async fn await_first<I: AsyncRead + Unpin>(
-    stream: I,
-    pulse: &Arc<Pulse>,
-    patience: Patience,
-    mut phase: watch::Receiver<Phase>,
-) -> Option<(Spoken, Begun<I>)> {
-    let mut listening = pin!(first::listen(stream));
-    loop {
-        let (word, changed) = tokio::select! {
-            begun = &mut listening => return begun.inspect_err(ended_early).ok(),
-            heard = hear(pulse.clone(), patience, phase.clone()) => heard,
-        };
-        match word {
-            Word::Phase(Phase::Serve) => {}
-            Word::Phase(Phase::Leave) => pulse.leave(),
-            // Nothing has been asked yet, so nothing is lost.
-            Word::Phase(Phase::Drain | Phase::Cut) | Word::Lost(_) => return None,
-        }
-        phase = changed;
-    }
-}
-
-/// Lets a connection talk until it ends, and tells it what it hears meanwhile.
-async fn attend<C: GracefulConnection<Error = hyper::Error>>(
-    mut connection: Pin<&mut C>,
-    pulse: Arc<Pulse>,
-    mut patience: Patience,
-    phase: watch::Receiver<Phase>,
-) {
-    let mut aside = Aside::new(hear(pulse.clone(), patience, phase));
-    let mut leaving = false;
-    loop {
-        let (word, phase) = match select(connection.as_mut(), &mut aside).await {
-            Either::Left((ended, _)) => return drop(ended.inspect_err(ended_early)),
-            Either::Right((heard, _)) => heard,
-        };
-        match word {
-            Word::Lost(why) if why == Lost::Overdue || leaving => return,
-            Word::Lost(_) => {
-                // With HTTP/2 the peer is told, so that it sends nothing that would be lost; it is waited for a little.
-                leaving = true;
-                pulse.rest();
-                connection.as_mut().graceful_shutdown();
-                patience.idle = FAREWELL;
-            }
-            Word::Phase(Phase::Leave) => {
-                pulse.leave();
-                // HTTP/2 can say goodbye without an answer, and still answers what is on its way.
-                if pulse.is_framed() || pulse.is_quiet(QUIET) {
-                    connection.as_mut().graceful_shutdown();
-                }
-            }
-            // One that has chosen HTTP/2 in its handshake and says nothing more would be waited for.
-            Word::Phase(Phase::Drain) if pulse.is_silent() => return,
-            Word::Phase(Phase::Drain) => connection.as_mut().graceful_shutdown(),
-            Word::Phase(Phase::Serve) => {}
-            Word::Phase(Phase::Cut) => return,
-        }
-        aside = Aside::new(hear(pulse.clone(), patience, phase));
-    }
-}
-
-fn ended_early(error: &impl fmt::Display) {
-    tracing::debug!(%error, "a connection ended early");
-}
-
-/// What a connection hears beside its requests.
-enum Word {
-    /// There is no patience left with it.
-    Lost(Lost),
-    /// What all connections are to do from now on.
-    Phase(Phase),
-}
-
-/// The next word.
-async fn hear(
-    pulse: Arc<Pulse>,
-    patience: Patience,
-    mut phase: watch::Receiver<Phase>,
-) -> (Word, watch::Receiver<Phase>) {
-    let word = tokio::select! {
-        why = pulse.lost(patience) => Word::Lost(why),
-        // Nobody is left who could say what to do.
-        changed = phase.changed() => Word::Phase(changed.map_or(Phase::Cut, |()| *phase.borrow_and_update())),
-    };
-    (word, phase)
 }
 
 fn http1() -> http1::Builder {
@@ -295,4 +195,88 @@ fn http2() -> http2::Builder<TokioExecutor> {
         .max_pending_accept_reset_streams(MOST_RESETS)
         .max_local_error_reset_streams(MOST_RESETS);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::places::Places;
+    use super::*;
+    use http_body_util::{BodyExt, Full};
+    use proptest::prelude::*;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::runtime::Builder;
+    use tokio::time::sleep;
+
+    /// Longer than a connection has to be idle to be still.
+    const REST: Duration = Duration::from_secs(6);
+
+    /// Says what it was asked.
+    async fn echo(asked: Asked) -> Result<Response<Full<Bytes>>, Infallible> {
+        let (parts, body) = asked.into_parts();
+        let body = body.collect().await.expect("all of it comes").to_bytes();
+        Ok(Response::new(Full::from(format!("{} {} {}\n", parts.method, parts.uri.path(), body.len()))))
+    }
+
+    async fn talk(
+        phase: watch::Receiver<Phase>,
+    ) -> Talk<impl Service<Asked, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>> {
+        let places = Places::new(1, 1, Connections::default().limited);
+        let hour = Duration::from_secs(3_600);
+        Talk {
+            service: Arc::new(Mutex::new(tower::service_fn(echo))),
+            patience: Patience { header: hour, body: hour, idle: hour },
+            phase,
+            connections: Connections::default(),
+            heads: None,
+            place: places.take(places.free().await, None).expect("one is free"),
+        }
+    }
+
+    /// All that is answered to what is said with a rest after each piece.
+    async fn answers(pieces: Vec<Vec<u8>>) -> Vec<String> {
+        let (near, mut far) = duplex(1 << 20);
+        let (_sender, phase) = watch::channel(Phase::Serve);
+        let talking = tokio::spawn(talk(phase).await.converse(near, Peer::Local { uid: None }, None));
+        for piece in pieces {
+            far.write_all(&piece).await.expect("it is open");
+            sleep(REST).await;
+        }
+        let mut said = String::new();
+        far.read_to_string(&mut said).await.expect("it can be read");
+        talking.await.expect("it ends by itself");
+        let bodies = said.split_terminator('\n').filter(|line| !line.ends_with('\r'));
+        bodies.map(str::to_owned).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+        #[test]
+        fn wherever_a_peer_rests_it_gets_the_same_answers(
+            bodies in prop::collection::vec(prop::option::of(0..20_000_usize), 0..6),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+            between in prop::collection::vec(any::<bool>(), 6),
+        ) {
+            let (mut sent, mut expected, mut rests) = (Vec::new(), Vec::new(), Vec::new());
+            for (number, (body, rests_then)) in bodies.into_iter().zip(between).enumerate() {
+                let (method, length) = (if body.is_some() { "POST" } else { "GET" }, body.unwrap_or(0));
+                let head = format!("{method} /{number} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
+                sent.extend_from_slice(head.as_bytes());
+                sent.extend(vec![b'a'; length]);
+                expected.push(format!("{method} /{number} {length}"));
+                rests.extend(rests_then.then_some(sent.len()));
+            }
+            sent.extend_from_slice(b"GET /last HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+            expected.push("GET /last 0".to_owned());
+            rests.extend(cuts.iter().map(|cut| cut.index(sent.len())));
+            rests.sort_unstable();
+            let (mut pieces, mut from) = (Vec::new(), 0);
+            for to in rests.into_iter().chain([sent.len()]) {
+                pieces.push(sent[from..to].to_vec());
+                from = to;
+            }
+            let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
+            prop_assert_eq!(runtime.block_on(answers(pieces)), expected);
+        }
+    }
 }

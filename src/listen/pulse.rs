@@ -117,11 +117,23 @@ impl Pulse {
         self.framed.load(Ordering::Relaxed)
     }
 
-    /// Whether it has waited for its next request for longer than `span`.
+    /// Whether it has waited for its next request for `span`, with everything sent.
     pub fn is_quiet(&self, span: Duration) -> bool {
+        self.quiet_since().is_some_and(|since| since.elapsed() >= span)
+    }
+
+    /// Since when it has waited for its next request, with everything sent.
+    fn quiet_since(&self) -> Option<Instant> {
         let waiting = self.busy.load(Ordering::Relaxed) == 0 && !self.reading.load(Ordering::Relaxed);
-        let since = self.began + Duration::from_millis(self.since.load(Ordering::Relaxed));
-        waiting && since.elapsed() > span
+        let sent = self.stuck.load(Ordering::Relaxed) == 0;
+        (waiting && sent).then(|| self.began + Duration::from_millis(self.since.load(Ordering::Relaxed)))
+    }
+
+    /// Completes when it has waited for its next request for `span`, with everything sent.
+    pub async fn quiet(&self, span: Duration) {
+        while !self.is_quiet(span) {
+            sleep_until(self.quiet_since().unwrap_or_else(Instant::now) + span).await;
+        }
     }
 
     fn at(&self, instant: Instant) -> u64 {

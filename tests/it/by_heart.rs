@@ -19,7 +19,7 @@ use tokio::io::{
 };
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, advance, pause, resume, sleep};
 use tower::ServiceExt;
 
 use crate::authority::{Authority, Files, client, connect};
@@ -160,6 +160,43 @@ async fn a_repetition_is_answered_with_what_was_said_the_first_time() {
     let wire = Wire::with(merge(), &files.config("", "")).await;
     let stream = soon(connect(&client(&authority, &["http/1.1"], None, ALL_VERSIONS), wire.proxy)).await;
     repeat_with_all_kinds_of_fields(Line::new(stream.expect("a handshake"))).await;
+}
+
+/// Lets so much time pass that a connection is idle.
+async fn rest() {
+    pause();
+    advance(Duration::from_secs(6)).await;
+    resume();
+    yield_now().await;
+}
+
+async fn repeat_with_rests(mut line: Line<impl Stream>) {
+    let first = [line.ask("acme", "").await.body, line.ask("globex", "").await.body];
+    for turn in 0..60 {
+        if turn % 2 == 0 || turn % 3 == 0 {
+            rest().await;
+        }
+        // Some are known and some new, and now and then a page has expired.
+        let more = if turn % 5 == 0 { format!("x-nonce: {turn}\r\n") } else { String::new() };
+        for (account, body) in ["acme", "globex"].into_iter().zip(&first) {
+            let answer = line.ask(account, &more).await;
+            assert!(answer.says("HTTP/1.1 200 OK"), "turn {turn}: {:?}", answer.head);
+            assert_eq!(&answer.body, body, "turn {turn}");
+        }
+    }
+    let goodbye = line.ask("acme", "connection: close\r\n").await;
+    assert!(goodbye.says("connection: close") && line.ends().await);
+}
+
+#[tokio::test]
+async fn a_connection_that_rests_between_its_requests_is_answered_as_before() {
+    let wire = Wire::new().await;
+    repeat_with_rests(Line::new(plain(&wire).await)).await;
+    let authority = Authority::new("operators");
+    let files = Files::new(&authority.host());
+    let wire = Wire::with(merge(), &files.config("", "")).await;
+    let stream = soon(connect(&client(&authority, &["http/1.1"], None, ALL_VERSIONS), wire.proxy)).await;
+    repeat_with_rests(Line::new(stream.expect("a handshake"))).await;
 }
 
 #[tokio::test]
