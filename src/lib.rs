@@ -30,6 +30,11 @@
 //! [`Problem`](domain::problem::Problem) climbs back the same way and becomes a response in [`reply::render`], nowhere else.
 //! [`stack::proxy`] is the one place to read the whole path; the modules below stand in its order.
 
+/// For the proxy and for what tests and measures it. Beside the system's allocator it makes misses and hits cheaper, and those among many
+/// pages most, as it asks for large pages of memory by itself (`BENCHMARKS.md`).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What one configuration becomes: shared state, sockets, tasks, and their end. Beside it `app/reload.rs`, another configuration while
 /// it runs, and `app/watch.rs`, when to look for one.
 pub mod app;
