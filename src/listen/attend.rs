@@ -15,11 +15,9 @@ use super::pulse::{Lost, Patience, Pulse};
 /// How long an idle peer has to take its leave.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// What has been quiet for this long is idle, and closed at once.
+/// What has been quiet for this long is idle: it is closed at once when all are to leave, and gives back what only requests need. One that
+/// never rests is looked at as seldom as that.
 const QUIET: Duration = Duration::from_secs(1);
-
-/// What has been quiet for this long gives back what only requests need. One that never rests is looked at as seldom as that.
-const STILL: Duration = Duration::from_secs(5);
 
 /// What connections are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +127,7 @@ impl Attendant {
             why = pulse.lost(patience) => Word::Lost(why),
             // Nobody is left who could say what to do.
             changed = phase.changed() => Word::Phase(changed.map_or(Phase::Cut, |()| *phase.borrow_and_update())),
-            () = pulse.quiet(STILL), if may_rest => Word::Still,
+            () = pulse.quiet(QUIET), if may_rest => Word::Still,
         };
         (word, phase)
     }
@@ -191,7 +189,7 @@ mod tests {
         pulse.rest();
         let (attended, after) = attend(&mut attendant, true).await;
         assert!(matches!(attended, Attended::Still), "{attended:?}");
-        assert!(after.as_millis().abs_diff(STILL.as_millis()) < 10, "{after:?}");
+        assert!(after.as_millis().abs_diff(QUIET.as_millis()) < 10, "{after:?}");
         pulse.bytes_came();
         assert!(timeout(half, attend(&mut attendant, true)).await.is_err(), "a request has begun");
     }

@@ -209,7 +209,7 @@ mod tests {
     use tokio::time::sleep;
 
     /// Longer than a connection has to be idle to be still.
-    const REST: Duration = Duration::from_secs(6);
+    const REST: Duration = Duration::from_secs(2);
 
     /// Says what it was asked.
     async fn echo(asked: Asked) -> Result<Response<Full<Bytes>>, Infallible> {

@@ -165,7 +165,7 @@ async fn a_repetition_is_answered_with_what_was_said_the_first_time() {
 /// Lets so much time pass that a connection is idle.
 async fn rest() {
     pause();
-    advance(Duration::from_secs(6)).await;
+    advance(Duration::from_secs(2)).await;
     resume();
     yield_now().await;
 }
