@@ -183,6 +183,8 @@ pub mod cache {
 
     pub mod store;
 
+    mod find;
+
     pub mod changes;
 
     pub mod demand;

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use super::changes::Changes;
 use super::purges::{Purges, delay};
 use crate::domain::access::{AccountHash, Name};
-use crate::domain::ask::Again;
 use crate::domain::key::PageKey;
 use crate::domain::page::{Kind, Page};
 use crate::domain::tally::Keeping;
@@ -25,6 +24,8 @@ pub struct Store {
     purges: Arc<Mutex<Purges>>,
     changes: Changes,
     keeping: Keeping,
+    /// Half of the bytes that there is room for.
+    half: u64,
 }
 
 /// What moka and the shared pointers need for an entry beside key and page, in bytes: measured over 100,000 entries.
@@ -46,7 +47,7 @@ impl Store {
         };
         let pages = Cache::builder().max_capacity(max_bytes).weigher(weigh).eviction_listener(goes);
         let pages = pages.build_with_hasher(RandomState::default());
-        Self { pages, purges: Arc::default(), changes: Changes::default(), keeping }
+        Self { pages, purges: Arc::default(), changes: Changes::default(), keeping, half: max_bytes / 2 }
     }
 
     /// The page under `key`, fresh or not.
@@ -54,22 +55,10 @@ impl Store {
         self.pages.get(key)
     }
 
-    /// The same for a question that may be asked again and again: while the page that was found last is there it is not searched for.
-    pub fn find(&self, key: &PageKey, again: Option<&Again>, now: Instant) -> Option<Arc<Page>> {
-        let Some(again) = again else { return self.get(key) };
-        if let Some(page) = again.found(now) {
-            return Some(page);
-        }
-        let page = self.get(key)?;
-        again.remember(&page, now);
-        Some(page)
-    }
-
-    /// The page of a question that may be asked again counts as used. It is searched for now and then, as by [`find`](Self::find).
-    pub fn touch(&self, key: &PageKey, again: Option<&Again>, now: Instant) {
-        if again.is_some_and(|again| again.is_due(now)) {
-            self.find(key, again, now);
-        }
+    /// Whether it matters how often a page is used: while there is much room none has to go for another. moka counts use from the same
+    /// fill on.
+    pub(super) fn counts_use(&self) -> bool {
+        self.pages.weighted_size() >= self.half
     }
 
     /// Stores `page` unless a page is there whose fetch began later, or its upstream has changed since; says whether it did.
@@ -147,7 +136,7 @@ impl Store {
     }
 
     /// Stores `page` once more if it is still there: what has been dropped meanwhile does not come back.
-    fn weigh_again(&self, key: &PageKey, page: &Arc<Page>) {
+    pub(super) fn weigh_again(&self, key: &PageKey, page: &Arc<Page>) {
         self.pages.entry_by_ref(key).and_compute_with(|stored| match stored {
             Some(stored) if Arc::ptr_eq(stored.value(), page) => Op::Put(page.clone()),
             _ => Op::Nop,
@@ -222,18 +211,15 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::purges::PURGED_AT_ONCE;
     use super::*;
-    use crate::domain::heads::tests::words;
     use crate::domain::key::{CanonicalQuery, Place};
     use crate::domain::page::Freshness;
     use crate::domain::page::tests::page;
-    use proptest::prelude::*;
-    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
-    fn key(account: u8, query: &str) -> PageKey {
+    pub(in crate::cache) fn key(account: u8, query: &str) -> PageKey {
         PageKey {
             upstream: "us".into(),
             account: AccountHash([account; 16]),
@@ -331,112 +317,6 @@ mod tests {
             });
             assert!(store.get(&key(1, "")).is_none());
         }
-    }
-
-    #[derive(Clone, Copy, Debug)]
-    enum Step {
-        Keep(u8, u8),
-        Weigh(u8),
-        Purge(u8, bool),
-        PurgeAll(bool),
-        Forget,
-        Find(u8, usize),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            (0..3_u8, 0..9_u8).prop_map(|(account, began)| Step::Keep(account, began)),
-            (0..3_u8).prop_map(Step::Weigh),
-            (0..3_u8, any::<bool>()).prop_map(|(account, hard)| Step::Purge(account, hard)),
-            any::<bool>().prop_map(Step::PurgeAll),
-            Just(Step::Forget),
-            (0..3_u8, 0..2_usize).prop_map(|(account, who)| Step::Find(account, who)),
-            (0..3_u8, 0..2_usize).prop_map(|(account, who)| Step::Find(account, who)),
-        ]
-    }
-
-    proptest! {
-        /// Whatever has happened in between, who asks again finds what who asks for the first time finds.
-        #[test]
-        fn what_is_found_again_is_what_is_there(steps in proptest::collection::vec(step(), 1..60)) {
-            let (store, start) = (Store::new(1 << 20), Instant::now());
-            let again: [[_; 2]; 3] = std::array::from_fn(|_| std::array::from_fn(|_| Again::new(words(""), None)));
-            for step in steps {
-                match step {
-                    Step::Keep(account, began) => {
-                        let began = start + Duration::from_millis(began.into());
-                        store.keep(&key(account, ""), &Arc::new(page("{}", began, [60, 0, 0])));
-                    }
-                    Step::Weigh(account) => {
-                        if let Some(page) = store.get(&key(account, "")) {
-                            store.weigh_again(&key(account, ""), &page);
-                        }
-                    }
-                    Step::Purge(account, hard) => {
-                        store.purge_account(AccountHash([account; 16]), hard, start);
-                    }
-                    Step::PurgeAll(hard) => {
-                        store.purge_all(hard, start);
-                    }
-                    Step::Forget => {
-                        store.forget_upstream(&"us".into(), false, start);
-                    }
-                    Step::Find(account, who) => {
-                        let key = key(account, "");
-                        let found = store.find(&key, Some(&again[usize::from(account)][who]), start);
-                        let there = store.get(&key);
-                        let same = match (&found, &there) {
-                            (Some(found), Some(there)) => Arc::ptr_eq(found, there),
-                            (None, None) => true,
-                            _ => false,
-                        };
-                        prop_assert!(same);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn nobody_finds_again_what_has_been_replaced_already() {
-        let (store, start) = (Store::new(1 << 20), Instant::now());
-        let kept = AtomicU64::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..3 {
-                scope.spawn(|| {
-                    let again = Again::new(words(""), None);
-                    loop {
-                        let at_least = kept.load(Ordering::SeqCst);
-                        if let Some(page) = store.find(&key(1, ""), Some(&again), start) {
-                            let found = (page.began - start).as_millis();
-                            assert!(found >= u128::from(at_least), "{found} was found after {at_least} had been kept");
-                        }
-                        if at_least == 20_000 {
-                            return;
-                        }
-                    }
-                });
-            }
-            for number in 1..=20_000 {
-                let began = start + Duration::from_millis(number);
-                assert!(store.keep(&key(1, ""), &Arc::new(page("{}", began, [60, 0, 0]))));
-                kept.store(number, Ordering::SeqCst);
-            }
-        });
-    }
-
-    #[test]
-    fn what_is_found_again_and_again_outlives_what_is_not_used() {
-        let (store, start) = (Store::new(100_000), Instant::now());
-        let again = Again::new(words(""), None);
-        store.keep(&key(1, ""), &Arc::new(page("{}", start, [3_600, 0, 0])));
-        for second in 0..1_000 {
-            let now = start + Duration::from_secs(second);
-            assert!(store.find(&key(1, ""), Some(&again), now).is_some(), "after {second} s");
-            store.keep(&key(2, &format!("cursor={second}")), &Arc::new(page("{}", now, [3_600, 0, 0])));
-            store.maintain();
-        }
-        assert!(store.size().0 < 900, "others had to go");
     }
 
     #[test]

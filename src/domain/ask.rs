@@ -68,7 +68,7 @@ pub struct Again {
 #[derive(Debug)]
 struct Found {
     page: Weak<Page>,
-    /// When it is searched for again although it is there.
+    /// When it is searched for again although it is there, where that counts as use.
     until: Instant,
 }
 
@@ -90,7 +90,7 @@ pub struct Logged {
 
 /// How long a page need not be searched for again. A search counts as use, and what is used is the last that must go when memory
 /// runs out: so often it has to be told that the page is. That it was fetched anew tells it too, and few pages are fresh for longer;
-/// where there are many, a search among them costs more than all the rest of a hit.
+/// where there are many, a search among them takes a hit to many places in memory.
 const SEARCHED_ANEW: Duration = Duration::from_secs(60);
 
 impl Again {
@@ -99,19 +99,17 @@ impl Again {
         Self { words, gist, logged: Logged::default(), tally: OnceLock::new(), found: Mutex::default() }
     }
 
-    /// The page that was found last, if the store still has it and that was not long ago.
-    pub fn found(&self, now: Instant) -> Option<Arc<Page>> {
-        let found = self.found.lock();
-        found.as_ref().filter(|found| now < found.until)?.page()
+    /// The page that was found last, if the store still has it.
+    pub fn found(&self) -> Option<Arc<Page>> {
+        self.found.lock().as_ref().and_then(Found::page)
     }
 
-    /// The page that was found last, if the store still has it and it is fresh, however long ago that was.
+    /// The page that was found last, if the store still has it and it is fresh.
     pub fn fresh_page(&self, now: Instant) -> Option<FreshPage> {
-        let page = self.found.lock().as_ref().and_then(Found::page);
-        FreshPage::of(page?, now)
+        FreshPage::of(self.found()?, now)
     }
 
-    /// Whether the page is to be searched for although it is there.
+    /// Whether it is long ago that the page was searched for, where that counts as use.
     pub fn is_due(&self, now: Instant) -> bool {
         self.found.lock().as_ref().is_none_or(|found| now >= found.until)
     }
@@ -240,15 +238,15 @@ mod tests {
         let now = Instant::now();
         let page = || Arc::new(page("{}", now, [60, 0, 0]));
         let (again, first, second) = (Again::new(words(""), None), page(), page());
-        let finds = |page, after| again.found(now + after).is_some_and(|found| Arc::ptr_eq(&found, page));
-        assert!(again.found(now).is_none());
+        let finds = |page| again.found().is_some_and(|found| Arc::ptr_eq(&found, page));
+        assert!(again.found().is_none() && again.is_due(now));
         again.remember(&first, now);
-        assert!(finds(&first, SEARCHED_ANEW / 2) && !finds(&first, SEARCHED_ANEW));
+        assert!(finds(&first) && !again.is_due(now + SEARCHED_ANEW / 2) && again.is_due(now + SEARCHED_ANEW));
         first.go();
-        assert!(again.found(now).is_none());
+        assert!(again.found().is_none());
         again.remember(&second, now);
-        assert!(finds(&second, Duration::ZERO));
+        assert!(finds(&second));
         drop(second);
-        assert!(again.found(now).is_none(), "its memory is for others");
+        assert!(again.found().is_none(), "its memory is for others");
     }
 }
