@@ -104,9 +104,20 @@ impl Again {
         self.found.lock().as_ref().and_then(Found::page)
     }
 
+    /// Whether these are the words that `are_said` looks for. If they are, the page is needed next: it is looked at first, so that, where
+    /// there are many, it comes from memory while the words do. The lock is given back when both have come, as processors wait for all
+    /// that is on its way before they do that.
+    pub(super) fn compare(&self, are_said: impl FnOnce(&Words) -> bool) -> bool {
+        let found = self.found.lock();
+        std::hint::black_box(found.as_ref().map(|found| found.page.strong_count()));
+        are_said(&self.words)
+    }
+
     /// The page that was found last, if the store still has it and it is fresh.
     pub fn fresh_page(&self, now: Instant) -> Option<FreshPage> {
-        FreshPage::of(self.found()?, now)
+        let page = self.found()?;
+        page.draw_near();
+        FreshPage::of(page, now)
     }
 
     /// Whether it is long ago that the page was searched for, where that counts as use.

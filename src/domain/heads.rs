@@ -197,7 +197,7 @@ fn part_of(hash: u64) -> u8 {
 impl Question {
     /// Whether this is what `peer` asks with `head`.
     fn is_said(&self, peer: &Peer, head: &[u8]) -> bool {
-        self.again.as_ref().is_some_and(|again| again.words.are(peer, head))
+        self.again.as_ref().is_some_and(|again| again.compare(|words| words.are(peer, head)))
     }
 }
 

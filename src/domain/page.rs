@@ -228,6 +228,12 @@ impl Page {
         }
     }
 
+    /// Looks at what an answer takes from other places in memory. Where there are so many pages that the processor has none of it at
+    /// hand, it comes from there together, and not one after the other as it is needed.
+    pub fn draw_near(&self) {
+        std::hint::black_box((self.body.is_unique(), self.body.first().copied()));
+    }
+
     /// Whether the encoded twins are there.
     pub fn is_encoded(&self) -> bool {
         self.twins.get().is_some()
