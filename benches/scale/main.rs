@@ -6,6 +6,7 @@
 
 #![allow(clippy::print_stdout, reason = "what a bench finds goes to the terminal")]
 
+mod misses;
 #[path = "../support/mod.rs"]
 mod support;
 mod wide;
@@ -17,12 +18,9 @@ use std::time::Duration;
 use clap::Parser;
 use support::child::{self, Server};
 use support::drive::{Driver, End, Lines, Pace, Report};
-use support::foreign::{self, Setting};
 use support::ground;
 use support::role::{self, Layout, Role};
-use support::rounds::{median, spread, spread_of};
-use support::upstream;
-use support::wire::Speech;
+use support::rounds::{median, spread};
 use wide::{ACCOUNTS, Wide};
 
 const TURN: End = End::After(Duration::from_secs(2));
@@ -56,7 +54,7 @@ fn main() -> ExitCode {
         ("connections", &connections),
         ("consumers", &consumers),
         ("workers", &workers),
-        ("misses", &misses),
+        ("misses", &misses::misses),
     ];
     for (name, work) in works {
         if options.only.is_empty() || options.only.iter().any(|only| only == name) {
@@ -224,60 +222,6 @@ fn workers() {
                 "{:>31} {workers:>8} {connections:>12} {throughput:>9.0} {least:>9.0} {cpu:>10.1} {p99:>9.0}",
                 role.name()
             );
-        }
-    }
-}
-
-/// What a miss adds to going direct, first where the server has a core of its own, and then on that of the load and the upstream. The
-/// two who go direct share theirs: whoever passes on between them from another core has it woken, and theirs again, for each message.
-/// How much that is shows who passes on bytes and does nothing else.
-fn misses() {
-    let upstream = upstream::serve(ground::merge(ACCOUNTS));
-    let folder = tempfile::tempdir().expect("a place for files");
-    println!(
-        "\nmisses, one connection: what is added to going direct to the simulated Merge; medians of {ROUNDS} rounds that take turns"
-    );
-    println!("{:>18} {:>10} {:>22} {:>22}", "", "core", "p50 µs", "p99 µs");
-    let last = (child::cores() - 1).to_string();
-    for (core, title) in [("0", "its own"), (&*last, "the same")] {
-        let setting = Setting {
-            folder: folder.path(),
-            upstream,
-            speech: Speech::Http1,
-            tls: false,
-            workers: 1,
-            lifetime: 3_600,
-            cores: Some(core),
-        };
-        let layout = Layout { upstream: Some(upstream), ..Layout::default() };
-        let play = |role: Role| (role.name(), Some(Server::play(role, &layout, setting.cores)));
-        let nginx = foreign::start("nginx", &setting);
-        let servers: Vec<_> = [play(Role::Proxy), play(Role::Relay), ("nginx", nginx)]
-            .into_iter()
-            .filter_map(|(name, server)| Some((name, server?)))
-            .collect();
-        let turn = |target: SocketAddr, mix: &mut Wide| {
-            let report = run(target, 1, End::Requests(3_000), mix);
-            [0.5, 0.99].map(|at| report.microseconds(at))
-        };
-        // Each asks for what it has not been asked for: a cache would not miss what the round before has brought.
-        let mut direct = Wide::direct(1_000_000);
-        let mut mixes = [Wide::new(1_000_000, ACCOUNTS), Wide::direct(1_000_000), Wide::direct(1_000_000)];
-        turn(upstream, &mut direct);
-        for ((_, server), mix) in servers.iter().zip(&mut mixes) {
-            turn(server.address, mix);
-        }
-        let mut rounds = vec![Vec::new(); servers.len()];
-        for _ in 0..ROUNDS {
-            let direct = turn(upstream, &mut direct);
-            for (((_, server), mix), rounds) in servers.iter().zip(&mut mixes).zip(&mut rounds) {
-                let through = turn(server.address, mix);
-                rounds.push([0, 1].map(|at| through[at] - direct[at]));
-            }
-        }
-        for ((name, _), rounds) in servers.iter().zip(&rounds) {
-            let [p50, p99] = [0, 1].map(|at| spread_of(rounds.iter().map(|round| round[at]).collect(), 0));
-            println!("{name:>18} {title:>10} {p50:>22} {p99:>22}");
         }
     }
 }

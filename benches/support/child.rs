@@ -158,3 +158,8 @@ pub(crate) fn serve_on_the_first_core() {
         core_affinity::set_for_current(core);
     }
 }
+
+/// Puts the calling thread on this core, whichever it is on.
+pub(crate) fn stay_on(core: usize) {
+    core_affinity::set_for_current(core_affinity::CoreId { id: core });
+}
