@@ -25,7 +25,7 @@ use tower::{Layer, Service, ServiceExt};
 
 use super::freshness;
 use super::store::Store;
-use crate::domain::ask::Ask;
+use crate::domain::ask::{Ask, Question};
 use crate::domain::exchange::{Departure, Fetch, Landing, Reason};
 use crate::domain::key::PageKey;
 use crate::domain::page::{Freshness, Kind, Page};
@@ -66,13 +66,9 @@ impl Join {
         let upstream = &ask.target.upstream;
         let whole = Instant::now() + upstream.budget.max_wait + upstream.client.timeout;
         Fetch {
-            target: ask.target.clone(),
-            key: ask.key.clone(),
-            query: ask.query.clone(),
-            payer: ask.caller.payer.clone(),
+            question: ask.question.clone(),
             // A remembered refusal has nothing to be confirmed.
             known: seen.clone().filter(|page| page.kind == Kind::Good),
-            policy: ask.policy.clone(),
             reason: *reason,
             // Those who share a flight may have come with less time, so its end is reckoned from the rules and not from theirs.
             deadline: if ask.wants.no_store { whole.min(ask.deadline()) } else { whole },
@@ -88,8 +84,10 @@ pub type Outcome = Result<Landing, Problem>;
 
 /// The flights in the air, by key. Cheap to clone; all clones share them.
 #[derive(Clone)]
-pub struct Flights {
-    shards: Arc<[Shard]>,
+pub struct Flights(Arc<Shared>);
+
+struct Shared {
+    shards: Box<[Shard]>,
     hasher: RandomState,
     store: Store,
 }
@@ -147,20 +145,21 @@ fn is_no_answer(problem: &Problem) -> bool {
 impl Flights {
     /// No flights; pages land in `store`.
     pub fn new(store: Store) -> Self {
-        Self { shards: (0..SHARDS).map(|_| Shard::default()).collect(), hasher: RandomState::default(), store }
+        let shards = (0..SHARDS).map(|_| Shard::default()).collect();
+        Self(Arc::new(Shared { shards, hasher: RandomState::default(), store }))
     }
 
     /// How many fetches are under way, and how many callers wait for them.
     pub fn count(&self) -> (usize, usize) {
-        self.shards.iter().map(|shard| shard.lock()).fold((0, 0), |(flights, waiting), shard| {
+        self.0.shards.iter().map(|shard| shard.lock()).fold((0, 0), |(flights, waiting), shard| {
             let here: usize = shard.values().map(|flight| flight.outcome.receiver_count()).sum();
             (flights + shard.len(), waiting + here)
         })
     }
 
     fn shard(&self, key: &PageKey) -> &Shard {
-        let hash = self.hasher.hash_one(key);
-        &self.shards[usize::try_from(hash % SHARDS as u64).expect("less than the number of shards")]
+        let hash = self.0.hasher.hash_one(key);
+        &self.0.shards[usize::try_from(hash % SHARDS as u64).expect("less than the number of shards")]
     }
 
     /// Takes a seat in the flight for `join`, beginning one with `fetch` if there is none.
@@ -173,7 +172,7 @@ impl Flights {
         let place = shard.entry(key.clone());
         // What was asked for before a purge is for those who came before it.
         if let Entry::Occupied(flight) = &place
-            && !self.store.was_purged_since(key, flight.get().began)
+            && !self.0.store.was_purged_since(key, flight.get().began)
         {
             let trace = join.ask.trace.wait("wait for flight", flight.get().traced.as_ref());
             return Seat::Wait { outcome: flight.get().outcome.subscribe(), collapsed: true, trace };
@@ -186,14 +185,15 @@ impl Flights {
         let pages = join.fetch();
         let flight = Arc::new(Flight { began: Instant::now(), outcome: sender, traced: pages.trace.place() });
         place.insert_entry(flight.clone());
-        let slot = Slot { flights: self.clone(), key: key.clone(), flight };
-        tokio::spawn(fly(slot, pages, fetch));
+        let slot = Slot { flights: self.clone(), question: join.ask.question.clone(), flight };
+        // Behind a pointer, as a task is moved several times before it runs and once it has ended.
+        tokio::spawn(Box::pin(fly(slot, pages, fetch)));
         Seat::Wait { outcome, collapsed: false, trace: Trace::default() }
     }
 
     /// A fresh page that is not the one that the caller has seen.
     fn landed_since(&self, key: &PageKey, seen: Option<&Arc<Page>>) -> Option<Arc<Page>> {
-        let stored = self.store.get(key)?;
+        let stored = self.0.store.get(key)?;
         let is_new = seen.is_none_or(|seen| !Arc::ptr_eq(seen, &stored));
         (is_new && matches!(stored.freshness(Instant::now()), Freshness::Fresh { .. })).then_some(stored)
     }
@@ -202,22 +202,22 @@ impl Flights {
 /// The key's place among the flights. Frees it when dropped, so that no flight that dies can block its key.
 struct Slot {
     flights: Flights,
-    key: PageKey,
+    question: Arc<Question>,
     flight: Arc<Flight>,
 }
 
 impl Slot {
     /// Frees the key unless a newer flight has it.
     fn free(&self, shard: &mut ByKey) {
-        if shard.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
-            shard.remove(&self.key);
+        if shard.get(&self.question.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            shard.remove(&self.question.key);
         }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.free(&mut self.flights.shard(&self.key).lock());
+        self.free(&mut self.flights.shard(&self.question.key).lock());
     }
 }
 
@@ -267,7 +267,7 @@ async fn abandoned(slot: &Slot, expected: &Expected) {
             return std::future::pending().await;
         }
         // Under the lock nobody can take a seat, so a flight that is empty here stays empty.
-        let mut shard = slot.flights.shard(&slot.key).lock();
+        let mut shard = slot.flights.shard(&slot.question.key).lock();
         if slot.flight.outcome.receiver_count() == 0 {
             slot.free(&mut shard);
             return;

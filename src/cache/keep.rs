@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use tower::layer::layer_fn;
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service};
 
 use super::freshness;
 use super::store::Store;
@@ -30,7 +30,7 @@ pub struct Keep<S> {
 
 impl<S> Service<Fetch> for Keep<S>
 where
-    S: Service<Fetch, Response = Received, Error = Problem, Future: Send> + Clone + Send + 'static,
+    S: Service<Fetch, Response = Received, Error = Problem, Future: Send + 'static>,
 {
     type Response = Landing;
     type Error = Problem;
@@ -41,11 +41,8 @@ where
     }
 
     fn call(&mut self, fetch: Fetch) -> Self::Future {
-        let Self { inner, store } = self.clone();
-        Box::pin(async move {
-            let received = inner.oneshot(fetch.clone()).await?;
-            land(&store, &fetch, &received)
-        })
+        let (store, received) = (self.store.clone(), self.inner.call(fetch.clone()));
+        Box::pin(async move { land(&store, &fetch, &received.await?) })
     }
 }
 

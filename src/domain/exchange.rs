@@ -2,6 +2,7 @@
 //! through as itself has its own, in [`relay`](super::relay).
 
 use std::num::NonZeroU32;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -11,11 +12,10 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::access::{Account, Consumer, Name, Upstream};
-use super::ask::{Ask, Whose};
+use super::ask::{Ask, Question, Whose};
 use super::bucket::{Bucket, Rate};
 use super::delivery::{Delivered, Delivery};
 use super::follow::Followed;
-use super::key::PageKey;
 use super::page::Page;
 use super::problem::{Problem, whole_seconds};
 use super::relay::{Relay, Relayed};
@@ -179,18 +179,10 @@ impl Reason {
 /// One page to be fetched from the upstream.
 #[derive(Clone, Debug)]
 pub struct Fetch {
-    /// From where, for whom.
-    pub target: Target,
-    /// What the page will be stored under; its place has the path to ask for.
-    pub key: PageKey,
-    /// The query that goes upstream.
-    pub query: Option<Arc<str>>,
-    /// Whom it is charged to.
-    pub payer: Payer,
+    /// What is asked: from where, for whom, by which rules. Of those who share it, it is the one who began it who asks and is charged.
+    pub question: Arc<Question>,
     /// The page that is being renewed, if there is one.
     pub known: Option<Arc<Page>>,
-    /// The rules of the route.
-    pub policy: Arc<Policy>,
     /// Why it is fetched.
     pub reason: Reason,
     /// When the whole fetch ends, whatever happens.
@@ -201,6 +193,14 @@ pub struct Fetch {
     pub departure: Departure,
     /// Whether the page is for one caller alone and may not be stored (`no-store`).
     pub private: bool,
+}
+
+impl Deref for Fetch {
+    type Target = Question;
+
+    fn deref(&self) -> &Question {
+        &self.question
+    }
 }
 
 /// Whether a call has gone out: before that it may still be given up, afterwards it has been paid for.

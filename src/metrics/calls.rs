@@ -10,7 +10,7 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tower::layer::layer_fn;
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service};
 
 use super::last::Last;
 use super::numbers::{AccountNumbers, CallEnd};
@@ -131,7 +131,7 @@ pub struct Tries<S> {
 
 impl<S> Service<Fetch> for Tries<S>
 where
-    S: Service<Fetch, Response = Received, Error = Problem, Future: Send> + Clone + Send + 'static,
+    S: Service<Fetch, Response = Received, Error = Problem, Future: Send + 'static>,
 {
     type Response = Received;
     type Error = Problem;
@@ -142,10 +142,10 @@ where
     }
 
     fn call(&mut self, fetch: Fetch) -> Self::Future {
-        let (inner, attempt) =
-            (self.inner.clone(), Try::begin(&self.metrics, &fetch.target, &fetch.payer, fetch.reason));
+        let attempt = Try::begin(&self.metrics, &fetch.target, &fetch.caller.payer, fetch.reason);
+        let outcome = self.inner.call(fetch);
         Box::pin(async move {
-            let outcome = inner.oneshot(fetch).await;
+            let outcome = outcome.await;
             attempt.end(outcome.as_ref().map(|received| received.status));
             outcome
         })
@@ -154,7 +154,7 @@ where
 
 impl<S> Service<Call> for Tries<S>
 where
-    S: Service<Call, Response = Called, Error = Problem, Future: Send> + Clone + Send + 'static,
+    S: Service<Call, Response = Called, Error = Problem, Future: Send + 'static>,
 {
     type Response = Called;
     type Error = Problem;
@@ -165,9 +165,10 @@ where
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let (inner, attempt) = (self.inner.clone(), Try::begin(&self.metrics, &call.target, &call.payer, call.reason));
+        let attempt = Try::begin(&self.metrics, &call.target, &call.payer, call.reason);
+        let outcome = self.inner.call(call);
         Box::pin(async move {
-            let outcome = inner.oneshot(call).await;
+            let outcome = outcome.await;
             attempt.end(outcome.as_ref().map(|called| called.response.status()));
             outcome
         })
@@ -218,12 +219,12 @@ where
     }
 
     fn call(&mut self, paid: R) -> Self::Future {
-        let calls = self.metrics.calls(paid.target());
+        let (metrics, target) = (self.metrics.clone(), paid.target().clone());
         let outcome = self.inner.call(paid);
         Box::pin(async move {
             let outcome = outcome.await;
             if let Err(Problem::BudgetExhausted { .. }) = &outcome {
-                calls.refused.add();
+                metrics.calls(&target).refused.add();
             }
             outcome
         })

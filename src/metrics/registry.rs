@@ -1,10 +1,11 @@
 //! All counters of a running proxy in one hand. They outlive a reload; what the configuration names is known from the start.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use foldhash::fast::RandomState;
 use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -31,8 +32,8 @@ struct Inner {
     began: SystemTime,
     /// Requests that no consumer made.
     nobody: Arc<Tally>,
-    consumers: Mutex<BTreeMap<Name, Arc<Tally>>>,
-    accounts: Mutex<BTreeMap<(Name, Name), Arc<AccountCalls>>>,
+    consumers: Mutex<HashMap<Name, Arc<Tally>, RandomState>>,
+    accounts: Mutex<HashMap<(Name, Name), Arc<AccountCalls>, RandomState>>,
     raw: Name,
     nameless: Nameless,
     durations: Durations,
@@ -232,12 +233,13 @@ impl Metrics {
     pub fn tallies(&self) -> Vec<(Option<Name>, Arc<Tally>)> {
         let consumers = self.0.consumers.lock();
         let known = consumers.iter().map(|(name, tally)| (Some(name.clone()), tally.clone()));
-        known.chain([(None, self.0.nobody.clone())]).collect()
+        let sorted = known.collect::<BTreeMap<_, _>>().into_iter();
+        sorted.chain([(None, self.0.nobody.clone())]).collect()
     }
 
     /// The accounts by upstream and name; all that have none are `raw`.
     pub fn accounts(&self, now: Instant) -> Vec<AccountNumbers> {
-        let accounts = self.0.accounts.lock();
+        let accounts = self.calls_by_account();
         let numbers = accounts.iter().map(|((upstream, name), calls)| calls.numbers(upstream, name, now));
         numbers.collect()
     }
@@ -249,7 +251,8 @@ impl Metrics {
 
     /// What is counted of calls, by upstream and account.
     pub fn calls_by_account(&self) -> BTreeMap<(Name, Name), Arc<AccountCalls>> {
-        self.0.accounts.lock().clone()
+        let accounts = self.0.accounts.lock();
+        accounts.iter().map(|(name, calls)| (name.clone(), calls.clone())).collect()
     }
 
     /// What has become of webhooks.

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use http::{Method, StatusCode};
 use tower::layer::layer_fn;
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service};
 
 use crate::domain::exchange::{Fetch, Reason, Target};
 use crate::domain::problem::Problem;
@@ -26,7 +26,7 @@ pub struct Attempts<S> {
 
 impl<S> Service<Fetch> for Attempts<S>
 where
-    S: Service<Fetch, Response = Received, Error = Problem, Future: Send> + Clone + Send + 'static,
+    S: Service<Fetch, Response = Received, Error = Problem, Future: Send + 'static>,
 {
     type Response = Received;
     type Error = Problem;
@@ -39,7 +39,7 @@ where
     fn call(&mut self, fetch: Fetch) -> Self::Future {
         let trace = fetch.trace.call("upstream attempt");
         describe(&trace, &fetch.target, &Method::GET, fetch.reason);
-        let call = self.inner.clone().oneshot(Fetch { trace: trace.clone(), ..fetch });
+        let call = self.inner.call(Fetch { trace: trace.clone(), ..fetch });
         Box::pin(async move {
             let outcome = call.await;
             conclude(&trace, outcome.as_ref().map(|received| received.status));
@@ -50,7 +50,7 @@ where
 
 impl<S> Service<Call> for Attempts<S>
 where
-    S: Service<Call, Response = Called, Error = Problem, Future: Send> + Clone + Send + 'static,
+    S: Service<Call, Response = Called, Error = Problem, Future: Send + 'static>,
 {
     type Response = Called;
     type Error = Problem;
@@ -66,7 +66,7 @@ where
         for (name, value) in trace.headers() {
             call.headers.insert(name, value);
         }
-        let call = self.inner.clone().oneshot(call);
+        let call = self.inner.call(call);
         Box::pin(async move {
             let outcome = call.await;
             conclude(&trace, outcome.as_ref().map(|called| called.response.status()));

@@ -1,6 +1,7 @@
 //! What may be sent upstream: per account, at a time, and failing. Every try pays here before it goes.
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -11,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tower::layer::layer_fn;
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service};
 
 use super::address::{Address, Permit, Refused};
 use super::ledger::{Bid, Ending};
@@ -92,6 +93,14 @@ pub struct Budgeted<S> {
     budgets: Budgets,
 }
 
+impl<S: Clone> Budgeted<S> {
+    /// The service below, which has been asked whether it is ready; the copy that takes its place has not.
+    fn take_ready(&mut self) -> S {
+        let next = self.inner.clone();
+        mem::replace(&mut self.inner, next)
+    }
+}
+
 impl<S> Service<Fetch> for Budgeted<S>
 where
     S: Service<Fetch, Response = Received, Error = Problem, Future: Send> + Clone + Send + 'static,
@@ -105,10 +114,10 @@ where
     }
 
     fn call(&mut self, mut fetch: Fetch) -> Self::Future {
-        let Self { inner, budgets } = self.clone();
+        let (mut inner, budgets) = (self.take_ready(), self.budgets.clone());
         Box::pin(async move {
             let waiting = fetch.trace.step("wait for budget");
-            let mut permit = match budgets.reserve(&fetch.target, &fetch.payer, fetch.deadline).await {
+            let mut permit = match budgets.reserve(&fetch.target, &fetch.caller.payer, fetch.deadline).await {
                 Ok(permit) => permit,
                 Err(Refused::Problem(problem)) => return Err(problem),
                 Err(Refused::Remembered(refusal)) => return Ok(Received { remembered: true, ..(*refusal).clone() }),
@@ -118,7 +127,7 @@ where
                 fetch.reason = Reason::Probe;
             }
             fetch.departure.depart();
-            match inner.oneshot(fetch).await {
+            match inner.call(fetch).await {
                 Ok(received) if concerns_the_token(received.status) => {
                     permit.ended(Ending::Refused(Arc::new(received.clone())), None);
                     Ok(received)
@@ -149,7 +158,7 @@ where
     }
 
     fn call(&mut self, mut call: Call) -> Self::Future {
-        let Self { inner, budgets } = self.clone();
+        let (mut inner, budgets) = (self.take_ready(), self.budgets.clone());
         Box::pin(async move {
             let waiting = call.trace.step("wait for budget");
             let mut permit = match budgets.reserve(&call.target, &call.payer, call.deadline).await {
@@ -162,7 +171,7 @@ where
             if permit.is_probe() {
                 call.reason = Reason::Probe;
             }
-            let called = inner.oneshot(call).await.inspect_err(|problem| learn_from(&mut permit, problem))?;
+            let called = inner.call(call).await.inspect_err(|problem| learn_from(&mut permit, problem))?;
             let Called { response, began, retry_at } = called;
             let retry_at = learn(&mut permit, response.status(), response.headers(), retry_at);
             // A call is in flight until the last byte of its answer.

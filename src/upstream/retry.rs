@@ -116,11 +116,11 @@ where
     }
 
     fn call(&mut self, fetch: Fetch) -> Self::Future {
-        let inner = self.inner.clone();
         let budget = self.retries.of(&fetch.target.upstream);
+        budget.deposit();
+        let (first, inner) = (self.inner.call(fetch.clone()), self.inner.clone());
         Box::pin(async move {
-            budget.deposit();
-            let mut outcome = inner.clone().oneshot(fetch.clone()).await;
+            let mut outcome = first.await;
             for tries in 1..=fetch.target.upstream.client.retries {
                 let Some(pause) = pause(&outcome, tries, Instant::now()) else { break };
                 if !wait(pause, fetch.deadline, &budget).await {
@@ -153,12 +153,12 @@ where
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let inner = self.inner.clone();
         let budget = self.retries.of(&call.target.upstream);
+        budget.deposit();
+        let (retries, deadline, mut spare) = (call.target.upstream.client.retries, call.deadline, call.again());
+        let (first, inner) = (self.inner.call(call), self.inner.clone());
         Box::pin(async move {
-            budget.deposit();
-            let (retries, deadline, mut spare) = (call.target.upstream.client.retries, call.deadline, call.again());
-            let mut outcome = inner.clone().oneshot(call).await;
+            let mut outcome = first.await;
             for tries in 1..=retries {
                 let (Err(problem), Some(call)) = (&outcome, spare) else { break };
                 let Some(pause) = pause_after(problem, tries) else { break };
