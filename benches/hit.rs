@@ -17,7 +17,7 @@ use merge_sync_proxy::domain::arrival::Arrived;
 use merge_sync_proxy::domain::ask::Whose;
 use merge_sync_proxy::domain::exchange::{Answer, Given, Outcome, Served};
 use merge_sync_proxy::domain::history::History;
-use merge_sync_proxy::domain::key::{CanonicalQuery, PageKey, Place};
+use merge_sync_proxy::domain::key::{CanonicalQuery, KeyParts, PageKey, Place};
 use merge_sync_proxy::domain::page::{Kind, Lifetime, Page};
 use merge_sync_proxy::domain::received::{Received, SyncDigest};
 use merge_sync_proxy::reply::render;
@@ -51,12 +51,12 @@ fn lookups(criterion: &mut Criterion) {
         let key = |number: u64| {
             let mut account = [0; 16];
             account[..8].copy_from_slice(&number.to_le_bytes());
-            PageKey {
+            PageKey::new(KeyParts {
                 upstream: "us".into(),
                 account: AccountHash(account),
                 place: place.clone(),
                 query: CanonicalQuery::new(""),
-            }
+            })
         };
         let keys: Vec<PageKey> = (0..entries).map(key).collect();
         for key in &keys {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 use foldhash::fast::RandomState;
 use merge_sync_proxy::domain::access::{AccountHash, Name};
-use merge_sync_proxy::domain::key::{CanonicalQuery, PageKey, Place, TokenHasher};
+use merge_sync_proxy::domain::key::{CanonicalQuery, KeyParts, PageKey, Place, TokenHasher};
 
 /// As long as Merge's own cursors.
 const CURSOR: &str = "page_size=100&cursor=cD0yMDIxLTA2LTI4KzAwJTNBMDA%3d&modified_after=2026-04-01T00%3A00%3A00Z";
@@ -29,7 +29,7 @@ fn keys(criterion: &mut Criterion) {
         group.bench_function(format!("built and hashed, {name}"), |bencher| {
             bencher.iter(|| {
                 let query = CanonicalQuery::new(black_box(query));
-                let key = PageKey { upstream: upstream.clone(), account, place: place.clone(), query };
+                let key = PageKey::new(KeyParts { upstream: upstream.clone(), account, place: place.clone(), query });
                 hasher.hash_one(&key)
             });
         });

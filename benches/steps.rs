@@ -19,7 +19,7 @@ use merge_sync_proxy::domain::body::ReplyBody;
 use merge_sync_proxy::domain::bucket::Rate;
 use merge_sync_proxy::domain::cache_control::Wants;
 use merge_sync_proxy::domain::exchange::{Caller, Outcome};
-use merge_sync_proxy::domain::key::{CanonicalQuery, PageKey};
+use merge_sync_proxy::domain::key::{CanonicalQuery, KeyParts, PageKey};
 use merge_sync_proxy::domain::problem::Problem;
 use merge_sync_proxy::door::fields::Fields;
 use merge_sync_proxy::door::{query, quota};
@@ -84,8 +84,12 @@ fn steps(criterion: &mut Criterion) {
     let target = house.accounts.resolve(Fields::of(headers).account, &caller.consumer, None).expect("an account");
     let stop = house.routes.find(&Method::GET, PATH).expect("a route");
     let query = CanonicalQuery::new("");
-    let key =
-        PageKey { upstream: target.upstream.name.clone(), account: target.account.hash, place: stop.place, query };
+    let key = PageKey::new(KeyParts {
+        upstream: target.upstream.name.clone(),
+        account: target.account.hash,
+        place: stop.place,
+        query,
+    });
     group.bench_function("lookup", |bencher| {
         bencher.iter(|| ground.app.ground().store.get(black_box(&key)).expect("stored"));
     });

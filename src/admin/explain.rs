@@ -105,14 +105,14 @@ fn next(decision: Decision) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::key::{CanonicalQuery, Place};
+    use crate::domain::key::{CanonicalQuery, KeyParts, Place};
     use crate::domain::page::tests::page;
 
     #[test]
     fn it_says_what_is_there_and_what_would_happen() {
         let place = Arc::new(Place { route: "/r".into(), path: "/r".into() });
         let query = CanonicalQuery::default();
-        let key = PageKey { upstream: "us".into(), account: AccountHash([9; 16]), place, query };
+        let key = PageKey::new(KeyParts { upstream: "us".into(), account: AccountHash([9; 16]), place, query });
         let now = Instant::now();
         let empty = explain(&key, None, None, None, now);
         assert_eq!((&empty["stored"], &empty["next_request"]["would"]), (&Value::Null, &json!("miss")));

@@ -20,7 +20,7 @@ use crate::config::fault::Faults;
 use crate::config::secret::Secret;
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::event::Kind;
-use crate::domain::key::{CanonicalQuery, PageKey};
+use crate::domain::key::{CanonicalQuery, KeyParts, PageKey};
 use crate::domain::peer::Asker;
 use crate::door::admit::House;
 use crate::door::audit::{Event, KeyRefusal};
@@ -88,8 +88,12 @@ impl Operations for App {
         let stop = house.routes.find(&Method::GET, &format!("/api/{category}/v1/sync-status")).ok()?;
         let name = stop.upstream.unwrap_or(own);
         let upstream = house.accounts.upstreams().find(|upstream| upstream.name == name)?;
-        let key =
-            PageKey { upstream: upstream.name.clone(), account, place: stop.place, query: CanonicalQuery::new(asked) };
+        let key = PageKey::new(KeyParts {
+            upstream: upstream.name.clone(),
+            account,
+            place: stop.place,
+            query: CanonicalQuery::new(asked),
+        });
         let now = Instant::now();
         let refusal = query::check(&key.query).err();
         let obstacle = explain::obstacle(&self.ground.budgets, upstream, account, now);

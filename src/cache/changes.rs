@@ -58,15 +58,17 @@ impl Drop for Listening {
 mod tests {
     use super::*;
     use crate::domain::access::AccountHash;
-    use crate::domain::key::{CanonicalQuery, Place};
+    use crate::domain::key::{CanonicalQuery, KeyParts, Place};
 
     #[tokio::test]
     async fn only_who_listens_hears_and_nobody_is_remembered() {
-        let key = |query| PageKey {
-            upstream: "us".into(),
-            account: AccountHash([1; 16]),
-            place: Arc::new(Place { route: "/r".into(), path: "/r".into() }),
-            query: CanonicalQuery::new(query),
+        let key = |query| {
+            PageKey::new(KeyParts {
+                upstream: "us".into(),
+                account: AccountHash([1; 16]),
+                place: Arc::new(Place { route: "/r".into(), path: "/r".into() }),
+                query: CanonicalQuery::new(query),
+            })
         };
         let changes = Changes::default();
         changes.tell(&key(""));

@@ -19,9 +19,11 @@ use crate::domain::tally::Keeping;
 
 /// All stored pages. Cheap to clone; all clones share the pages.
 #[derive(Clone)]
-pub struct Store {
+pub struct Store(Arc<Shared>);
+
+struct Shared {
     pages: Cache<PageKey, Arc<Page>, RandomState>,
-    purges: Arc<Mutex<Purges>>,
+    purges: Mutex<Purges>,
     changes: Changes,
     keeping: Keeping,
     /// Half of the bytes that there is room for.
@@ -47,18 +49,19 @@ impl Store {
         };
         let pages = Cache::builder().max_capacity(max_bytes).weigher(weigh).eviction_listener(goes);
         let pages = pages.build_with_hasher(RandomState::default());
-        Self { pages, purges: Arc::default(), changes: Changes::default(), keeping, half: max_bytes / 2 }
+        let (purges, changes, half) = (Mutex::default(), Changes::default(), max_bytes / 2);
+        Self(Arc::new(Shared { pages, purges, changes, keeping, half }))
     }
 
     /// The page under `key`, fresh or not.
     pub fn get(&self, key: &PageKey) -> Option<Arc<Page>> {
-        self.pages.get(key)
+        self.0.pages.get(key)
     }
 
     /// Whether it matters how often a page is used: while there is much room none has to go for another. moka counts use from the same
     /// fill on.
     pub(super) fn counts_use(&self) -> bool {
-        self.pages.weighted_size() >= self.half
+        self.0.pages.weighted_size() >= self.0.half
     }
 
     /// Stores `page` unless a page is there whose fetch began later, or its upstream has changed since; says whether it did.
@@ -67,7 +70,7 @@ impl Store {
             return false;
         }
         let mut before = None;
-        let kept = self.pages.entry_by_ref(key).and_compute_with(|stored| match stored {
+        let kept = self.0.pages.entry_by_ref(key).and_compute_with(|stored| match stored {
             Some(stored) if stored.value().began > page.began => Op::Nop,
             stored => {
                 before = stored.map(Entry::into_value);
@@ -86,34 +89,34 @@ impl Store {
             self.drop_page(key);
             return false;
         }
-        self.changes.tell(key);
+        self.0.changes.tell(key);
         let is_kept = matches!(kept, CompResult::Inserted(_) | CompResult::ReplacedWith(_));
         if !is_kept {
-            self.keeping.outdated.add();
+            self.0.keeping.outdated.add();
         }
         is_kept
     }
 
     /// Who hears of pages that change.
     pub fn changes(&self) -> &Changes {
-        &self.changes
+        &self.0.changes
     }
 
     /// Whether `key` was purged at or after `began`.
     pub fn was_purged_since(&self, key: &PageKey, began: Instant) -> bool {
-        self.purges.lock().cover(key, began)
+        self.0.purges.lock().cover(key, began)
     }
 
     fn is_forgotten(&self, key: &PageKey, began: Instant) -> bool {
-        self.purges.lock().has_replaced(&key.upstream, began)
+        self.0.purges.lock().has_replaced(&key.upstream, began)
     }
 
     /// Drops all pages of `upstream`, which is another server now, or only its refusals if it is asked with another key. Fetches
     /// under way bring nothing that is kept. Says how many pages it dropped.
     pub fn forget_upstream(&self, upstream: &Name, only_refusals: bool, now: Instant) -> usize {
-        self.purges.lock().replace(upstream, now);
+        self.0.purges.lock().replace(upstream, now);
         let mut count = 0;
-        for (key, page) in &self.pages {
+        for (key, page) in &self.0.pages {
             if key.upstream == *upstream && (!only_refusals || page.kind == Kind::Negative) {
                 count += 1;
                 self.drop_page(&key);
@@ -137,7 +140,7 @@ impl Store {
 
     /// Stores `page` once more if it is still there: what has been dropped meanwhile does not come back.
     pub(super) fn weigh_again(&self, key: &PageKey, page: &Arc<Page>) {
-        self.pages.entry_by_ref(key).and_compute_with(|stored| match stored {
+        self.0.pages.entry_by_ref(key).and_compute_with(|stored| match stored {
             Some(stored) if Arc::ptr_eq(stored.value(), page) => Op::Put(page.clone()),
             _ => Op::Nop,
         });
@@ -145,7 +148,7 @@ impl Store {
 
     /// Drops whatever page there is, in turn with who stores it again, which `invalidate` would not be.
     fn drop_page(&self, key: &PageKey) {
-        if let CompResult::Removed(dropped) = self.pages.entry_by_ref(key).and_compute_with(|_| Op::Remove) {
+        if let CompResult::Removed(dropped) = self.0.pages.entry_by_ref(key).and_compute_with(|_| Op::Remove) {
             dropped.value().go();
         }
     }
@@ -153,14 +156,14 @@ impl Store {
     /// Makes the pages that `chosen` picks stale, or drops them if `hard`; says how many.
     fn purge(&self, hard: bool, now: Instant, chosen: impl Fn(&PageKey) -> bool) -> usize {
         let mut count = 0;
-        for (key, page) in &self.pages {
+        for (key, page) in &self.0.pages {
             if chosen(&key) {
                 page.purge(now + delay(count, fastrand::f32()));
                 count += 1;
                 if hard {
                     self.drop_page(&key);
                 }
-                self.changes.tell(&key);
+                self.0.changes.tell(&key);
             }
         }
         count
@@ -173,40 +176,40 @@ impl Store {
 
     /// The same for several in one walk.
     pub fn purge_accounts(&self, accounts: &HashSet<AccountHash>, hard: bool, now: Instant) -> usize {
-        self.purges.lock().note(accounts, now);
+        self.0.purges.lock().note(accounts, now);
         self.purge(hard, now, |key| accounts.contains(&key.account))
     }
 
     /// Purges all pages: a soft purge leaves them for the case that the upstream fails, and of many reaches one after the other; a
     /// hard one drops all at once. Fetches under way do not bring fresh pages. Says how many pages it met.
     pub fn purge_all(&self, hard: bool, now: Instant) -> usize {
-        self.purges.lock().note_all(now);
+        self.0.purges.lock().note_all(now);
         self.purge(hard, now, |_| true)
     }
 
     /// A walk over all pages, which does not count as use. What changes meanwhile may or may not be met.
     pub fn pages(&self) -> impl Iterator<Item = (Arc<PageKey>, Arc<Page>)> {
-        self.pages.iter()
+        self.0.pages.iter()
     }
 
     /// How many bytes there is room for.
     pub fn capacity(&self) -> u64 {
-        self.pages.policy().max_capacity().unwrap_or(u64::MAX)
+        self.0.pages.policy().max_capacity().unwrap_or(u64::MAX)
     }
 
     /// How many pages there are, and how many bytes they weigh; both lag a little behind.
     pub fn size(&self) -> (u64, u64) {
-        (self.pages.entry_count(), self.pages.weighted_size())
+        (self.0.pages.entry_count(), self.0.pages.weighted_size())
     }
 
     /// What became of pages.
     pub fn keeping(&self) -> &Keeping {
-        &self.keeping
+        &self.0.keeping
     }
 
     /// Does what moka has put off: evictions, and the bookkeeping behind [`Store::size`].
     pub fn maintain(&self) {
-        self.pages.run_pending_tasks();
+        self.0.pages.run_pending_tasks();
     }
 }
 
@@ -214,18 +217,18 @@ impl Store {
 pub(super) mod tests {
     use super::super::purges::PURGED_AT_ONCE;
     use super::*;
-    use crate::domain::key::{CanonicalQuery, Place};
+    use crate::domain::key::{CanonicalQuery, KeyParts, Place};
     use crate::domain::page::Freshness;
     use crate::domain::page::tests::page;
     use std::time::Duration;
 
     pub(in crate::cache) fn key(account: u8, query: &str) -> PageKey {
-        PageKey {
+        PageKey::new(KeyParts {
             upstream: "us".into(),
             account: AccountHash([account; 16]),
             place: Arc::new(Place { route: "/r".into(), path: "/r".into() }),
             query: CanonicalQuery::new(query),
-        }
+        })
     }
 
     #[test]
@@ -279,7 +282,7 @@ pub(super) mod tests {
         assert_eq!(store.purge_all(false, began), PURGED_AT_ONCE * 4);
         let stale = |after| {
             let now = began + Duration::from_secs(after);
-            store.pages.iter().filter(|(_, page)| page.is_purged(now)).count()
+            store.0.pages.iter().filter(|(_, page)| page.is_purged(now)).count()
         };
         for (after, at_most) in [(0, 1), (1, 2), (2, 3), (3, 4)] {
             // A few are due in the very first moment of the next second.

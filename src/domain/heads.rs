@@ -235,7 +235,7 @@ pub(crate) mod tests {
     use super::super::access::{Account, AccountHash, Consumer, Credential, Upstream};
     use super::super::ask::Again;
     use super::super::exchange::{Caller, Policy, Target};
-    use super::super::key::{CanonicalQuery, PageKey, Place};
+    use super::super::key::{CanonicalQuery, KeyParts, PageKey, Place};
     use super::super::rules::{BudgetRules, CacheRule, ClientOptions, Lifetimes};
     use super::*;
     use http::uri::{Authority, Scheme};
@@ -269,7 +269,7 @@ pub(crate) mod tests {
         Arc::new(Question {
             quota: None,
             caller: Arc::new(Caller::new(Consumer::open(), Instant::now())),
-            key: PageKey { upstream: upstream.name.clone(), account: hash, place, query },
+            key: PageKey::new(KeyParts { upstream: upstream.name.clone(), account: hash, place, query }),
             target: Target { upstream, account: Arc::new(account) },
             query: None,
             has_codings: false,

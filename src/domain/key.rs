@@ -1,9 +1,11 @@
 //! What a page is stored under: a typed tuple that always holds the account, and never a token.
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::ops::Deref;
+use std::sync::{Arc, LazyLock};
 
+use foldhash::fast::RandomState;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -137,9 +139,16 @@ fn normalise(raw: &str, normal: &mut String) {
     normal.push_str(rest);
 }
 
-/// What a page is stored under.
+/// What a page is stored under: its parts, which never change, and their hash, which is needed wherever something is kept by page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageKey {
+    hash: u64,
+    parts: KeyParts,
+}
+
+/// What makes two pages different.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyParts {
     /// Whose credentials fetched it.
     pub upstream: Name,
     /// The account that it belongs to.
@@ -150,8 +159,8 @@ pub struct PageKey {
     pub query: CanonicalQuery,
 }
 
-impl Hash for PageKey {
-    /// Accounts hardly ever live on two upstreams, so these tell nearly all keys apart; equality looks at everything.
+impl Hash for KeyParts {
+    /// Accounts hardly ever live on two upstreams, so these tell nearly all keys apart.
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.account.hash(state);
         self.place.hash(state);
@@ -159,7 +168,30 @@ impl Hash for PageKey {
     }
 }
 
+/// Seeded anew in each process, so that nobody can find keys whose hashes collide.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+
+impl Hash for PageKey {
+    /// Equal parts have equal hashes; equality looks at everything.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl Deref for PageKey {
+    type Target = KeyParts;
+
+    fn deref(&self) -> &KeyParts {
+        &self.parts
+    }
+}
+
 impl PageKey {
+    /// The key of these parts.
+    pub fn new(parts: KeyParts) -> Self {
+        Self { hash: HASHER.hash_one(&parts), parts }
+    }
+
     /// The bytes that the key takes in the store, shared parts not counted.
     pub fn size(&self) -> usize {
         size_of::<Self>() + self.query.as_str().len()
@@ -220,6 +252,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn keys_are_equal_with_their_parts_and_hash_alike(parts in [("[ab]", 0..2_u8, "[ab]", "[ab]", "[ab]"), ("[ab]", 0..2_u8, "[ab]", "[ab]", "[ab]")]) {
+            let parts = parts.map(|(upstream, account, route, path, query)| KeyParts {
+                upstream: upstream.as_str().into(),
+                account: AccountHash([account; 16]),
+                place: Arc::new(Place { route: route.as_str().into(), path: path.into() }),
+                query: CanonicalQuery::new(&query),
+            });
+            let [one, other] = parts.clone().map(PageKey::new);
+            prop_assert_eq!(one == other, parts[0] == parts[1]);
+            let hasher = RandomState::default();
+            prop_assert!(one != other || hasher.hash_one(&one) == hasher.hash_one(&other));
+        }
+
         #[test]
         fn canonical_is_a_fixed_point(raw in "([a-c=&%+0-9A-F~.]|%[46][0-9a-f]){0,16}") {
             let once = canonical(&raw);

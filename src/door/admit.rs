@@ -33,7 +33,7 @@ use crate::domain::delivery::{Delivery, WEBHOOK_PATH};
 use crate::domain::exchange::{Admitted, Caller, Given, Outcome, Reason};
 use crate::domain::follow::Follow;
 use crate::domain::gist::Gist;
-use crate::domain::key::{CanonicalQuery, PageKey};
+use crate::domain::key::{CanonicalQuery, KeyParts, PageKey};
 use crate::domain::peer::{Asker, Peer};
 use crate::domain::problem::{Objection, Problem};
 use crate::domain::relay::{Call, Relay};
@@ -118,8 +118,12 @@ impl House {
             return Err(Problem::ResyncNotAllowed);
         }
         quota::take(caller.quota.as_deref(), now)?;
-        let key =
-            PageKey { upstream: target.upstream.name.clone(), account: target.account.hash, place: stop.place, query };
+        let key = PageKey::new(KeyParts {
+            upstream: target.upstream.name.clone(),
+            account: target.account.hash,
+            place: stop.place,
+            query,
+        });
         let wants = if fields.has_wants { Wants::read(&head.headers) } else { Wants::default() };
         let (caller, policy) = (caller.clone(), stop.policy);
         match policy.rule {
