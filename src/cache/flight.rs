@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::convert::Infallible;
-use std::hash::BuildHasher;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -87,8 +86,7 @@ pub type Outcome = Result<Landing, Problem>;
 pub struct Flights(Arc<Shared>);
 
 struct Shared {
-    shards: Box<[Shard]>,
-    hasher: RandomState,
+    shards: [Shard; SHARDS],
     store: Store,
 }
 
@@ -145,8 +143,7 @@ fn is_no_answer(problem: &Problem) -> bool {
 impl Flights {
     /// No flights; pages land in `store`.
     pub fn new(store: Store) -> Self {
-        let shards = (0..SHARDS).map(|_| Shard::default()).collect();
-        Self(Arc::new(Shared { shards, hasher: RandomState::default(), store }))
+        Self(Arc::new(Shared { shards: std::array::from_fn(|_| Shard::default()), store }))
     }
 
     /// How many fetches are under way, and how many callers wait for them.
@@ -158,8 +155,7 @@ impl Flights {
     }
 
     fn shard(&self, key: &PageKey) -> &Shard {
-        let hash = self.0.hasher.hash_one(key);
-        &self.0.shards[usize::try_from(hash % SHARDS as u64).expect("less than the number of shards")]
+        &self.0.shards[key.one_of(SHARDS)]
     }
 
     /// Takes a seat in the flight for `join`, beginning one with `fetch` if there is none.

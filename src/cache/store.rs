@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use moka::notification::RemovalCause;
-use moka::ops::compute::{CompResult, Op};
-use moka::{Entry, sync::Cache};
-use parking_lot::Mutex;
+use moka::sync::Cache;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::changes::Changes;
@@ -23,12 +22,17 @@ pub struct Store(Arc<Shared>);
 
 struct Shared {
     pages: Cache<PageKey, Arc<Page>, RandomState>,
+    /// Who looks at the page of a key and then changes it does so in turn with all who do the same.
+    turns: [Mutex<()>; TURNS],
     purges: Mutex<Purges>,
     changes: Changes,
     keeping: Keeping,
     /// Half of the bytes that there is room for.
     half: u64,
 }
+
+/// Enough that those who store pages of different keys rarely wait for each other.
+const TURNS: usize = 64;
 
 /// What moka and the shared pointers need for an entry beside key and page, in bytes: measured over 100,000 entries.
 const ENTRY_OVERHEAD: usize = 200;
@@ -49,8 +53,8 @@ impl Store {
         };
         let pages = Cache::builder().max_capacity(max_bytes).weigher(weigh).eviction_listener(goes);
         let pages = pages.build_with_hasher(RandomState::default());
-        let (purges, changes, half) = (Mutex::default(), Changes::default(), max_bytes / 2);
-        Self(Arc::new(Shared { pages, purges, changes, keeping, half }))
+        let (turns, purges) = ([const { Mutex::new(()) }; TURNS], Mutex::default());
+        Self(Arc::new(Shared { pages, turns, purges, changes: Changes::default(), keeping, half: max_bytes / 2 }))
     }
 
     /// The page under `key`, fresh or not.
@@ -69,17 +73,7 @@ impl Store {
         if self.is_forgotten(key, page.began) {
             return false;
         }
-        let mut before = None;
-        let kept = self.0.pages.entry_by_ref(key).and_compute_with(|stored| match stored {
-            Some(stored) if stored.value().began > page.began => Op::Nop,
-            stored => {
-                before = stored.map(Entry::into_value);
-                Op::Put(page.clone())
-            }
-        });
-        if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, page)) {
-            before.go();
-        }
+        let is_newest = self.replace(key, page);
         // Looked up after the page is visible, as a purge first leaves its mark and then visits what is visible:
         // so one of the two always sees the other.
         if self.was_purged_since(key, page.began) {
@@ -90,11 +84,28 @@ impl Store {
             return false;
         }
         self.0.changes.tell(key);
-        let is_kept = matches!(kept, CompResult::Inserted(_) | CompResult::ReplacedWith(_));
-        if !is_kept {
+        if !is_newest {
             self.0.keeping.outdated.add();
         }
-        is_kept
+        is_newest
+    }
+
+    /// Puts `page` in the place of one whose fetch did not begin later; says whether it did.
+    fn replace(&self, key: &PageKey, page: &Arc<Page>) -> bool {
+        let _turn = self.turn(key);
+        let before = self.0.pages.get(key);
+        if before.as_ref().is_some_and(|before| before.began > page.began) {
+            return false;
+        }
+        self.0.pages.insert(key.clone(), page.clone());
+        if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, page)) {
+            before.go();
+        }
+        true
+    }
+
+    fn turn(&self, key: &PageKey) -> MutexGuard<'_, ()> {
+        self.0.turns[key.one_of(TURNS)].lock()
     }
 
     /// Who hears of pages that change.
@@ -140,16 +151,17 @@ impl Store {
 
     /// Stores `page` once more if it is still there: what has been dropped meanwhile does not come back.
     pub(super) fn weigh_again(&self, key: &PageKey, page: &Arc<Page>) {
-        self.0.pages.entry_by_ref(key).and_compute_with(|stored| match stored {
-            Some(stored) if Arc::ptr_eq(stored.value(), page) => Op::Put(page.clone()),
-            _ => Op::Nop,
-        });
+        let _turn = self.turn(key);
+        if self.0.pages.get(key).is_some_and(|stored| Arc::ptr_eq(&stored, page)) {
+            self.0.pages.insert(key.clone(), page.clone());
+        }
     }
 
-    /// Drops whatever page there is, in turn with who stores it again, which `invalidate` would not be.
+    /// Drops whatever page there is.
     fn drop_page(&self, key: &PageKey) {
-        if let CompResult::Removed(dropped) = self.0.pages.entry_by_ref(key).and_compute_with(|_| Op::Remove) {
-            dropped.value().go();
+        let _turn = self.turn(key);
+        if let Some(dropped) = self.0.pages.remove(key) {
+            dropped.go();
         }
     }
 

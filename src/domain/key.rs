@@ -192,6 +192,14 @@ impl PageKey {
         Self { hash: HASHER.hash_one(&parts), parts }
     }
 
+    /// One of so many places among which keys are spread evenly: always the same for equal keys.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn one_of(&self, places: usize) -> usize {
+        usize::try_from(self.hash % places as u64).expect("less than the number of places")
+    }
+
     /// The bytes that the key takes in the store, shared parts not counted.
     pub fn size(&self) -> usize {
         size_of::<Self>() + self.query.as_str().len()

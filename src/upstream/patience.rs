@@ -8,13 +8,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper_util::client::legacy::connect::capture_connection;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
-use tower::{BoxError, Service, ServiceExt};
+use tower::{BoxError, Service};
 
 use crate::domain::body::{StreamBody, stream};
 use crate::domain::rules::ClientOptions;
@@ -65,19 +66,18 @@ impl<S> Patient<S> {
 
 impl<S> Service<Request<StreamBody>> for Patient<S>
 where
-    S: Service<Request<StreamBody>, Response = Response<StreamBody>, Error = BoxError, Future: Send>,
-    S: Clone + Send + 'static,
+    S: Service<Request<StreamBody>, Response = Response<StreamBody>, Error = BoxError, Future: Send + 'static>,
 {
     type Response = Response<StreamBody>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Response<StreamBody>, BoxError>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<StreamBody>) -> Self::Future {
-        let Self { inner, patience } = self.clone();
+        let patience = self.patience;
         let mut connection = capture_connection(&mut request);
         let mut uploading = None;
         // Most requests have no body, and then nothing is to be watched.
@@ -86,7 +86,7 @@ where
             uploading = Some(watching);
             request = request.map(|body| stream(Watched { body, upload }));
         }
-        let answer = send(inner, request);
+        let answer = self.inner.call(request).boxed();
         Box::pin(async move {
             let waited_out = async {
                 // A transport that is no socket never says that it is connected.
@@ -100,13 +100,6 @@ where
             Ok(answer.map(|body| stream(Paced { body, patience: patience.progress, stalled: None })))
         })
     }
-}
-
-fn send<S>(inner: S, request: Request<StreamBody>) -> BoxFuture<'static, Result<Response<StreamBody>, BoxError>>
-where
-    S: Service<Request<StreamBody>, Response = Response<StreamBody>, Error = BoxError, Future: Send> + Send + 'static,
-{
-    Box::pin(inner.oneshot(request))
 }
 
 /// Completes once nothing has moved for too long. Begins when there is a connection.
