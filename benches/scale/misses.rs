@@ -15,9 +15,9 @@ use super::{ROUNDS, run};
 
 /// Where whoever stands in between runs, and where Merge does; the client is always on the last core.
 ///
-/// Two who talk on different cores wake each other's, which on a virtual machine can take longer than all else. With Merge on the server's
-/// core, who goes direct wakes another core as often as who goes through the server, so that a difference is what the server itself takes;
-/// so it is with all on one core. With the server alone on its own, who goes direct wakes none.
+/// Two who talk on different cores wake each other's, which on a virtual machine can take longer than all else. With all on one core nobody
+/// wakes any, and what is added is what the server takes. With Merge on the server's core, who goes direct wakes as many as who goes through
+/// the server, which begins with the cold caches of a core that has slept. With the server on a core of its own, who goes direct wakes none.
 struct Place {
     title: &'static str,
     server: usize,
@@ -42,6 +42,7 @@ pub(crate) fn misses() {
     }
 }
 
+/// Lets them take turns in this place, and prints what each adds.
 fn added(place: &Place) {
     let upstream = upstream::serve_on(place.merge, ground::merge(ACCOUNTS));
     let folder = tempfile::tempdir().expect("a place for files");
