@@ -40,37 +40,36 @@ Examples:
 
 /// A local caching reverse proxy for the sync-status calls of Merge's unified API.
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = EXAMPLES)]
+#[command(version, about, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Debug, clap::Args)]
+struct Serve {
+    #[command(flatten)]
     file: File,
     /// Listen beside a proxy that still runs at the same addresses, to replace it; without this that is an error
-    #[arg(long, env = "MERGE_SYNC_PROXY_REPLACE", global = true)]
+    #[arg(long, env = "MERGE_SYNC_PROXY_REPLACE")]
     replace: bool,
 }
 
 #[derive(Debug, clap::Args)]
 struct File {
     /// The configuration file
-    #[arg(
-        long,
-        short,
-        value_name = "FILE",
-        default_value = "proxy.toml",
-        env = "MERGE_SYNC_PROXY_CONFIG",
-        global = true
-    )]
+    #[arg(long, short, value_name = "FILE", default_value = "proxy.toml", env = "MERGE_SYNC_PROXY_CONFIG")]
     config: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the proxy; the default
-    Serve,
+    Serve(Serve),
     /// Read and check everything that a start would, and print what was understood
-    Check,
+    Check(File),
     /// Run the proxy in front of a simulated Merge; needs nothing
     Demo {
         /// Make this many requests, print where their answers came from, and end
@@ -104,10 +103,11 @@ enum KeyCommand {
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    let config = &arguments.file.config;
-    match arguments.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve(config, if arguments.replace { Presence::Beside } else { Presence::Alone }),
-        Command::Check => check(config),
+    match arguments.command.unwrap_or(Command::Serve(arguments.serve)) {
+        Command::Serve(Serve { file, replace }) => {
+            serve(&file.config, if replace { Presence::Beside } else { Presence::Alone })
+        }
+        Command::Check(file) => check(&file.config),
         Command::Demo { requests, listen, admin } => {
             // A tour is over before anybody could use its addresses, so it takes any that are free.
             let free = |address: SocketAddr| if requests.is_some() { (address.ip(), 0).into() } else { address };

@@ -61,9 +61,17 @@ fn a_variable_that_is_missing_is_named() {
 
 #[test]
 fn wrong_usage_is_2_and_help_is_0() {
-    for arguments in [&["frobnicate"][..], &["--frobnicate"], &["key"], &["demo", "--requests", "many"]] {
+    let unknown = [&["frobnicate"][..], &["--frobnicate"], &["key"], &["demo", "--requests", "many"]];
+    let of_another_command = [&["demo", "--replace"][..], &["check", "--replace"], &["--config", "F", "check"]];
+    for arguments in unknown.iter().chain(&of_another_command) {
         let (code, _, err) = told(&run(arguments, &[]));
         assert_eq!(code, 2, "{err}");
+    }
+    let everywhere = [("MERGE_SYNC_PROXY_REPLACE", "true"), ("MERGE_SYNC_PROXY_CONFIG", "/nowhere/proxy.toml")];
+    assert_eq!(told(&run(&["key", "new", "team"], &everywhere)).0, 0, "variables count for those that they are for");
+    for arguments in [&["check"][..], &["serve"], &[]] {
+        let (code, _, err) = told(&run(arguments, &everywhere));
+        assert_eq!((code, err.contains("/nowhere/proxy.toml: there is no such file")), (2, true), "{err}");
     }
     let (code, _, err) = told(&run(&["--config", "/nowhere/proxy.toml"], &[]));
     assert_eq!((code, err.contains("/nowhere/proxy.toml: there is no such file")), (2, true), "{err}");
