@@ -17,7 +17,7 @@ use clap::Parser;
 use merge_sync_proxy::demo::fault::Fault;
 use merge_sync_proxy::demo::merge::Merge;
 use rustls::ClientConfig;
-use support::child::{self, Server};
+use support::child::{self, Server, this_program};
 use support::drive::{Driver, End, Lines, Pace, Report, Turns};
 use support::foreign::{self, PEERS, Setting};
 use support::ground::{self, key};
@@ -28,6 +28,9 @@ use support::upstream;
 use support::wire::{self, Speech};
 
 const ACCOUNTS: usize = 1_000;
+
+/// What the proxy of the other build is called.
+const OTHER: &str = "the other build";
 
 /// Compares the proxy with hyper alone, nginx, `HAProxy` and Varnish.
 #[derive(Parser)]
@@ -43,6 +46,10 @@ struct Options {
     /// Only these: hits, keys, many, open, http2, tls, workers, herd, expiry.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// The program of this bench as another version of the sources has it: its proxy has a turn too, so that one run shows before and
+    /// after.
+    #[arg(long, value_name = "PROGRAM")]
+    against: Option<String>,
     /// What cargo says to every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -114,16 +121,17 @@ fn main() -> ExitCode {
     let merge = ground::merge(ACCOUNTS);
     let upstream = upstream::serve(merge.clone());
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
+    let other = options.against.as_deref();
     for work in WORKS.iter().filter(|work| wanted(work.name)) {
         let setting = Setting { tls: work.tls, ..setting(folder.path(), upstream, work.speech, work.workers) };
-        compare(work, &subjects(&setting, work.keys, true), &options);
+        compare(work, &subjects(&setting, work.keys, true, other), &options);
     }
     let setting = Setting { lifetime: 60, ..setting(folder.path(), upstream, Speech::Http1, 1) };
     if wanted("herd") {
-        herd(&merge, &subjects(&setting, 1, false));
+        herd(&merge, &subjects(&setting, 1, false, other));
     }
     if wanted("expiry") {
-        expiry(&merge, &subjects(&Setting { lifetime: 1, ..setting }, 1, true));
+        expiry(&merge, &subjects(&Setting { lifetime: 1, ..setting }, 1, true, other));
     }
     ExitCode::SUCCESS
 }
@@ -134,8 +142,8 @@ fn setting(folder: &Path, upstream: std::net::SocketAddr, speech: Speech, worker
     Setting { folder, upstream, speech, tls: false, workers, lifetime: 3_600, cores: Some(cores) }
 }
 
-/// All servers that there are, the yardstick first.
-fn subjects(setting: &Setting<'_>, keys: usize, with_bare: bool) -> Vec<Subject> {
+/// All servers that there are, the yardstick first; `other` is the program of the other build, if there is one.
+fn subjects(setting: &Setting<'_>, keys: usize, with_bare: bool, other: Option<&str>) -> Vec<Subject> {
     let layout = Layout {
         workers: setting.workers,
         upstream: Some(setting.upstream),
@@ -145,15 +153,18 @@ fn subjects(setting: &Setting<'_>, keys: usize, with_bare: bool) -> Vec<Subject>
     };
     let tls = setting.tls.then(|| identity::client(setting.folder));
     let mut subjects = Vec::new();
-    for role in [Role::Bare, Role::Proxy] {
-        if role == Role::Proxy || with_bare {
-            // What hyper answers with comes from as many places in memory as what others do.
-            let accounts = if role == Role::Bare { keys } else { layout.accounts };
-            let server = Server::play(role, &Layout { accounts, ..layout }, setting.cores);
-            let requests = requests(setting.speech, keys, "account", "");
-            subjects.push(Subject { name: role.name(), server, requests, tls: tls.clone() });
-        }
+    let ours = |name, role, program: &str, accounts| {
+        let server = Server::play_by(program, role, &Layout { accounts, ..layout }, setting.cores);
+        let requests = requests(setting.speech, keys, "account", "");
+        Subject { name, server, requests, tls: tls.clone() }
+    };
+    let this = this_program();
+    if with_bare {
+        // What hyper answers with comes from as many places in memory as what others do.
+        subjects.push(ours(Role::Bare.name(), Role::Bare, &this, keys));
     }
+    subjects.push(ours(Role::Proxy.name(), Role::Proxy, &this, layout.accounts));
+    subjects.extend(other.map(|other| ours(OTHER, Role::Proxy, other, layout.accounts)));
     for peer in PEERS {
         match foreign::start(peer, setting) {
             Some(server) => {
@@ -195,7 +206,7 @@ fn drive(subject: &Subject, work: &Work, end: End, requests: Vec<Vec<u8>>, is_wa
     }
     let before = subject.server.cpu();
     let report = driver.run(work.pace, end, &mut mix, &mut |_| ()).expect("sockets that work");
-    let cpu = subject.server.cpu() - before;
+    let cpu = subject.server.cpu().saturating_sub(before);
     let good = report.statuses.get(&200).copied().unwrap_or(0);
     assert!(good > 0 && good == report.answers(), "{}: {:?}", subject.name, report.statuses);
     Turn { report, cpu }
@@ -212,10 +223,22 @@ fn compare(work: &Work, subjects: &[Subject], options: &Options) {
     let rounds: Vec<Vec<Turn>> = (0..options.rounds).map(|_| subjects.iter().map(turn).collect()).collect();
     println!("\n{}: {} rounds of {} s", work.title, options.rounds, options.seconds);
     println!(
-        "{:<18} {:>9} {:>22} {:>22} {:>10} {:>22} {:>9} {:>9}",
-        "", "req/s", "× bare hyper", "× nginx", "CPU µs", "CPU × bare hyper", "p50 µs", "p99 µs"
+        "{:<18} {:>9} {:>22} {:>22} {:>10} {:>22} {:>9} {:>9}{}",
+        "",
+        "req/s",
+        "× bare hyper",
+        "× nginx",
+        "CPU µs",
+        "CPU × bare hyper",
+        "p50 µs",
+        "p99 µs",
+        options
+            .against
+            .as_ref()
+            .map_or_else(String::new, |_| format!(" {:>22} {:>22}", "× the other", "CPU × the other"))
     );
-    let nginx = subjects.iter().position(|subject| subject.name == "nginx");
+    let place = |name: &str| subjects.iter().position(|subject| subject.name == name);
+    let [nginx, other] = ["nginx", OTHER].map(place);
     for (at, subject) in subjects.iter().enumerate() {
         let mine = || rounds.iter().map(move |round| &round[at]);
         let against = |other: usize, of: &dyn Fn(&Turn) -> f64| {
@@ -224,7 +247,7 @@ fn compare(work: &Work, subjects: &[Subject], options: &Options) {
         let throughput = |turn: &Turn| turn.report.throughput();
         let cpu = |turn: &Turn| turn.cpu.as_secs_f64() * 1e6 / turn.report.answers() as f64;
         println!(
-            "{:<18} {:>9.0} {:>22} {:>22} {:>10.1} {:>22} {:>9.0} {:>9.0}",
+            "{:<18} {:>9.0} {:>22} {:>22} {:>10.1} {:>22} {:>9.0} {:>9.0}{}",
             subject.name,
             median(mine().map(throughput).collect()),
             against(0, &throughput),
@@ -233,6 +256,9 @@ fn compare(work: &Work, subjects: &[Subject], options: &Options) {
             against(0, &cpu),
             median(mine().map(|turn| turn.report.microseconds(0.5)).collect()),
             median(mine().map(|turn| turn.report.microseconds(0.99)).collect()),
+            other.map_or_else(String::new, |other| {
+                format!(" {:>22} {:>22}", against(other, &throughput), against(other, &cpu))
+            }),
         );
     }
 }
@@ -246,7 +272,7 @@ fn herd(merge: &Merge, subjects: &[Subject]) {
         let mut turns: Vec<(usize, Duration)> = Vec::new();
         for round in 0..3 {
             let calls = merge.calls();
-            let account = if subject.name == Role::Proxy.name() { "account" } else { "token" };
+            let account = if PEERS.contains(&subject.name) { "token" } else { "account" };
             let requests = requests(Speech::Http1, 1, account, &format!("?page_size={}", round + 50));
             let work = Work { connections: 1_000, ..HITS };
             let turn = drive(subject, &work, End::Requests(1_000), requests, false);

@@ -38,6 +38,9 @@ struct Options {
     /// Fill a million entries too.
     #[arg(long)]
     million: bool,
+    /// The program of this bench as another version of the sources has it: its misses have turns too.
+    #[arg(long, value_name = "PROGRAM")]
+    against: Option<String>,
     /// What cargo says to every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -54,7 +57,7 @@ fn main() -> ExitCode {
         ("connections", &connections),
         ("consumers", &consumers),
         ("workers", &workers),
-        ("misses", &misses::misses),
+        ("misses", &|| misses::misses(options.against.as_deref())),
     ];
     for (name, work) in works {
         if options.only.is_empty() || options.only.iter().any(|only| only == name) {
@@ -79,7 +82,7 @@ fn proxy(layout: Layout<'_>) -> Server {
 fn hits(server: &Server, connections: usize, mix: &mut Wide) -> (Report, f64) {
     let before = server.cpu();
     let report = run(server.address, connections, TURN, mix);
-    let cpu = (server.cpu() - before).as_secs_f64() * 1e6 / report.answers() as f64;
+    let cpu = server.cpu().saturating_sub(before).as_secs_f64() * 1e6 / report.answers() as f64;
     (report, cpu)
 }
 
@@ -153,7 +156,7 @@ fn connections() {
         };
         let cpu = server.cpu();
         let report = idle.run(Pace::Closed, TURN, &mut Wide::new(1_000, 1), &mut |_| ()).expect("sockets that work");
-        let cpu = (server.cpu() - cpu).as_secs_f64() * 1e6 / report.answers() as f64;
+        let cpu = server.cpu().saturating_sub(cpu).as_secs_f64() * 1e6 / report.answers() as f64;
         let (throughput, p99) = (report.throughput(), report.microseconds(0.99));
         drop(idle);
         let layout = Layout { accounts: 1, ..Layout::default() };

@@ -42,7 +42,12 @@ pub(crate) fn this_program() -> String {
 impl Server {
     /// This program in `role`.
     pub(crate) fn play(role: Role, layout: &Layout<'_>, cores: Option<&str>) -> Self {
-        let mut command = on_cores(cores, &this_program());
+        Self::play_by(&this_program(), role, layout, cores)
+    }
+
+    /// A build of this program in `role`.
+    pub(crate) fn play_by(program: &str, role: Role, layout: &Layout<'_>, cores: Option<&str>) -> Self {
+        let mut command = on_cores(cores, program);
         command.args(role::arguments(role, layout));
         Self::start(command)
     }
@@ -122,13 +127,18 @@ impl Drop for Server {
     }
 }
 
-/// The processor time of a process, in the kernel's ticks of 10 ms.
-pub(crate) fn cpu(process: u32) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The name, in parentheses, may hold blanks.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
-    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 10)
+/// The processor time of a process, and of threads that it has had.
+#[cfg(target_os = "linux")]
+fn cpu(process: u32) -> Duration {
+    use nix::time::{clock_getcpuclockid, clock_gettime};
+    let process = nix::unistd::Pid::from_raw(process.try_into().expect("the kernel's numbers of processes are small"));
+    clock_getcpuclockid(process).and_then(clock_gettime).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Other systems do not let another process read it.
+#[cfg(not(target_os = "linux"))]
+fn cpu(_: u32) -> Duration {
+    Duration::ZERO
 }
 
 /// The resident memory of a process, in bytes.
@@ -142,6 +152,32 @@ pub(crate) fn memory(process: u32) -> u64 {
 pub(crate) fn cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();
     *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, Into::into))
+}
+
+/// Keeps every core from going to sleep for as long as it lives: a process on each that never rests, and makes way for any other.
+pub(crate) struct Awake(Vec<Child>);
+
+impl Awake {
+    /// `None` where the system does not have what it takes.
+    pub(crate) fn begin() -> Option<Self> {
+        // It ends by itself once the bench has, which may not have the time to see to it.
+        let spin = "while kill -0 $PPID 2>/dev/null; do i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; done";
+        let spinner = |core: usize| {
+            let mut command = on_cores(Some(&core.to_string()), "chrt");
+            command.args(["--idle", "0", "sh", "-c", spin]).stdin(Stdio::null()).spawn()
+        };
+        let installed = is_installed("taskset") && is_installed("chrt");
+        installed.then(|| Self((0..cores()).filter_map(|core| spinner(core).ok()).collect()))
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 /// Puts the calling thread on the last core, away from the servers on the first.
