@@ -285,6 +285,8 @@ pub mod domain {
 
     pub mod arrival;
 
+    pub mod detached;
+
     pub mod peer;
 
     pub mod clock;

@@ -21,6 +21,7 @@ use support::drive::{Driver, End, Lines, Pace, Report};
 use support::ground;
 use support::role::{self, Layout, Role};
 use support::rounds::{median, spread};
+use support::upstream;
 use wide::{ACCOUNTS, Wide};
 
 const TURN: End = End::After(Duration::from_secs(2));
@@ -102,7 +103,11 @@ fn entries(million: bool) {
         run(server.address, 64, End::Requests(count as u64), &mut Wide::new(1, 1));
         server
     };
-    let servers: Vec<_> = counts.iter().map(|count| (*count, filled(*count), bare(*count))).collect();
+    // Pages come over a socket and have names of Merge's own, which is most that a page can have to be kept with it.
+    let merge = ground::merge(ACCOUNTS);
+    merge.etags(true);
+    let upstream = upstream::serve(merge);
+    let servers: Vec<_> = counts.iter().map(|count| (*count, filled(*count, upstream), bare(*count))).collect();
     let mut rounds = vec![Vec::new(); counts.len()];
     for _ in 0..ROUNDS {
         for ((count, (server, _), bare), rounds) in servers.iter().zip(&mut rounds) {
@@ -128,9 +133,9 @@ fn entries(million: bool) {
     }
 }
 
-/// A proxy that holds so many pages, and how much memory one takes, in bytes.
-fn filled(count: usize) -> (Server, f64) {
-    let server = proxy(Layout { room: ground::AMPLE, ..Layout::default() });
+/// A proxy that holds so many pages of this upstream, and how much memory one takes, in bytes.
+fn filled(count: usize, upstream: SocketAddr) -> (Server, f64) {
+    let server = proxy(Layout { room: ground::AMPLE, upstream: Some(upstream), ..Layout::default() });
     run(server.address, 64, End::Requests(1_000), &mut Wide::new(1, 1));
     let before = server.memory();
     run(server.address, 64, End::Requests(count as u64), &mut Wide::new(count, ACCOUNTS));

@@ -24,10 +24,10 @@ use tower::{Layer, Service, ServiceExt};
 
 use super::changes::Listening;
 use super::store::Store;
-use crate::domain::arrival::detached;
 use crate::domain::ask::Ask;
 use crate::domain::cache_control::Wants;
 use crate::domain::condition;
+use crate::domain::detached;
 use crate::domain::exchange::{Answer, Given};
 use crate::domain::follow::{Follow, Followed, How, Updates};
 use crate::domain::key::PageKey;
@@ -301,7 +301,7 @@ where
             // What is no page is told to who asks for one: the client comes again, and hears it.
             let page = page.filter(|page| page.kind == Kind::Good)?;
             // Not the page's own: it would hold the body as well for as long as the stream lasts.
-            let known = vec![detached(&page.etag)];
+            let known = vec![detached::value(&page.etag)];
             Some((page, (follower, known)))
         });
         Ok(Given::Followed(Box::new(Followed { answer, how: How::Stream(Some(Updates::new(pages))) })))

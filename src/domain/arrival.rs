@@ -4,7 +4,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::HeaderValue;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -125,12 +124,6 @@ impl<B> Arrived<B> {
             heads.remember(question);
         }
     }
-}
-
-/// The same value in memory of its own. hyper reads on while an answer is made, and as long as somebody holds a part of a head it has
-/// to take new memory for the next.
-pub fn detached(value: &HeaderValue) -> HeaderValue {
-    HeaderValue::from_bytes(value.as_bytes()).expect("a value is one")
 }
 
 impl<B: Body> Body for Arrived<B> {

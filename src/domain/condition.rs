@@ -3,7 +3,7 @@
 use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue};
 
-use super::arrival::detached;
+use super::detached;
 
 /// What a client says that it has.
 #[derive(Clone, Debug, Default)]
@@ -16,11 +16,11 @@ pub struct Conditions {
 impl Conditions {
     /// The conditions of a request.
     pub fn read(headers: &HeaderMap) -> Self {
-        let if_none_match: Vec<_> = headers.get_all(IF_NONE_MATCH).iter().map(detached).collect();
+        let if_none_match: Vec<_> = headers.get_all(IF_NONE_MATCH).iter().map(detached::value).collect();
         let dates = if_none_match.is_empty().then(|| headers.get_all(IF_MODIFIED_SINCE).iter());
         // Of several dates none is the one that is meant.
         let if_modified_since =
-            dates.and_then(|mut dates| dates.next().filter(|_| dates.next().is_none())).map(detached);
+            dates.and_then(|mut dates| dates.next().filter(|_| dates.next().is_none())).map(detached::value);
         Self { if_none_match, if_modified_since }
     }
 

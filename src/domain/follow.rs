@@ -10,6 +10,7 @@ use http::header::{ACCEPT, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::cache_control::{directives, list, seconds};
+use super::detached;
 use super::exchange::Answer;
 use super::page::Page;
 
@@ -43,7 +44,7 @@ impl Follow {
         if method != Method::GET {
             return None;
         }
-        let lines = |name: HeaderName| headers.get_all(name).iter().cloned();
+        let lines = |name: HeaderName| headers.get_all(name).iter().map(detached::value);
         if accepts_events(headers) {
             return Some(Self::Stream { known: lines(LAST_EVENT_ID).chain(lines(IF_NONE_MATCH)).collect() });
         }

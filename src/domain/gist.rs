@@ -8,7 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Version};
 
 use super::access::X_ACCOUNT_TOKEN;
-use super::arrival::detached;
+use super::detached;
 
 /// Fields that only the door reads, or nobody. Any other is kept, so that an answer may depend on it.
 const READ_BEFORE: [HeaderName; 8] =
@@ -35,10 +35,7 @@ impl Gist {
             return None;
         }
         let kept = head.headers.iter().filter(|(name, _)| !READ_BEFORE.contains(name));
-        let mut headers = HeaderMap::new();
-        for (name, value) in kept {
-            headers.append(name.clone(), detached(value));
-        }
+        let headers: HeaderMap = kept.map(|(name, value)| (name.clone(), detached::value(value))).collect();
         Some(Self { path: head.uri.path().into(), headers: (!headers.is_empty()).then(|| Box::new(headers)) })
     }
 

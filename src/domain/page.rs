@@ -9,6 +9,7 @@ use http::header::{CONTENT_TYPE, ETAG, LAST_MODIFIED, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
+use super::detached;
 use super::encoding::{Coding, Encodings};
 use super::entity_tag::with_entity_tag;
 use super::history::History;
@@ -132,6 +133,14 @@ pub struct Refusal {
     pub retry_at: Option<Instant>,
 }
 
+impl Refusal {
+    /// The bytes that it takes.
+    fn size(&self) -> usize {
+        let challenge = self.www_authenticate.as_ref().map_or(0, HeaderValue::len);
+        size_of::<Self>() + self.content_type.len() + challenge
+    }
+}
+
 /// The body of a good page for those who read it encoded.
 #[derive(Debug)]
 struct Twins {
@@ -153,9 +162,15 @@ pub struct Validators {
 }
 
 impl Validators {
-    /// The validators of an answer.
-    pub fn read(headers: &HeaderMap) -> Self {
-        Self { etag: headers.get(ETAG).cloned(), last_modified: headers.get(LAST_MODIFIED).cloned() }
+    /// The validators of an answer, in memory of their own.
+    fn read(headers: &HeaderMap) -> Self {
+        let read = |name| headers.get(name).map(detached::value);
+        Self { etag: read(ETAG), last_modified: read(LAST_MODIFIED) }
+    }
+
+    /// The bytes that they take.
+    fn size(&self) -> usize {
+        size_of::<Self>() + [&self.etag, &self.last_modified].into_iter().flatten().map(HeaderValue::len).sum::<usize>()
     }
 
     fn kept(self) -> Option<Box<Self>> {
@@ -170,8 +185,8 @@ impl Page {
     pub fn new(received: &Received, kind: Kind, lifetime: Lifetime, history: History) -> Self {
         let headers = &received.headers;
         let refusal = || Refusal {
-            content_type: headers.get(CONTENT_TYPE).cloned().unwrap_or(JSON),
-            www_authenticate: headers.get(WWW_AUTHENTICATE).cloned(),
+            content_type: headers.get(CONTENT_TYPE).filter(|it| *it != JSON).map_or(JSON, detached::value),
+            www_authenticate: headers.get(WWW_AUTHENTICATE).map(detached::value),
             retry_at: received.retry_at,
         };
         let (body, etag) = with_entity_tag(&received.body);
@@ -325,8 +340,8 @@ impl Page {
     /// The bytes that it takes in the store.
     pub fn size(&self) -> usize {
         let twins = self.twins.get().map_or(0, |twins| size_of::<Twins>() + twins.encodings.size());
-        let validators = self.validators.as_ref().map_or(0, |_| size_of::<Validators>());
-        let refusal = self.refusal.as_ref().map_or(0, |_| size_of::<Refusal>());
+        let validators = self.validators.as_ref().map_or(0, |validators| validators.size());
+        let refusal = self.refusal.as_ref().map_or(0, |refusal| refusal.size());
         let beside = self.etag.len() + validators + twins + refusal + self.history.size();
         size_of::<Self>() + self.body.len() + beside
     }
@@ -334,13 +349,13 @@ impl Page {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::detached::tests::head;
     use super::super::received::SyncDigest;
     use super::*;
     use proptest::prelude::*;
 
-    /// A good page with a body and a lifetime in seconds.
-    pub(crate) fn page(body: &'static str, began: Instant, [fresh, while_revalidate, if_error]: [u64; 3]) -> Page {
-        let received = Received {
+    fn received(body: &'static str, began: Instant) -> Received {
+        Received {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
             body: Bytes::from_static(body.as_bytes()),
@@ -349,7 +364,12 @@ pub(crate) mod tests {
             digest: SyncDigest::default(),
             retry_at: None,
             remembered: false,
-        };
+        }
+    }
+
+    /// A good page with a body and a lifetime in seconds.
+    pub(crate) fn page(body: &'static str, began: Instant, [fresh, while_revalidate, if_error]: [u64; 3]) -> Page {
+        let received = received(body, began);
         let [fresh, while_revalidate, if_error] = [fresh, while_revalidate, if_error].map(Duration::from_secs);
         Page::new(&received, Kind::Good, Lifetime { fresh, while_revalidate, if_error }, History::default())
     }
@@ -378,6 +398,59 @@ pub(crate) mod tests {
         page.purge(second(3));
         assert_eq!(page.freshness(second(1)), Freshness::Fresh { ttl: Duration::from_secs(4) });
         assert_eq!(page.freshness(second(2)), Freshness::IfError { since: Duration::ZERO });
+    }
+
+    #[test]
+    fn a_page_keeps_nothing_of_the_buffer_that_its_head_came_in() {
+        let fields = [
+            (ETAG, "\"one\""),
+            (LAST_MODIFIED, "Wed, 15 Apr 2026 10:00:00 GMT"),
+            (CONTENT_TYPE, "application/problem+json"),
+            (WWW_AUTHENTICATE, "Bearer"),
+        ];
+        for kind in [Kind::Good, Kind::Negative, Kind::Passing] {
+            let (headers, buffer) = head(&fields);
+            let received = Received { headers, ..received("{}", Instant::now()) };
+            let page = Page::new(&received, kind, Lifetime::NONE, History::default());
+            let confirmed = page.confirmed(&received, Lifetime::NONE, History::default());
+            drop(received);
+            assert!(buffer.is_unique(), "{kind:?}");
+            let kept = if kind == Kind::Good { &fields[..2] } else { &fields[..] };
+            let kept: usize = kept.iter().map(|(_, value)| value.len()).sum();
+            assert!(page.size() >= size_of::<Page>() + "{}".len() + kept, "what is kept of the head weighs");
+            let validators = page.validators.as_ref().expect("there are some");
+            let named = [&validators.etag, &validators.last_modified].map(|value| value.as_ref().expect("a value"));
+            assert_eq!(named, [fields[0].1, fields[1].1]);
+            assert_eq!(confirmed.validators, page.validators);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_kept_is_the_same_in_other_memory() {
+        let (headers, buffer) = head(&[(CONTENT_TYPE, "application/json"), (WWW_AUTHENTICATE, "Bearer")]);
+        let received = Received { headers, ..received("{}", Instant::now()) };
+        let kept = received.detached();
+        assert_eq!((&kept.headers, &kept.body), (&received.headers, &received.body));
+        drop(received);
+        assert!(buffer.is_unique());
+    }
+
+    #[test]
+    fn a_page_of_a_known_body_has_no_other_copy_of_it() {
+        let named = |tag| {
+            let (headers, _) = head(&[(ETAG, tag)]);
+            let received = Received { headers, ..received("{}", Instant::now()) };
+            Page::new(&received, Kind::Good, Lifetime::NONE, History::default())
+        };
+        let known = named("\"one\"");
+        for tag in ["\"one\"", "\"two\""] {
+            let own = named(tag);
+            let piece = own.body.clone();
+            let page = own.sharing(Some(&known));
+            assert_eq!(page.body.as_ptr(), known.body.as_ptr());
+            assert!(piece.is_unique(), "{tag}");
+            assert_eq!(page.validators.and_then(|validators| validators.etag).expect("a tag"), tag);
+        }
     }
 
     proptest! {

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
+use super::detached;
+
 /// A whole answer of the upstream, read to its verified end.
 #[derive(Clone, Debug)]
 pub struct Received {
@@ -25,6 +27,13 @@ pub struct Received {
     pub retry_at: Option<Instant>,
     /// Whether it is an earlier answer for the same account, given again because a call would bring no other.
     pub remembered: bool,
+}
+
+impl Received {
+    /// The same answer in memory of its own, to be kept.
+    pub fn detached(&self) -> Self {
+        Self { headers: detached::fields(&self.headers), body: Bytes::copy_from_slice(&self.body), ..self.clone() }
+    }
 }
 
 /// What freshness needs to know of a sync-status body. All times are relative to the upstream's clock when it answered.

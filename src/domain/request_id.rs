@@ -4,15 +4,15 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
-use super::arrival::detached;
 use super::clock::since_epoch;
+use super::detached;
 
 /// The header that names a request.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The name of a request that came `at` this moment, and with this one, if with any.
 pub fn name(own: Option<&HeaderValue>, at: Instant) -> HeaderValue {
-    own.filter(|own| may_name(own)).map_or_else(|| new(at), detached)
+    own.filter(|own| may_name(own)).map_or_else(|| new(at), detached::value)
 }
 
 /// Whether a caller's `X-Request-Id` is kept: 1 to 128 visible ASCII characters.

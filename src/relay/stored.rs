@@ -15,6 +15,7 @@ use super::policy::{Clocks, Terms, terms};
 use super::vary::Selection;
 use super::verdict::Verdict;
 use crate::domain::cache_control::Wants;
+use crate::domain::detached;
 
 /// One response, whole.
 #[derive(Debug)]
@@ -95,7 +96,7 @@ impl Came {
         }
         Stored {
             status: self.status,
-            headers,
+            headers: detached::fields(&headers),
             body,
             selection,
             terms: self.terms,
@@ -184,5 +185,34 @@ impl Stored {
     pub fn size(&self) -> usize {
         let fields: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 96).sum();
         size_of::<Self>() + self.body.len() + fields + self.selection.size()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{CACHE_CONTROL, SERVER};
+
+    use super::*;
+    use crate::domain::detached::tests::head;
+
+    #[test]
+    fn a_stored_response_keeps_nothing_of_the_buffer_that_its_head_came_in() {
+        let fields = [(ETAG, "\"one\""), (CACHE_CONTROL, "max-age=60"), (SERVER, "cloudflare"), (SERVER, "other")];
+        let came = || {
+            let (headers, buffer) = head(&fields);
+            (Came::new(StatusCode::OK, headers, Instant::now()), buffer)
+        };
+        let (first, buffer) = came();
+        let stored = first.store(b"{}", Selection::default());
+        drop(first);
+        assert!(buffer.is_unique());
+        let (second, buffer) = came();
+        let confirmed = stored.confirmed(&second, &HeaderMap::new()).expect("it may be stored");
+        drop(second);
+        assert!(buffer.is_unique());
+        for stored in [&stored, &confirmed] {
+            let fields = [(ETAG, 1), (CACHE_CONTROL, 1), (SERVER, 2)];
+            assert!(fields.iter().all(|(name, lines)| stored.headers.get_all(name).iter().count() == *lines));
+        }
     }
 }

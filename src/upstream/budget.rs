@@ -129,7 +129,7 @@ where
             fetch.departure.depart();
             match inner.call(fetch).await {
                 Ok(received) if concerns_the_token(received.status) => {
-                    permit.ended(Ending::Refused(Arc::new(received.clone())), None);
+                    permit.ended(Ending::Refused(Arc::new(received.detached())), None);
                     Ok(received)
                 }
                 Ok(mut received) => {
