@@ -329,6 +329,10 @@ pub mod domain {
 
     mod entity_tag;
 
+    pub mod validators;
+
+    pub mod refusal;
+
     pub mod setback;
 
     pub mod event;

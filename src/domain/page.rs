@@ -5,16 +5,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, ETAG, LAST_MODIFIED, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 
-use super::detached;
 use super::encoding::{Coding, Encodings};
 use super::entity_tag::with_entity_tag;
 use super::history::History;
 use super::received::Received;
+use super::refusal::Refusal;
 use super::setback::Setback;
+use super::validators::Validators;
 
 /// What a stored page is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,25 +122,6 @@ pub struct Page {
     pub history: History,
 }
 
-/// What an answer has that is not good. It is apart, since there are few of them, and each good page would keep room for it.
-#[derive(Debug)]
-pub struct Refusal {
-    /// The media type.
-    pub content_type: HeaderValue,
-    /// The challenge of a 401.
-    pub www_authenticate: Option<HeaderValue>,
-    /// When the upstream takes the next request, where it has said so.
-    pub retry_at: Option<Instant>,
-}
-
-impl Refusal {
-    /// The bytes that it takes.
-    fn size(&self) -> usize {
-        let challenge = self.www_authenticate.as_ref().map_or(0, HeaderValue::len);
-        size_of::<Self>() + self.content_type.len() + challenge
-    }
-}
-
 /// The body of a good page for those who read it encoded.
 #[derive(Debug)]
 struct Twins {
@@ -152,49 +133,15 @@ struct Twins {
 /// The age from which a page counts as purged that was not.
 const NEVER: u64 = u64::MAX;
 
-/// The upstream's `ETag` and `Last-Modified`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Validators {
-    /// For `If-None-Match`.
-    pub etag: Option<HeaderValue>,
-    /// For `If-Modified-Since`.
-    pub last_modified: Option<HeaderValue>,
-}
-
-impl Validators {
-    /// The validators of an answer, in memory of their own.
-    fn read(headers: &HeaderMap) -> Self {
-        let read = |name| headers.get(name).map(detached::value);
-        Self { etag: read(ETAG), last_modified: read(LAST_MODIFIED) }
-    }
-
-    /// The bytes that they take.
-    fn size(&self) -> usize {
-        size_of::<Self>() + [&self.etag, &self.last_modified].into_iter().flatten().map(HeaderValue::len).sum::<usize>()
-    }
-
-    fn kept(self) -> Option<Box<Self>> {
-        (self != Self::default()).then(|| Box::new(self))
-    }
-}
-
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
 impl Page {
     /// The page that `received` makes, with `lifetime`.
     pub fn new(received: &Received, kind: Kind, lifetime: Lifetime, history: History) -> Self {
-        let headers = &received.headers;
-        let refusal = || Refusal {
-            content_type: headers.get(CONTENT_TYPE).filter(|it| *it != JSON).map_or(JSON, detached::value),
-            www_authenticate: headers.get(WWW_AUTHENTICATE).map(detached::value),
-            retry_at: received.retry_at,
-        };
         let (body, etag) = with_entity_tag(&received.body);
         Self {
             status: received.status,
             etag,
-            refusal: (kind != Kind::Good).then(|| Box::new(refusal())),
-            validators: Validators::read(headers).kept(),
+            refusal: (kind != Kind::Good).then(|| Box::new(Refusal::of(received))),
+            validators: Validators::read(&received.headers).kept(),
             body,
             kind,
             began: received.began,
@@ -352,6 +299,8 @@ pub(crate) mod tests {
     use super::super::detached::tests::head;
     use super::super::received::SyncDigest;
     use super::*;
+    use http::HeaderMap;
+    use http::header::{CONTENT_TYPE, ETAG, LAST_MODIFIED, WWW_AUTHENTICATE};
     use proptest::prelude::*;
 
     fn received(body: &'static str, began: Instant) -> Received {
@@ -423,16 +372,6 @@ pub(crate) mod tests {
             assert_eq!(named, [fields[0].1, fields[1].1]);
             assert_eq!(confirmed.validators, page.validators);
         }
-    }
-
-    #[test]
-    fn an_answer_that_is_kept_is_the_same_in_other_memory() {
-        let (headers, buffer) = head(&[(CONTENT_TYPE, "application/json"), (WWW_AUTHENTICATE, "Bearer")]);
-        let received = Received { headers, ..received("{}", Instant::now()) };
-        let kept = received.detached();
-        assert_eq!((&kept.headers, &kept.body), (&received.headers, &received.body));
-        drop(received);
-        assert!(buffer.is_unique());
     }
 
     #[test]

@@ -61,3 +61,30 @@ pub struct Run {
     /// When its last whole run began, in seconds of the Unix epoch, and how long that took.
     pub finished: Option<(u32, Duration)>,
 }
+
+#[cfg(test)]
+mod tests {
+    use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+
+    use super::super::detached::tests::head;
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_kept_is_the_same_in_other_memory() {
+        let (headers, buffer) = head(&[(CONTENT_TYPE, "application/json"), (WWW_AUTHENTICATE, "Bearer")]);
+        let received = Received {
+            status: StatusCode::UNAUTHORIZED,
+            headers,
+            body: Bytes::from_static(b"{}"),
+            began: Instant::now(),
+            date: None,
+            digest: SyncDigest::default(),
+            retry_at: None,
+            remembered: false,
+        };
+        let kept = received.detached();
+        assert_eq!((&kept.headers, &kept.body), (&received.headers, &received.body));
+        drop(received);
+        assert!(buffer.is_unique());
+    }
+}
