@@ -70,10 +70,11 @@ use crate::stack::{self, Ground};
 use crate::trace::export::Traces;
 use crate::upstream::breaker;
 use crate::upstream::budget::Budgets;
-use crate::upstream::client::{Client, Transport};
+use crate::upstream::client::Client;
 use crate::upstream::retry::Retries;
 use crate::upstream::standing::UpstreamStanding;
 use crate::upstream::transport;
+use crate::upstream::ways::{InForce, Transport, Ways};
 use crate::webhook::receive::Webhooks;
 
 /// The running proxy. Cheap to clone; all clones are the same proxy.
@@ -131,6 +132,7 @@ impl App {
             config.accounts.iter().map(|account| &**account),
         );
         let events = Events::default();
+        let in_force = InForce::new(Ways::new(&config.upstreams, &config.accounts, transports));
         let ground = Ground {
             house: Arc::new(ArcSwap::from_pointee(house)),
             heads: Heads::new(pages),
@@ -139,10 +141,11 @@ impl App {
             store,
             http: Http::new(responses),
             retries: Retries::default(),
-            budgets: Budgets::default(),
+            budgets: Budgets::new(in_force.clone()),
             demand: Demand::default(),
             webhooks: Webhooks::new(events.clone()),
-            client: Client::new(transports),
+            client: Client::new(in_force.clone()),
+            in_force,
             metrics,
             traces: Traces::default(),
         };

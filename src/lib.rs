@@ -258,6 +258,8 @@ pub mod upstream {
 
     pub mod standing;
 
+    pub mod ways;
+
     pub mod client;
 
     pub mod forward;

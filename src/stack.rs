@@ -31,6 +31,7 @@ use crate::reply::render;
 use crate::telemetry;
 use crate::trace::attempts;
 use crate::trace::export::Traces;
+use crate::upstream::ways::InForce;
 use crate::upstream::{budget, retry};
 use crate::webhook::receive::{MakeStale, Receiver, Webhooks};
 
@@ -57,6 +58,8 @@ pub struct Ground {
     pub demand: demand::Demand,
     /// What webhooks share.
     pub webhooks: Webhooks,
+    /// The upstreams that are in force, and the ways to them.
+    pub in_force: InForce,
     /// The way to Merge.
     pub client: crate::upstream::client::Client,
     /// What is counted.

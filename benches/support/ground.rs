@@ -13,7 +13,7 @@ use merge_sync_proxy::demo::account::SimAccount;
 use merge_sync_proxy::demo::builder::Builder;
 use merge_sync_proxy::demo::merge::Merge;
 use merge_sync_proxy::domain::key::TokenHasher;
-use merge_sync_proxy::upstream::client::transport;
+use merge_sync_proxy::upstream::ways::transport;
 use sha2::{Digest, Sha256};
 
 use super::identity;

@@ -12,7 +12,7 @@ use merge_sync_proxy::config::Config;
 use merge_sync_proxy::demo::account::SimAccount;
 use merge_sync_proxy::demo::merge::Merge;
 use merge_sync_proxy::domain::key::TokenHasher;
-use merge_sync_proxy::upstream::client::transport;
+use merge_sync_proxy::upstream::ways::transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;

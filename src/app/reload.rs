@@ -20,8 +20,8 @@ use crate::domain::event::Kind;
 use crate::domain::key::TokenHasher;
 use crate::domain::peer::Asker;
 use crate::telemetry::{self, redact};
-use crate::upstream::client::Transport;
 use crate::upstream::transport;
+use crate::upstream::ways::{Transport, Ways};
 
 /// Why the configuration is read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +188,7 @@ impl App {
         // What stays as it is goes on being so in all that is told, and the next reload names it again.
         keep_fixed(&mut config, &old);
         refuse_exposure(&config)?;
-        let transports = self.transports(&old, &config)?;
+        let ways = Ways::new(&config.upstreams, &config.accounts, self.transports(&old, &config)?);
         // Before any of them is used.
         redact::conceal(config.secrets());
         if (&config.telemetry.filter, config.telemetry.access_log) != (&old.telemetry.filter, old.telemetry.access_log)
@@ -196,7 +196,8 @@ impl App {
             telemetry::refilter(&config.telemetry.filter, config.telemetry.access_log);
         }
         // In this order, so that whoever is admitted to an upstream finds the way to it.
-        self.ground.client.replace(transports);
+        self.ground.in_force.replace(ways.after(&self.ground.in_force.ways()));
+        self.ground.budgets.take_over();
         let now = Instant::now();
         let before = self.ground.house.load_full();
         let house = Self::house(&config, &self.reloads.hasher, Some(&before), now);
@@ -210,27 +211,19 @@ impl App {
         Ok(told)
     }
 
-    /// The ways to the upstreams of `new`. One that is as before keeps its connections; one that is gone stays for the requests
-    /// that were admitted to it.
+    /// How the upstreams of `new` are reached. One that is as before keeps its connections.
     fn transports(&self, old: &Config, new: &Config) -> Result<HashMap<Name, Transport>, Faults> {
-        let known = self.ground.client.transports();
-        let mut transports = HashMap::new();
-        for upstream in &old.upstreams {
-            transports.extend(known.get(&upstream.name).map(|way| (upstream.name.clone(), way.clone())));
-        }
-        for upstream in &new.upstreams {
+        let connect = |upstream: &Arc<Upstream>| {
             let same = named(old, &upstream.name)
                 .is_some_and(|before| before.client.connects_like(&upstream.client) && before.is_same_origin(upstream));
-            if same && transports.contains_key(&upstream.name) {
-                continue;
-            }
-            let way = transport::connect(upstream).map_err(|reason| {
+            let known = self.ground.in_force.way(&upstream.name).filter(|_| same).map(|way| way.transport);
+            let way = known.map_or_else(|| transport::connect(upstream), Ok).map_err(|reason| {
                 let file = upstream.client.ca_file.as_deref().unwrap_or(Path::new("(system)"));
                 Fault::of_file(file, format!("upstream {}: {reason}", upstream.name))
             })?;
-            transports.insert(upstream.name.clone(), way);
-        }
-        Ok(transports)
+            Ok((upstream.name.clone(), way))
+        };
+        new.upstreams.iter().map(connect).collect()
     }
 
     /// Forgets what does not hold any more: all that another server has said, and refusals that were meant for another key.
@@ -245,6 +238,7 @@ impl App {
             };
             self.ground.store.forget_upstream(&before.name, only_refusals, now);
             self.ground.http.responses.forget_upstream(&before.name, only_refusals, now);
+            self.ground.budgets.forget_refusals(&before.name);
         }
     }
 }

@@ -111,6 +111,12 @@ impl Upstream {
     pub fn is_same_origin(&self, other: &Self) -> bool {
         (&self.scheme, &self.authority, &self.prefix) == (&other.scheme, &other.authority, &other.prefix)
     }
+
+    /// The host, in lower case, and the port that its connections go to, also where the URL does not name it.
+    pub fn endpoint(&self) -> (String, u16) {
+        let usual = if self.scheme == Scheme::HTTP { 80 } else { 443 };
+        (self.authority.host().to_ascii_lowercase(), self.authority.port_u16().unwrap_or(usual))
+    }
 }
 
 /// A linked account of Merge.
@@ -141,7 +147,7 @@ impl Account {
         self.name.as_deref().map_or_else(|| self.hash.to_string(), str::to_owned)
     }
 
-    /// The limit of calls for this account; `None` is unlimited.
+    /// The limit of calls for this account at its own upstream; `None` is unlimited.
     pub fn rate(&self) -> Option<Rate> {
         self.per_account.unwrap_or(self.upstream.budget.per_account)
     }

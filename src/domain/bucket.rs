@@ -29,6 +29,12 @@ impl Rate {
         (!window.is_zero()).then_some(Self { count, window })
     }
 
+    /// The rate that keeps both: the smaller count in the longer window.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { count: self.count.min(other.count), window: self.window.max(other.window) }
+    }
+
     /// How many may go at once after a quiet time: a fifth of the count, so that a cold start is quick and the sustained
     /// rate still is four fifths of what is allowed.
     pub fn burst(self) -> u32 {

@@ -146,14 +146,15 @@ impl Default for ClientOptions {
 }
 
 impl ClientOptions {
-    /// Whether connections are made as with `other`; how long calls last and how often they are tried does not matter.
+    /// Whether connections are made and kept as with `other`; how long calls last and how often they are tried does not matter.
     pub fn connects_like(&self, other: &Self) -> bool {
         let certificates = (&self.ca_file, self.ca_digest) == (&other.ca_file, other.ca_digest);
         let proxy = match (&self.proxy, &other.proxy) {
             (Some(one), Some(other)) => one.is_same(other),
             (one, other) => one.is_none() && other.is_none(),
         };
-        certificates && proxy && (self.connect_timeout, self.http2) == (other.connect_timeout, other.http2)
+        let times = |of: &Self| (of.connect_timeout, of.tls_timeout, of.headers_timeout, of.max_connection_age);
+        certificates && proxy && times(self) == times(other) && self.http2 == other.http2
     }
 }
 

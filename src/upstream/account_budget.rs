@@ -31,9 +31,14 @@ struct Pause {
     until: Option<Instant>,
     /// How often in a row.
     refusals: u32,
-    /// Whether the first call after a pause is under way.
-    probing: bool,
+    /// The first call after a pause, while it is under way.
+    probe: Option<Probe>,
+    /// How many there were.
+    probes: Probe,
 }
+
+/// The number of a call that goes first after a pause.
+type Probe = u64;
 
 /// The longest pause after a refusal that did not say how long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -79,7 +84,8 @@ impl AccountBudget {
     /// Whether nothing would be forgotten if it were made anew.
     pub fn is_unspent(&self, now: Instant) -> bool {
         let full = self.bucket.as_ref().is_none_or(|bucket| bucket.is_full(now));
-        full && self.in_flight == 0 && !self.proven && self.paused_until(now).is_none()
+        let paced = self.paced_until.is_some_and(|until| until > now);
+        full && self.in_flight == 0 && !self.proven && !paced && self.paused_until(now).is_none()
     }
 
     /// Until when the upstream wants no call for this account.
@@ -92,7 +98,7 @@ impl AccountBudget {
         if let Some(until) = self.paused_until(now) {
             return Some(Obstacle::until(Kind::Pause, until));
         }
-        if self.pause.probing {
+        if self.pause.probe.is_some() {
             return Some(Obstacle::busy(Kind::Pause));
         }
         let due = self.bucket.as_ref().map_or(now, |bucket| bucket.next(now, ahead));
@@ -100,30 +106,36 @@ impl AccountBudget {
         (due > now).then_some(Obstacle::until(Kind::Rate, due))
     }
 
-    /// A call goes out.
-    pub fn spend(&mut self, now: Instant) {
+    /// A call goes out; says which number it has if it is the first after a pause.
+    pub fn spend(&mut self, now: Instant) -> Option<u64> {
         // What has no obstacle is in the bucket; only a dry run sends what is not.
         let _ = self.bucket.as_ref().map(|bucket| bucket.reserve(now));
         self.in_flight += 1;
-        self.pause.probing = self.pause.refusals > 0;
+        if self.pause.refusals == 0 {
+            return None;
+        }
+        self.pause.probes += 1;
+        self.pause.probe = Some(self.pause.probes);
+        self.pause.probe
     }
 
-    /// A call is over.
-    pub fn release(&mut self) {
+    /// A call is over, which may have had a number as the first after a pause.
+    pub fn release(&mut self, probe: Option<u64>) {
         self.in_flight -= 1;
-        if self.in_flight == 0 {
-            self.pause.probing = false;
+        // One that brought no answer makes way for another.
+        if probe.is_some() && self.pause.probe == probe {
+            self.pause.probe = None;
         }
     }
 
     /// The upstream has refused a call for this account (429): leaves it alone until `until`, or if it did not say, for 1 s, which
     /// doubles with each refusal in a row up to 60 s. `jitter` is from 0 to 1.
     pub fn refused(&mut self, until: Option<Instant>, now: Instant, jitter: f32) -> Instant {
-        let Pause { refusals, probing, .. } = &mut self.pause;
+        let Pause { refusals, probe, .. } = &mut self.pause;
         let growing = (Duration::from_secs(1) * 2_u32.pow((*refusals).min(6))).min(LONGEST_PAUSE);
         let until = until.unwrap_or(now + growing.mul_f32(1.0 + jitter / 4.0));
         *refusals = refusals.saturating_add(1);
-        *probing = false;
+        *probe = None;
         self.pause.until = self.pause.until.max(Some(until));
         until
     }
@@ -131,9 +143,14 @@ impl AccountBudget {
     /// The upstream has answered a call for this account, `well` or with a failure; says whether that changes whether it is proven.
     pub fn answered(&mut self, well: bool, refusal: Option<Arc<Received>>) -> bool {
         self.pause.refusals = 0;
-        self.pause.probing = false;
+        self.pause.probe = None;
         self.refusal = refusal;
         std::mem::replace(&mut self.proven, well) != well
+    }
+
+    /// Forgets the refusal: it was meant for another key, or came from another server.
+    pub fn forget_refusal(&mut self) {
+        self.refusal = None;
     }
 
     /// The upstream has not answered a call for this account in time: it is proven no longer. Says whether it was.
@@ -201,7 +218,7 @@ mod tests {
         let mut budget = AccountBudget::new(None, now);
         budget.spend(now);
         budget.refused(Some(now + second(30)), now, 0.0);
-        budget.release();
+        budget.release(None);
         let after = now + second(30);
         assert_eq!(budget.obstacle(after, 0), None);
         budget.spend(after);
@@ -218,9 +235,27 @@ mod tests {
         let mut budget = AccountBudget::new(None, now);
         budget.spend(now);
         budget.refused(Some(now), now, 0.0);
-        budget.release();
+        budget.release(None);
+        let probe = budget.spend(now);
+        budget.release(probe);
+        assert_eq!(budget.obstacle(now, 0), None);
+    }
+
+    #[test]
+    fn who_waits_for_a_probe_does_not_wait_for_calls_that_went_before_it() {
+        let now = Instant::now();
+        let mut budget = AccountBudget::new(None, now);
+        let download = budget.spend(now);
         budget.spend(now);
-        budget.release();
+        budget.refused(Some(now), now, 0.0);
+        budget.release(None);
+        let probe = budget.spend(now);
+        budget.release(probe);
+        assert_eq!(budget.obstacle(now, 0), None, "it brought nothing");
+        let probe = budget.spend(now);
+        budget.release(download);
+        assert_eq!(budget.obstacle(now, 0), Some(Obstacle::busy(Kind::Pause)), "that was not the probe");
+        budget.release(probe);
         assert_eq!(budget.obstacle(now, 0), None);
     }
 

@@ -10,12 +10,16 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::failures::AccountKey;
 use super::ledger::{Bid, Ending, Ledger, Ticket};
 use super::line::Line;
 use super::obstacle::{Kind, Obstacle};
 use super::rate_limit_fields::Left;
+use crate::domain::access::Name;
+use crate::domain::bucket::Rate;
 use crate::domain::problem::Problem;
 use crate::domain::received::Received;
+use crate::domain::rules::BudgetRules;
 
 /// One address; shared by all calls to it.
 #[derive(Debug, Default)]
@@ -70,7 +74,7 @@ impl State {
 
     /// Lets `bid` go at once, or puts it in line if that can be of use before `until`.
     fn enter(&mut self, bid: &Bid, until: Instant, now: Instant) -> Result<Entered, Obstacle> {
-        self.ledger.fit(bid, now);
+        self.ledger.fit(bid, |account| self.line.has(account), now);
         // Whoever may go by now goes before a newcomer.
         if self.due.is_some_and(|due| due <= now) {
             self.dispatch(now);
@@ -109,7 +113,7 @@ impl Address {
     /// Waits until the call of `bid` may go, for no longer than until `until`.
     pub async fn reserve(self: &Arc<Self>, bid: Bid, until: Instant) -> Result<Permit, Refused> {
         match self.wait(&bid, until).await {
-            Ok(ticket) => Ok(Permit { address: self.clone(), ticket, ended: false }),
+            Ok(ticket) => Ok(Permit { address: self.clone(), ticket, stage: Stage::Sent }),
             Err(obstacle) => {
                 let mut state = self.state.lock();
                 let remembered = state.ledger.remembered(&bid).filter(|_| obstacle.kind == Kind::Failures);
@@ -157,6 +161,24 @@ impl Address {
             self.changed.notify_one();
         }
         result
+    }
+
+    /// Takes over what is in force now: `rules` of upstreams that are at this address, and limits of accounts, of which those that
+    /// are not waited for take theirs over with their next call.
+    pub fn take_over(&self, rules: impl Fn(&Name) -> Option<BudgetRules>, rate: impl Fn(&AccountKey) -> Option<Rate>) {
+        let mut state = self.state.lock();
+        let (State { ledger, line, .. }, now) = (&mut *state, Instant::now());
+        ledger.take_over(rules);
+        line.accounts().for_each(|account| ledger.limit(account, rate(account), now));
+        state.dispatch(now);
+        if state.watched {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Forgets what an upstream has refused: it was asked with another key.
+    pub fn forget_refusals(&self, upstream: &Name) {
+        self.state.lock().ledger.forget_refusals(upstream);
     }
 
     /// Looks at the ledger and the line.
@@ -221,7 +243,18 @@ impl Drop for Place<'_> {
 pub struct Permit {
     address: Arc<Address>,
     ticket: Ticket,
-    ended: bool,
+    stage: Stage,
+}
+
+/// How far a call has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It may have gone out.
+    Sent,
+    /// It is known how it has ended.
+    Ended,
+    /// It does not go out.
+    Unsent,
 }
 
 impl Permit {
@@ -232,8 +265,8 @@ impl Permit {
 
     /// The call has ended, as far as its status goes; says until when the account is paused.
     pub fn ended(&mut self, ending: Ending, left: Option<Left>) -> Option<Instant> {
-        let Self { address, ticket, ended } = self;
-        *ended = true;
+        let Self { address, ticket, stage } = self;
+        *stage = Stage::Ended;
         address.with(|ledger, now| {
             if let Some(left) = left {
                 ledger.learn(&ticket.suspect.account, left, now);
@@ -241,11 +274,19 @@ impl Permit {
             ledger.ended(ticket, ending, now, fastrand::f32())
         })
     }
+
+    /// The call does not go. Its token is spent, which errs on the safe side.
+    pub fn give_back(mut self) {
+        self.stage = Stage::Unsent;
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let Self { address, ticket, ended } = self;
-        address.with(|ledger, now| ledger.release(ticket, *ended, now));
+        let Self { address, ticket, stage } = self;
+        address.with(|ledger, now| match stage {
+            Stage::Unsent => ledger.unsent(ticket, now),
+            Stage::Sent | Stage::Ended => ledger.release(ticket, *stage == Stage::Ended, now),
+        });
     }
 }

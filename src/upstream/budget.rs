@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 
 use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
-use http::uri::Authority;
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -17,7 +16,8 @@ use tower::{Layer, Service};
 use super::address::{Address, Permit, Refused};
 use super::ledger::{Bid, Ending};
 use super::rate_limit_fields as fields;
-use crate::domain::access::Upstream;
+use super::ways::InForce;
+use crate::domain::access::{Name, Upstream};
 use crate::domain::body::{Holding, stream};
 use crate::domain::exchange::{Fetch, Payer, Reason, Target};
 use crate::domain::problem::{Cause, Problem};
@@ -27,19 +27,60 @@ use crate::domain::relay::{Call, Called};
 /// All budgets. Cheap to clone; all clones share them. They outlive a reload.
 #[derive(Clone, Default)]
 pub struct Budgets {
-    addresses: Arc<Mutex<HashMap<Authority, Arc<Address>, RandomState>>>,
+    addresses: Arc<Mutex<Addresses>>,
+    in_force: InForce,
 }
 
+type Addresses = HashMap<(String, u16), Arc<Address>, RandomState>;
+
 impl Budgets {
-    /// The address of an upstream: Merge counts failures by where they come from, so upstreams that share a host share them.
-    pub fn address(&self, upstream: &Upstream) -> Arc<Address> {
-        self.addresses.lock().entry(upstream.authority.clone()).or_default().clone()
+    /// Unspent ones, by the rules that are in force when a call asks for them.
+    pub fn new(in_force: InForce) -> Self {
+        Self { addresses: Arc::default(), in_force }
     }
 
-    /// Waits until the call may go, for no longer than `max_wait`.
-    async fn reserve(&self, target: &Target, payer: &Payer, deadline: Instant) -> Result<Permit, Refused> {
-        let until = (Instant::now() + target.upstream.budget.max_wait).min(deadline);
-        self.address(&target.upstream).reserve(Bid::new(target, payer), until).await
+    /// The address of an upstream: Merge counts failures by where they come from, so upstreams that share a host share them.
+    pub fn address(&self, upstream: &Upstream) -> Arc<Address> {
+        self.addresses.lock().entry(upstream.endpoint()).or_default().clone()
+    }
+
+    /// Waits until the call may go, for no longer than `max_wait`. Tells as well whom it goes to.
+    async fn reserve(
+        &self,
+        target: &Target,
+        payer: &Payer,
+        deadline: Instant,
+    ) -> Result<(Permit, Arc<Upstream>), Refused> {
+        let mut until = None;
+        loop {
+            let ways = self.in_force.ways();
+            let way = ways.to(&target.upstream.name);
+            let way = way.ok_or(Refused::Problem(Problem::UpstreamFailed(Cause::Connect)))?;
+            let until = *until.get_or_insert_with(|| (Instant::now() + way.rules.max_wait).min(deadline));
+            let address = self.address(&way.upstream);
+            let permit = address.reserve(Bid::new(target, payer, way, &ways), until).await?;
+            // While it waited its upstream may have moved to another address, which has a budget of its own.
+            match self.in_force.way(&target.upstream.name) {
+                Some(now) if now.upstream.endpoint() != way.upstream.endpoint() => permit.give_back(),
+                Some(now) => return Ok((permit, now.upstream)),
+                None => return Ok((permit, way.upstream.clone())),
+            }
+        }
+    }
+
+    /// Keeps the rules from now on that are in force now, for those who wait as well.
+    pub fn take_over(&self) {
+        let ways = self.in_force.ways();
+        let addresses: Vec<_> =
+            self.addresses.lock().iter().map(|(at, address)| (at.clone(), address.clone())).collect();
+        for (endpoint, address) in addresses {
+            address.take_over(|name| ways.rules_at(&endpoint, name), |(name, account)| ways.rate(name, *account));
+        }
+    }
+
+    /// Forgets what an upstream has refused: it was asked with another key, or was another server.
+    pub fn forget_refusals(&self, upstream: &Name) {
+        self.addresses().iter().for_each(|address| address.forget_refusals(upstream));
     }
 
     /// All addresses that have been called.
@@ -117,8 +158,9 @@ where
         let (mut inner, budgets) = (self.take_ready(), self.budgets.clone());
         Box::pin(async move {
             let waiting = fetch.trace.step("wait for budget");
-            let mut permit = match budgets.reserve(&fetch.target, &fetch.caller.payer, fetch.deadline).await {
-                Ok(permit) => permit,
+            let (mut permit, upstream) = match budgets.reserve(&fetch.target, &fetch.caller.payer, fetch.deadline).await
+            {
+                Ok(reserved) => reserved,
                 Err(Refused::Problem(problem)) => return Err(problem),
                 Err(Refused::Remembered(refusal)) => return Ok(Received { remembered: true, ..(*refusal).clone() }),
             };
@@ -128,7 +170,8 @@ where
             }
             fetch.departure.depart();
             match inner.call(fetch).await {
-                Ok(received) if concerns_the_token(received.status) => {
+                // What was meant for another key says nothing about the account.
+                Ok(received) if concerns_the_token(received.status) && budgets.in_force.still_is(&upstream) => {
                     permit.ended(Ending::Refused(Arc::new(received.detached())), None);
                     Ok(received)
                 }
@@ -162,7 +205,7 @@ where
         Box::pin(async move {
             let waiting = call.trace.step("wait for budget");
             let mut permit = match budgets.reserve(&call.target, &call.payer, call.deadline).await {
-                Ok(permit) => permit,
+                Ok((permit, _)) => permit,
                 Err(Refused::Problem(problem)) => return Err(problem),
                 // What passes through is never answered with what another call has brought.
                 Err(Refused::Remembered(_)) => return Err(Problem::BudgetExhausted { retry_after: SHORTEST_PAUSE }),

@@ -1,12 +1,10 @@
 //! One call to Merge: sign, send, read whole or fail, parse.
 
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http::header::{CONTENT_LENGTH, DATE, IF_MODIFIED_SINCE, IF_NONE_MATCH, RETRY_AFTER};
@@ -14,53 +12,49 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
-use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt};
 use tower_http::decompression::{Decompression, DecompressionBody};
 
 use super::patience::Patient;
+use super::ways::{InForce, Transport, Way};
 use super::{cause, retry_after, sign, sync_status};
-use crate::domain::access::{Name, Upstream};
-use crate::domain::body::{StreamBody, empty, stream};
+use crate::domain::access::Upstream;
+use crate::domain::body::{StreamBody, empty};
 use crate::domain::exchange::Fetch;
-use crate::domain::page::Page;
 use crate::domain::problem::{Cause, Problem};
 use crate::domain::received::{Received, SyncDigest};
-
-/// Sends one request to one upstream and gives back what comes, whatever that is and however it is encoded.
-pub type Transport = BoxCloneSyncService<Request<StreamBody>, Response<StreamBody>, BoxError>;
 
 /// The largest body that is read at all, in bytes. What is larger cannot be a page and would only fill the memory.
 const MAX_BODY: usize = 64 << 20;
 
-/// The innermost service. Cheap to clone; all clones share the transports.
+/// The innermost service. Cheap to clone; all clones take the same ways.
 #[derive(Clone)]
 pub struct Client {
-    transports: Arc<ArcSwap<HashMap<Name, Transport>>>,
+    in_force: InForce,
+}
+
+/// A call about to be made: when it began, to which upstream, and on which way, which may not keep it waiting for longer than that
+/// allows.
+pub(super) struct Leaving {
+    pub(super) began: Instant,
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) way: Patient<Transport>,
 }
 
 impl Client {
-    /// A client that reaches each upstream through its transport.
-    pub fn new(transports: HashMap<Name, Transport>) -> Self {
-        Self { transports: Arc::new(ArcSwap::from_pointee(transports)) }
+    /// A client that takes the ways that are in force when it is called.
+    pub fn new(in_force: InForce) -> Self {
+        Self { in_force }
     }
 
-    /// The ways to all upstreams.
-    pub fn transports(&self) -> Arc<HashMap<Name, Transport>> {
-        self.transports.load_full()
-    }
-
-    /// Replaces the transports; calls under way end on the old ones.
-    pub fn replace(&self, transports: HashMap<Name, Transport>) {
-        self.transports.store(Arc::new(transports));
-    }
-
-    /// The way to an upstream, which may not keep a call waiting for longer than it allows.
-    pub(super) fn way(&self, upstream: &Upstream) -> Result<Patient<Transport>, Problem> {
-        // Only a reload that has removed the upstream meanwhile leaves none.
-        let transport = self.transports.load().get(&upstream.name).cloned();
-        let transport = transport.ok_or(Problem::UpstreamFailed(Cause::Connect))?;
-        Ok(Patient::new(transport, &upstream.client))
+    /// How to reach the upstream that `admitted` has become.
+    pub(super) fn leave(&self, admitted: &Upstream) -> Result<Leaving, Problem> {
+        // Before the way is looked up: what is asked by rules that a reload replaces meanwhile counts as asked before that.
+        let began = Instant::now();
+        let way = self.in_force.way(&admitted.name).ok_or(Problem::UpstreamFailed(Cause::Connect))?;
+        let Way { upstream, transport, .. } = way;
+        let way = Patient::new(transport, &upstream.client);
+        Ok(Leaving { began, upstream, way })
     }
 }
 
@@ -74,29 +68,34 @@ impl Service<Fetch> for Client {
     }
 
     fn call(&mut self, fetch: Fetch) -> Self::Future {
-        let way = self.way(&fetch.target.upstream);
-        Box::pin(async move { call(way?, sign(&fetch)?, fetch.known.as_deref(), fetch.deadline).await })
+        let leaving = self.leave(&fetch.target.upstream);
+        Box::pin(async move {
+            let Leaving { began, upstream, way } = leaving?;
+            let request = sign(&upstream, &fetch)?;
+            call(way, request, began, &fetch).await
+        })
     }
 }
 
 /// The request for a page: nothing of whoever asks goes with it.
-fn sign(fetch: &Fetch) -> Result<Request<StreamBody>, Problem> {
+fn sign(upstream: &Upstream, fetch: &Fetch) -> Result<Request<StreamBody>, Problem> {
     let mut headers = HeaderMap::new();
     if let Some(validators) = fetch.known.as_ref().and_then(|known| known.validators.as_deref()) {
         headers.extend(validators.etag.iter().map(|tag| (IF_NONE_MATCH, tag.clone())));
         headers.extend(validators.last_modified.iter().map(|date| (IF_MODIFIED_SINCE, date.clone())));
     }
     headers.extend(fetch.trace.headers());
-    sign::request(&fetch.target, (&fetch.key.place.path, fetch.query.as_deref()), Method::GET, headers, empty())
+    let to = (upstream, &*fetch.target.account);
+    sign::request(to, (&fetch.key.place.path, fetch.query.as_deref()), Method::GET, headers, empty())
 }
 
 async fn call(
     way: Patient<Transport>,
     request: Request<StreamBody>,
-    known: Option<&Page>,
-    deadline: Instant,
+    began: Instant,
+    fetch: &Fetch,
 ) -> Result<Received, Problem> {
-    let began = Instant::now();
+    let (known, deadline) = (fetch.known.as_deref(), fetch.deadline);
     let response = timeout_at(deadline, send(way, request)).await.map_err(|_elapsed| Problem::UpstreamTimeout)?;
     let (head, body) = response.map_err(|error| cause::before_the_answer(&*error))?.into_parts();
     let body = timeout_at(deadline, read(body, &head.headers)).await.unwrap_or(Err(Problem::UpstreamTimeout));
@@ -160,16 +159,4 @@ async fn read<B: Body<Data = Bytes, Error = BoxError>>(body: B, headers: &Header
         whole.extend_from_slice(&data);
     }
     Ok(if whole.is_empty() { first } else { whole.freeze() })
-}
-
-/// Makes a service a [`Transport`], whatever its body and error are.
-pub fn transport<S, B>(service: S) -> Transport
-where
-    S: Service<Request<StreamBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + Sync,
-    S: 'static,
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-{
-    BoxCloneSyncService::new(
-        service.map_err(Into::into).map_response(|response: Response<B>| response.map(|body| stream(body))),
-    )
 }

@@ -10,6 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
@@ -36,7 +37,9 @@ pub struct Suspect {
 #[derive(Debug, Default)]
 pub struct Failures {
     allowed: Option<Rate>,
-    /// When each failure is forgotten, oldest first, and whose it was.
+    /// For how long a failure counts, by the last rule that there was.
+    window: Duration,
+    /// When each failure was, oldest first, and whose it was.
     failed: VecDeque<(Instant, Suspect)>,
     spent: Counts,
     in_flight: Counts,
@@ -60,6 +63,7 @@ impl Failures {
     /// Changes how many failures there may be; `None` is without limit. No failure is forgotten by that.
     pub fn allow(&mut self, allowed: Option<Rate>) {
         self.allowed = allowed;
+        self.window = allowed.map_or(self.window, |allowed| allowed.with_slack().window);
     }
 
     /// How many failures are remembered, how many calls may yet fail, and how many there may be of both.
@@ -69,7 +73,8 @@ impl Failures {
 
     /// Forgets what is older than the window.
     pub fn forget(&mut self, now: Instant) {
-        while let Some((_, suspect)) = self.failed.pop_front_if(|(until, _)| *until <= now) {
+        let window = self.window;
+        while let Some((_, suspect)) = self.failed.pop_front_if(|(at, _)| *at + window <= now) {
             self.spent.remove(&suspect);
         }
     }
@@ -84,7 +89,7 @@ impl Failures {
                 return None;
             }
             // If the failures alone fill the places, the one that is forgotten as the last of those that are too many makes room.
-            let mine = self.failed.iter().filter(|(_, other)| of(other, suspect)).map(|(until, _)| *until);
+            let mine = self.failed.iter().filter(|(_, other)| of(other, suspect)).map(|(at, _)| *at + self.window);
             let until = spent.checked_sub(places).and_then(|beyond| mine.into_iter().nth(beyond));
             Some(Obstacle { kind: Kind::Failures, until })
         };
@@ -100,17 +105,16 @@ impl Failures {
 
     /// A call goes out.
     pub fn risk(&mut self, suspect: &Suspect) {
-        if self.allowed.is_some() {
-            self.in_flight.add(suspect);
-        }
+        // Without a limit as well: there may be one by the time that it ends.
+        self.in_flight.add(suspect);
     }
 
     /// A call that was [risked](Self::risk) has ended, well or not.
     pub fn ended(&mut self, suspect: &Suspect, failed: bool, now: Instant) {
         self.in_flight.remove(suspect);
-        if let Some(allowed) = self.allowed.filter(|_| failed) {
+        if failed && self.allowed.is_some() {
             self.spent.add(suspect);
-            self.failed.push_back((now + allowed.with_slack().window, suspect.clone()));
+            self.failed.push_back((now, suspect.clone()));
         }
     }
 }
@@ -135,31 +139,28 @@ impl Counts {
         *self.accounts.entry(suspect.account.clone()).or_default() += 1;
     }
 
-    /// Takes one away; of what was risked while there was no limit there is none.
+    /// Takes away one that was added.
     fn remove(&mut self, suspect: &Suspect) {
-        if less(&mut self.accounts, &suspect.account) {
-            self.all -= 1;
-            self.unproven -= usize::from(!suspect.proven);
-            less(&mut self.payers, &suspect.payer);
-        }
+        self.all -= 1;
+        self.unproven -= usize::from(!suspect.proven);
+        less(&mut self.payers, &suspect.payer);
+        less(&mut self.accounts, &suspect.account);
     }
 }
 
-/// Counts one less under `key`; says whether there was one.
-fn less<K: Eq + Hash>(counts: &mut HashMap<K, usize, RandomState>, key: &K) -> bool {
-    let Some(count) = counts.get_mut(key) else { return false };
+/// Counts one less under `key`.
+fn less<K: Eq + Hash>(counts: &mut HashMap<K, usize, RandomState>, key: &K) {
+    let Some(count) = counts.get_mut(key) else { return };
     *count -= 1;
     if *count == 0 {
         counts.remove(key);
     }
-    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::time::Duration;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -238,6 +239,40 @@ mod tests {
         failures.allow(Rate::new(1, SECOND * 10));
         failures.ended(&one, true, now);
         assert_eq!(failures.standing(), (2, 0, Some(1)));
+    }
+
+    #[test]
+    fn a_limit_that_comes_while_calls_are_in_flight_counts_them_once_and_as_what_they_are() {
+        let (mut failures, now) = (Failures::default(), Instant::now());
+        for _ in 0..4 {
+            failures.allow(None);
+            let before = suspect(1, "a", false);
+            failures.risk(&before);
+            failures.allow(Rate::new(10, SECOND * 10));
+            let after = suspect(1, "b", true);
+            failures.risk(&after);
+            assert_eq!(failures.standing(), (0, 2, Some(10)));
+            failures.ended(&before, false, now);
+            failures.ended(&after, false, now);
+        }
+        assert_eq!(failures.standing(), (0, 0, Some(10)));
+        assert_eq!(failures.obstacle(&suspect(2, "b", false), true), None, "nothing is in flight");
+    }
+
+    #[test]
+    fn with_a_shorter_window_what_is_older_is_forgotten_and_no_obstacle_lies_in_the_past() {
+        let (mut failures, now) = (Failures::default(), Instant::now());
+        failures.allow(Rate::new(10, SECOND * 60));
+        let (one, other) = (suspect(1, "a", false), suspect(2, "b", false));
+        fail(&mut failures, &one, now);
+        failures.allow(Rate::new(5, SECOND));
+        fail(&mut failures, &other, now + SECOND);
+        let later = now + SECOND * 5 / 2;
+        failures.forget(later);
+        assert_eq!((failures.standing(), failures.obstacle(&other, true)), ((0, 0, Some(5)), None));
+        fail(&mut failures, &other, later);
+        let until = failures.obstacle(&other, true).and_then(|obstacle| obstacle.until);
+        assert!(until.is_some_and(|until| until > later), "{until:?}");
     }
 
     proptest! {

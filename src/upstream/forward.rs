@@ -9,10 +9,11 @@ use http::{HeaderMap, HeaderName, Request, Response};
 use tokio::time::Instant;
 use tower::{BoxError, Service, ServiceExt};
 
-use super::client::{Client, Transport};
+use super::client::{Client, Leaving};
 use super::patience::Patient;
+use super::ways::Transport;
 use super::{cause, retry_after, sign};
-use crate::domain::body::StreamBody;
+use crate::domain::body::{StreamBody, Untrailed, stream};
 use crate::domain::end_to_end;
 use crate::domain::problem::Problem;
 use crate::domain::relay::{Call, Called};
@@ -30,12 +31,11 @@ impl Service<Call> for Client {
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let way = self.way(&call.target.upstream);
+        let leaving = self.leave(&call.target.upstream);
         Box::pin(async move {
-            let way = way?;
-            let began = Instant::now();
-            let what = (&*call.key.place.path, call.uri.query());
-            let request = sign::request(&call.target, what, call.method, call.headers, call.body)?;
+            let Leaving { began, upstream, way } = leaving?;
+            let (to, what) = ((&*upstream, &*call.target.account), (&*call.key.place.path, call.uri.query()));
+            let request = sign::request(to, what, call.method, call.headers, call.body)?;
             let mut response = send(way, request).await.map_err(|error| cause::before_the_answer(&*error))?;
             let headers = response.headers_mut();
             end_to_end::strip(headers);
@@ -43,6 +43,8 @@ impl Service<Call> for Client {
                 headers.remove(name);
             }
             let retry_at = retry_at(headers);
+            // Trailers are fields too, with all that is taken out above; nobody has to hand them on (RFC 9110 §6.5.1).
+            let response = response.map(|body| stream(Untrailed(body)));
             Ok(Called { response, began, retry_at })
         })
     }

@@ -7,10 +7,11 @@ use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::account_budget::AccountBudget;
-use super::breaker::{Breaker, Sign};
+use super::breaker::{Breaker, Sign, State};
 use super::failures::{AccountKey, Failures, Suspect};
 use super::obstacle::{Kind, Obstacle};
 use super::rate_limit_fields::Left;
+use super::ways::{Way, Ways};
 use crate::domain::access::Name;
 use crate::domain::bucket::Rate;
 use crate::domain::exchange::{Payer, Target};
@@ -31,13 +32,14 @@ pub struct Bid {
 }
 
 impl Bid {
-    /// The bid for a call to `target` on behalf of `payer`.
-    pub fn new(target: &Target, payer: &Payer) -> Self {
+    /// The bid for a call to `target` on behalf of `payer`, by the rules in `ways`.
+    pub fn new(target: &Target, payer: &Payer, way: &Way, ways: &Ways) -> Self {
+        let (upstream, account) = (&target.upstream.name, target.account.hash);
         Self {
-            account: (target.upstream.name.clone(), target.account.hash),
-            rate: target.account.rate(),
+            account: (upstream.clone(), account),
+            rate: ways.rate(upstream, account),
             payer: payer.clone(),
-            rules: target.upstream.budget,
+            rules: way.rules,
         }
     }
 }
@@ -49,6 +51,8 @@ pub struct Ticket {
     pub suspect: Suspect,
     /// Whether the breaker waits for it.
     pub probe: bool,
+    /// Its number, if it is the first of its account after a pause.
+    pub first_after_pause: Option<u64>,
 }
 
 /// How a call ended.
@@ -84,7 +88,7 @@ pub struct Ledger {
 /// How one upstream stands.
 #[derive(Debug, Default)]
 pub struct Standing {
-    /// Its rules, as of the last call.
+    /// Its rules, as of the last call or reload.
     pub rules: BudgetRules,
     /// The calls in flight.
     pub in_flight: u32,
@@ -94,27 +98,28 @@ pub struct Standing {
     pub refused: u64,
     /// How many calls went only because of `dry_run`.
     pub would_have_waited: u64,
+    /// Whether it is in force here no more, and stays for the calls in flight.
+    gone: bool,
 }
 
 /// Below this many accounts nothing is ever swept.
 const FEW_ACCOUNTS: usize = 1024;
 
 impl Ledger {
-    /// Makes room for what `bid` is about, by its rules.
-    pub fn fit(&mut self, bid: &Bid, now: Instant) {
+    /// Makes room for what `bid` is about, by its rules. Accounts that somebody `waits` for keep theirs.
+    pub fn fit(&mut self, bid: &Bid, waits: impl Fn(&AccountKey) -> bool, now: Instant) {
         let upstream = self.upstreams.entry(bid.account.0.clone()).or_default();
         if upstream.rules != bid.rules {
             upstream.rules = bid.rules;
         }
-        // Of upstreams that share an address the strictest rule counts.
-        let strictest = self.upstreams.values().filter_map(|upstream| upstream.rules.errors);
-        self.failures.allow(strictest.min_by_key(|rate| (rate.count, std::cmp::Reverse(rate.window))));
+        upstream.gone = false;
+        self.failures.allow(bid.rules.errors);
         self.failures.forget(now);
         if !self.payers.contains(&bid.payer.name) {
             self.payers.insert(bid.payer.name.clone());
         }
         if self.accounts.len() >= self.sweep_at.max(FEW_ACCOUNTS) {
-            self.accounts.retain(|_, account| !account.is_unspent(now));
+            self.accounts.retain(|key, account| !account.is_unspent(now) || waits(key));
             self.sweep_at = self.accounts.len() * 2;
         }
         let account = self.accounts.entry(bid.account.clone());
@@ -123,12 +128,15 @@ impl Ledger {
 
     /// What stands in the way of the call that goes after `ahead` others of its account: of several things the one that lasts.
     pub fn obstacle(&self, bid: &Bid, ahead: u32, now: Instant) -> Option<Obstacle> {
-        let upstream = self.upstreams.get(&bid.account.0)?;
-        let full = bid.rules.concurrency.is_some_and(|places| u64::from(upstream.in_flight) >= u64::from(places));
-        let others = self.payers.len() > 1 || self.proven > 0;
+        let upstream = self.upstreams.get(&bid.account.0);
+        let is_full = |of: &Standing| of.rules.concurrency.is_some_and(|places| of.in_flight >= places);
+        let full = upstream.is_some_and(is_full);
+        // The call that shows whether the upstream is well again is for everybody, and may take a place that is kept for others.
+        let probe = upstream.is_some_and(|upstream| upstream.breaker.state(now) == State::HalfOpen);
+        let others = !probe && (self.payers.len() > 1 || self.proven > 0);
         let suspect = self.suspect(bid);
         let all = [
-            upstream.breaker.obstacle(now),
+            upstream.and_then(|upstream| upstream.breaker.obstacle(now)),
             self.accounts.get(&bid.account).and_then(|account| account.obstacle(now, ahead)),
             self.failures.obstacle(&suspect, others),
             full.then_some(Obstacle::busy(Kind::Concurrency)),
@@ -150,15 +158,13 @@ impl Ledger {
     pub fn send(&mut self, bid: &Bid, now: Instant) -> Ticket {
         let suspect = self.suspect(bid);
         self.failures.risk(&suspect);
-        let mut probe = false;
-        if let Some(upstream) = self.upstreams.get_mut(&bid.account.0) {
-            upstream.in_flight += 1;
-            probe = upstream.breaker.sent(now);
-        }
-        if let Some(account) = self.accounts.get_mut(&bid.account) {
-            account.spend(now);
-        }
-        Ticket { suspect, probe }
+        // What was swept while the call was in line was as it is when it is made anew.
+        let upstream = self.upstreams.entry(bid.account.0.clone()).or_default();
+        upstream.in_flight += 1;
+        let probe = upstream.breaker.sent(now);
+        let account = self.accounts.entry(bid.account.clone());
+        let first_after_pause = account.or_insert_with(|| AccountBudget::new(bid.rate, now)).spend(now);
+        Ticket { suspect, probe, first_after_pause }
     }
 
     /// How a call has ended, as soon as that is known; says until when the account is paused. `jitter` is from 0 to 1.
@@ -173,7 +179,7 @@ impl Ledger {
         let failed = matches!(ending, Ending::Refused(_) | Ending::Answered(400..) | Ending::TooLate);
         self.failures.ended(&ticket.suspect, failed, now);
         match sign {
-            Some(sign) => self.breaker(&account_key.0, sign, now, jitter),
+            Some(sign) => self.breaker(ticket, sign, now, jitter),
             None if ticket.probe => self.given_up(&account_key.0),
             None => {}
         }
@@ -194,8 +200,13 @@ impl Ledger {
         None
     }
 
-    fn breaker(&mut self, upstream: &Name, sign: Sign, now: Instant, jitter: f32) {
+    fn breaker(&mut self, ticket: &Ticket, sign: Sign, now: Instant, jitter: f32) {
+        let upstream = &ticket.suspect.account.0;
         let Some(standing) = self.upstreams.get_mut(upstream) else { return };
+        // While it waits for a probe, a failure of a call that went out before it opened says nothing new.
+        if standing.breaker.state(now) == State::HalfOpen && !ticket.probe && sign != Sign::Alive {
+            return;
+        }
         if standing.breaker.learn(sign, standing.rules.breaker, now, jitter) {
             let state = standing.breaker.state(now);
             tracing::warn!(target: "budget", %upstream, ?state, "the circuit breaker has changed");
@@ -223,12 +234,15 @@ impl Ledger {
         }
         if let Some(upstream) = self.upstreams.get_mut(&account.0) {
             upstream.in_flight -= 1;
+            if upstream.gone && upstream.in_flight == 0 {
+                self.upstreams.remove(&account.0);
+            }
         }
         if ticket.probe && !ended {
             self.given_up(&account.0);
         }
         if let Some(account) = self.accounts.get_mut(account) {
-            account.release();
+            account.release(ticket.first_after_pause);
         }
     }
 
@@ -253,9 +267,35 @@ impl Ledger {
         }
     }
 
-    /// All upstreams of the address.
+    /// Takes over the rules that are in force now; upstreams that have none are not at this address any more.
+    pub fn take_over(&mut self, rules: impl Fn(&Name) -> Option<BudgetRules>) {
+        self.upstreams.retain(|name, standing| {
+            let Some(rules) = rules(name) else {
+                standing.gone = true;
+                return standing.in_flight > 0;
+            };
+            standing.rules = rules;
+            self.failures.allow(rules.errors);
+            true
+        });
+    }
+
+    /// Takes the limit over that is in force for an account, if it has been asked for.
+    pub fn limit(&mut self, account: &AccountKey, rate: Option<Rate>, now: Instant) {
+        if let Some(account) = self.accounts.get_mut(account) {
+            account.allow(rate, now);
+        }
+    }
+
+    /// Forgets what an upstream has refused: it was asked with another key.
+    pub fn forget_refusals(&mut self, upstream: &Name) {
+        let all = self.accounts.iter_mut().filter(|((name, _), _)| name == upstream);
+        all.for_each(|(_, account)| account.forget_refusal());
+    }
+
+    /// All upstreams that are at the address.
     pub fn upstreams(&self) -> impl Iterator<Item = (&Name, &Standing)> {
-        self.upstreams.iter()
+        self.upstreams.iter().filter(|(_, standing)| !standing.gone)
     }
 
     /// The budget of one account, if it has been used.
@@ -292,7 +332,7 @@ pub(crate) mod tests {
     }
 
     fn send(ledger: &mut Ledger, bid: &Bid, now: Instant) -> Ticket {
-        ledger.fit(bid, now);
+        ledger.fit(bid, |_| false, now);
         assert_eq!(ledger.obstacle(bid, 0, now), None);
         ledger.send(bid, now)
     }
@@ -336,7 +376,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn upstreams_of_one_address_share_its_failures_and_the_strictest_rule_counts() {
+    fn upstreams_of_one_address_share_its_failures() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         let mut other = bid("a", 2, 1);
         other.account.0 = "eu".into();
@@ -345,8 +385,87 @@ pub(crate) mod tests {
             let ticket = send(&mut ledger, &bid("a", 1, 1), now);
             end(&mut ledger, &ticket, 500, now);
         }
-        ledger.fit(&other, now);
+        ledger.fit(&other, |_| false, now);
         let obstacle = ledger.obstacle(&other, 0, now).map(|obstacle| obstacle.kind);
         assert_eq!(obstacle, Some(Kind::Failures));
+    }
+
+    #[test]
+    fn an_account_that_is_swept_while_somebody_waits_for_it_is_charged_all_the_same() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let waiting = bid("a", 0, 1);
+        let fill = |ledger: &mut Ledger, waits: bool| {
+            ledger.fit(&waiting, |_| false, now);
+            for account in 0..2_000_u32 {
+                let mut other = bid("a", 1, 1);
+                other.account.1.0[..4].copy_from_slice(&account.to_be_bytes());
+                ledger.fit(&other, |key| waits && *key == waiting.account, now);
+            }
+        };
+        fill(&mut ledger, true);
+        assert!(ledger.account(&waiting.account).is_some(), "somebody waits for it");
+        fill(&mut ledger, false);
+        assert!(ledger.account(&waiting.account).is_none());
+        let ticket = ledger.send(&waiting, now);
+        ledger.fit(&waiting, |_| false, now);
+        end(&mut ledger, &ticket, 200, now);
+        let account = ledger.account(&waiting.account).expect("it was charged");
+        assert!(account.is_proven() && ledger.proven == 1);
+    }
+
+    #[test]
+    fn rules_that_are_taken_over_count_at_once_and_who_has_none_is_forgotten_when_its_calls_are_over() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let (us, mut eu) = (bid("a", 1, 1), bid("a", 2, 1));
+        eu.account.0 = "eu".into();
+        let tickets = [send(&mut ledger, &us, now), send(&mut ledger, &eu, now)];
+        let errors = Rate::new(1, Duration::from_secs(1));
+        let rules = BudgetRules { concurrency: Some(1), errors, ..us.rules };
+        ledger.take_over(|name| (**name == *"us").then_some(rules));
+        let told = |ledger: &Ledger| ledger.upstreams().map(|(name, _)| name.to_string()).collect::<Vec<_>>();
+        assert_eq!((told(&ledger), ledger.failures().standing().2), (vec!["us".to_owned()], Some(1)));
+        assert!(ledger.obstacle(&us, 0, now).is_some(), "its only place is taken");
+        assert_eq!(ledger.upstreams.len(), 2, "a call is in flight");
+        for ticket in &tickets {
+            end(&mut ledger, ticket, 200, now);
+        }
+        assert_eq!((ledger.upstreams.len(), ledger.failures().standing()), (1, (0, 0, Some(1))));
+    }
+
+    #[test]
+    fn a_probe_of_the_breaker_may_take_a_place_that_is_kept_for_others() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let of = |account| Bid {
+            rules: BudgetRules { breaker: NonZeroU32::new(5), ..bid("a", 0, 1).rules },
+            ..bid("a", account, 1)
+        };
+        let well = send(&mut ledger, &of(9), now);
+        end(&mut ledger, &well, 200, now);
+        for account in 0..4 {
+            let ticket = send(&mut ledger, &of(account), now);
+            end(&mut ledger, &ticket, 500, now);
+        }
+        let kind = |ledger: &Ledger, at| ledger.obstacle(&of(7), 0, at).map(|obstacle| obstacle.kind);
+        assert_eq!(kind(&ledger, now), Some(Kind::Failures), "the share of one consumer is spent");
+        let last = send(&mut ledger, &of(9), now);
+        end(&mut ledger, &last, 500, now);
+        assert_eq!(kind(&ledger, now + Duration::from_secs(2)), None);
+    }
+
+    #[test]
+    fn while_the_breaker_waits_for_a_probe_stragglers_say_nothing_new() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let mut one = bid("a", 1, 1);
+        one.rules.breaker = NonZeroU32::new(1);
+        let (first, straggler) = (send(&mut ledger, &one, now), send(&mut ledger, &one, now));
+        ledger.ended(&first, Ending::Silent, now, 0.0);
+        let later = now + Duration::from_secs(2);
+        let probe = send(&mut ledger, &one, later);
+        assert!(probe.probe);
+        ledger.ended(&straggler, Ending::Silent, later, 0.0);
+        let state = |ledger: &Ledger| ledger.upstreams().map(|(_, standing)| standing.breaker.state(later)).next();
+        assert_eq!(state(&ledger), Some(State::HalfOpen));
+        ledger.ended(&probe, Ending::Silent, later, 0.0);
+        assert!(matches!(state(&ledger), Some(State::Open { .. })));
     }
 }

@@ -47,6 +47,16 @@ impl<T> Line<T> {
         self.waiting.is_empty()
     }
 
+    /// Whether somebody waits for that account.
+    pub fn has(&self, account: &AccountKey) -> bool {
+        self.accounts.contains_key(account)
+    }
+
+    /// The accounts that somebody waits for.
+    pub fn accounts(&self) -> impl Iterator<Item = &AccountKey> {
+        self.accounts.keys()
+    }
+
     /// How many wait with what is true of their bids.
     pub fn count(&self, of: impl Fn(&Bid) -> bool) -> usize {
         self.waiting.values().filter(|(bid, _)| of(bid)).count()

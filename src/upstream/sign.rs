@@ -4,29 +4,27 @@ use http::header::{ACCEPT, AUTHORIZATION, HOST, USER_AGENT, VIA};
 use http::uri::{Parts, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 
-use crate::domain::access::{Upstream, X_ACCOUNT_TOKEN};
+use crate::domain::access::{Account, Upstream, X_ACCOUNT_TOKEN};
 use crate::domain::body::StreamBody;
-use crate::domain::exchange::Target;
 use crate::domain::problem::Problem;
 
 const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("merge-sync-proxy/", env!("CARGO_PKG_VERSION")));
 const VIA_VALUE: HeaderValue = HeaderValue::from_static("1.1 merge-sync-proxy");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// The request for `path` and `query` on behalf of `target`. `headers` go with it; where they say nothing, JSON is asked for.
+/// The request to `upstream` for `path` and `query` on behalf of `account`. `headers` go with it; where they say nothing, JSON is asked for.
 pub fn request(
-    target: &Target,
+    (upstream, account): (&Upstream, &Account),
     (path, query): (&str, Option<&str>),
     method: Method,
     mut headers: HeaderMap,
     body: StreamBody,
 ) -> Result<Request<StreamBody>, Problem> {
-    let upstream = &target.upstream;
     if let Ok(host) = HeaderValue::from_str(upstream.authority.as_str()) {
         headers.insert(HOST, host);
     }
     headers.insert(AUTHORIZATION, upstream.api_key.expose().clone());
-    headers.insert(X_ACCOUNT_TOKEN, target.account.token.expose().clone());
+    headers.insert(X_ACCOUNT_TOKEN, account.token.expose().clone());
     headers.entry(ACCEPT).or_insert(JSON);
     headers.entry(USER_AGENT).or_insert(USER_AGENT_VALUE);
     headers.append(VIA, VIA_VALUE);

@@ -21,9 +21,9 @@ use rustls_platform_verifier::Verifier;
 use tokio_rustls::TlsConnector;
 use tower::{BoxError, ServiceExt};
 
-use super::client::{Transport, transport};
 use super::connect::{Secure, Within};
 use super::pool::{Kept, Pool};
+use super::ways::{Transport, transport};
 use crate::domain::access::{Credential, Upstream};
 use crate::domain::body::StreamBody;
 use crate::domain::rules::{ClientOptions, ForwardProxy, Http2};

@@ -4,10 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request};
-use http_body_util::{BodyExt, Full};
+use futures_util::stream::iter;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+use merge_sync_proxy::domain::body::stream;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
+use tower::BoxError;
 
 use crate::origin::{Site, pass, pipe, reply, streamed};
 use crate::support::{ACME_TOKEN, API_KEY, SYNC_STATUS, World, ask, merge, method};
@@ -302,4 +306,25 @@ async fn a_resync_that_failed_changes_nothing() {
     assert_eq!(send(Method::POST, &format!("{SYNC_STATUS}/resync")).await.status, 500);
     assert!(send(Method::GET, SYNC_STATUS).await.cache().starts_with("hit"));
     assert_eq!(site.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn fields_that_come_after_a_body_are_not_handed_on() {
+    for cache in ["off", "http"] {
+        let site = Site::route(cache, "");
+        site.script(|_, _| {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("set-cookie", HeaderValue::from_static("session=1"));
+            trailers.insert("connection", HeaderValue::from_static("close"));
+            let frames = [Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"body"))), Ok(Frame::trailers(trailers))];
+            Ok(Response::new(stream(StreamBody::new(iter(frames)))))
+        });
+        let mut got = site.begin(ask("/x/a")).await;
+        let mut body = Vec::new();
+        while let Some(frame) = got.body_mut().frame().await {
+            let frame = frame.expect("whole");
+            body.extend_from_slice(frame.data_ref().expect("nothing but data"));
+        }
+        assert_eq!(body, b"body");
+    }
 }

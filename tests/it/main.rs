@@ -44,6 +44,8 @@ mod freshness;
 
 mod http_cache;
 
+mod in_force;
+
 mod keys;
 
 mod layers;

@@ -16,7 +16,7 @@ use http_body_util::{BodyExt, Full};
 use merge_sync_proxy::app::App;
 use merge_sync_proxy::domain::body::{ReplyBody, StreamBody, stream};
 use merge_sync_proxy::domain::key::TokenHasher;
-use merge_sync_proxy::upstream::client::transport;
+use merge_sync_proxy::upstream::ways::transport;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;

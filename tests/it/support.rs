@@ -20,7 +20,7 @@ use merge_sync_proxy::demo::merge::Merge;
 use merge_sync_proxy::domain::body::ReplyBody;
 use merge_sync_proxy::domain::key::TokenHasher;
 use merge_sync_proxy::listen::accept::Drained;
-use merge_sync_proxy::upstream::client::transport;
+use merge_sync_proxy::upstream::ways::transport;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;

@@ -10,7 +10,7 @@ use merge_sync_proxy::admin::routes::Operations;
 use merge_sync_proxy::app::App;
 use merge_sync_proxy::domain::key::TokenHasher;
 use merge_sync_proxy::domain::peer::Asker;
-use merge_sync_proxy::upstream::client::transport;
+use merge_sync_proxy::upstream::ways::transport;
 use tower::ServiceExt;
 
 use self::events::{Asked, Event};
