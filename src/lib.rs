@@ -244,6 +244,8 @@ pub mod upstream {
 
     pub mod line;
 
+    pub mod bid;
+
     pub mod ledger;
 
     pub mod account_budget;

@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::bid::{Bid, Ending, Ticket};
 use super::failures::AccountKey;
-use super::ledger::{Bid, Ending, Ledger, Ticket};
+use super::ledger::Ledger;
 use super::line::Line;
 use super::obstacle::{Kind, Obstacle};
 use super::rate_limit_fields::Left;
@@ -288,5 +289,48 @@ impl Drop for Permit {
             Stage::Unsent => ledger.unsent(ticket, now),
             Stage::Sent | Stage::Ended => ledger.release(ticket, *stage == Stage::Ended, now),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::bid::tests::bid;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_is_kept_however_many_accounts_come_while_somebody_waits() {
+        let (address, began) = (Arc::new(Address::default()), Instant::now());
+        let late = began + Duration::from_secs(3600);
+        let mut first = bid("a", 9, 1);
+        first.rules.concurrency = Some(1);
+        let limited = Bid { rate: Rate::new(5, Duration::from_secs(60)), ..bid("a", 0, 1) };
+        let limited = Bid { rules: first.rules, ..limited };
+        let held = address.reserve(first, began).await.expect("nothing is in its way");
+        let wait = || {
+            let (address, bid) = (address.clone(), limited.clone());
+            tokio::spawn(async move {
+                let mut permit = address.reserve(bid, late).await.expect("in time");
+                permit.ended(Ending::Answered(200), None);
+                Instant::now()
+            })
+        };
+        let waiting: Vec<_> = (0..30).map(|_| wait()).collect();
+        while address.read(|_, line| line.len()) < 30 {
+            tokio::task::yield_now().await;
+        }
+        for account in 0..1_500_u32 {
+            let mut stranger = Bid { account: bid("a", 1, 1).account, ..limited.clone() };
+            stranger.account.1.0[..4].copy_from_slice(&account.to_be_bytes());
+            assert!(address.reserve(stranger, began).await.is_err(), "the only place is taken");
+        }
+        drop(held);
+        let mut sent = Vec::new();
+        for one in waiting {
+            sent.push(one.await.expect("no panic"));
+        }
+        sent.sort();
+        let beyond = sent.iter().zip(sent.iter().skip(5));
+        assert!(beyond.into_iter().all(|(first, sixth)| *sixth - *first > Duration::from_secs(60)), "{sent:?}");
     }
 }

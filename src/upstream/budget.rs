@@ -14,7 +14,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
 use super::address::{Address, Permit, Refused};
-use super::ledger::{Bid, Ending};
+use super::bid::{Bid, Ending};
 use super::rate_limit_fields as fields;
 use super::ways::InForce;
 use crate::domain::access::{Name, Upstream};

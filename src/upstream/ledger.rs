@@ -7,70 +7,15 @@ use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::account_budget::AccountBudget;
+use super::bid::{Bid, Ending, Ticket};
 use super::breaker::{Breaker, Sign, State};
 use super::failures::{AccountKey, Failures, Suspect};
 use super::obstacle::{Kind, Obstacle};
 use super::rate_limit_fields::Left;
-use super::ways::{Way, Ways};
 use crate::domain::access::Name;
 use crate::domain::bucket::Rate;
-use crate::domain::exchange::{Payer, Target};
 use crate::domain::received::Received;
 use crate::domain::rules::BudgetRules;
-
-/// A call that asks for its budgets.
-#[derive(Clone, Debug)]
-pub struct Bid {
-    /// Whom the call is for.
-    pub account: AccountKey,
-    /// What the account may be asked; `None` is without limit.
-    pub rate: Option<Rate>,
-    /// Whom it is charged to.
-    pub payer: Payer,
-    /// The rules of the upstream.
-    pub rules: BudgetRules,
-}
-
-impl Bid {
-    /// The bid for a call to `target` on behalf of `payer`, by the rules in `ways`.
-    pub fn new(target: &Target, payer: &Payer, way: &Way, ways: &Ways) -> Self {
-        let (upstream, account) = (&target.upstream.name, target.account.hash);
-        Self {
-            account: (upstream.clone(), account),
-            rate: ways.rate(upstream, account),
-            payer: payer.clone(),
-            rules: way.rules,
-        }
-    }
-}
-
-/// What a call that went out gives back when it ends.
-#[derive(Clone, Debug)]
-pub struct Ticket {
-    /// Whose call it is.
-    pub suspect: Suspect,
-    /// Whether the breaker waits for it.
-    pub probe: bool,
-    /// Its number, if it is the first of its account after a pause.
-    pub first_after_pause: Option<u64>,
-}
-
-/// How a call ended.
-#[derive(Debug)]
-pub enum Ending {
-    /// With an answer of this status.
-    Answered(u16),
-    /// With a refusal that concerns the account's token, whatever was asked for.
-    Refused(Arc<Received>),
-    /// With "not now" (429), until then if it said so.
-    Limited(Option<Instant>),
-    /// Without an answer.
-    Silent,
-    /// Not in time: it may yet fail upstream, where nobody will tell.
-    TooLate,
-    /// By the caller's own fault, which says nothing about the upstream.
-    Broken,
-}
 
 /// The state of one address. Its time is given to it.
 #[derive(Debug, Default)]
@@ -315,21 +260,11 @@ impl Ledger {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use crate::domain::access::AccountHash;
+    use crate::upstream::bid::tests::bid;
     use std::num::NonZeroU32;
     use std::time::Duration;
-
-    /// A bid of `payer` with `weight` for the account of that number.
-    pub(crate) fn bid(payer: &str, account: u8, weight: u32) -> Bid {
-        Bid {
-            account: ("us".into(), AccountHash([account; 16])),
-            rate: None,
-            payer: Payer { name: payer.into(), weight: NonZeroU32::new(weight).expect("a weight") },
-            rules: BudgetRules { concurrency: Some(8), ..BudgetRules::default() },
-        }
-    }
 
     fn send(ledger: &mut Ledger, bid: &Bid, now: Instant) -> Ticket {
         ledger.fit(bid, |_| false, now);

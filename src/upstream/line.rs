@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use foldhash::fast::RandomState;
 
+use super::bid::Bid;
 use super::failures::AccountKey;
-use super::ledger::Bid;
 use crate::domain::access::Name;
 
 /// Calls in line, each with what is needed to call it up.
@@ -168,7 +168,7 @@ impl<T> Line<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::ledger::tests::bid;
+    use crate::upstream::bid::tests::bid;
 
     fn served(line: &mut Line<()>, count: usize) -> Vec<String> {
         std::iter::from_fn(|| line.call_up(|_| true)).take(count).map(|(bid, ())| bid.payer.name.to_string()).collect()
