@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use http::HeaderValue;
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
@@ -25,7 +25,7 @@ use tower::{Layer, Service, ServiceExt};
 use super::changes::Listening;
 use super::store::Store;
 use crate::domain::ask::Ask;
-use crate::domain::cache_control::Wants;
+use crate::domain::cache_control::{FOREVER, Wants};
 use crate::domain::condition;
 use crate::domain::detached;
 use crate::domain::exchange::{Answer, Given};
@@ -46,16 +46,40 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Follows {
     store: Store,
-    by_key: Arc<Mutex<HashMap<PageKey, Followers, RandomState>>>,
+    everybody: Arc<Mutex<Everybody>>,
+    /// Whether the proxy drains; touched whenever those who are held are to be held no longer.
     draining: Arc<watch::Sender<bool>>,
+}
+
+/// Those who follow, by page.
+#[derive(Default)]
+struct Everybody {
+    by_key: HashMap<PageKey, Followers, RandomState>,
+    /// The number of the next who comes. It is never given twice, so that who leaves takes nobody else along.
+    next: u64,
 }
 
 /// Those who follow one page.
 struct Followers {
     /// What each would ask for, by the order in which they came.
     asks: BTreeMap<u64, Ask>,
-    next: u64,
     keeping_fresh: AbortHandle,
+}
+
+/// Hears when those are held no longer who have come by now.
+struct Ending(watch::Receiver<bool>);
+
+impl Ending {
+    fn has_come(&self) -> bool {
+        // The sender lives as long as somebody follows.
+        *self.0.borrow() || self.0.has_changed().unwrap_or(true)
+    }
+
+    async fn come(&mut self) {
+        if !self.has_come() {
+            let _ = self.0.changed().await;
+        }
+    }
 }
 
 /// The same once more, now. What the client wants of the cache was for the first time.
@@ -75,7 +99,7 @@ struct Follower {
 impl Follows {
     /// Nobody follows the pages of `store` yet.
     pub fn new(store: Store) -> Self {
-        Self { store, by_key: Arc::default(), draining: Arc::new(watch::Sender::new(false)) }
+        Self { store, everybody: Arc::default(), draining: Arc::new(watch::Sender::new(false)) }
     }
 
     /// From now on nobody is held: who waits is answered, and streams end.
@@ -83,48 +107,61 @@ impl Follows {
         self.draining.send_replace(true);
     }
 
+    /// Who is held now is answered, and streams end, once: they were admitted by rules that are in force no longer. Who comes later
+    /// is held as ever.
+    pub fn release(&self) {
+        let mut everybody = self.everybody.lock();
+        // A stream ends only when its client reads on, and what it asks for must not be asked until then.
+        let released = std::mem::take(&mut everybody.by_key);
+        released.values().for_each(|followers| followers.keeping_fresh.abort());
+        self.draining.send_modify(|_| ());
+    }
+
     /// How many follow.
     pub fn count(&self) -> usize {
-        self.by_key.lock().values().map(|followers| followers.asks.len()).sum()
+        self.everybody.lock().by_key.values().map(|followers| followers.asks.len()).sum()
     }
 
-    async fn drained(&self) {
-        // The sender lives as long as this.
-        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+    fn ending(&self) -> Ending {
+        Ending(self.draining.subscribe())
     }
 
-    /// Takes part; the first of a key has it kept fresh through `inner`.
-    fn join<S>(&self, ask: &Ask, place: OwnedSemaphorePermit, inner: &S) -> Follower
+    /// Takes part, unless its end has come; the first of a key has it kept fresh through `inner`.
+    fn join<S>(&self, ask: &Ask, place: OwnedSemaphorePermit, ending: &Ending, inner: &S) -> Option<Follower>
     where
         S: Service<Ask, Response = Answer, Error = Problem, Future: Send> + Clone + Send + 'static,
     {
         let key = &ask.key;
         let changes = self.store.changes().listen(key);
-        let mut by_key = self.by_key.lock();
-        let followers = by_key.entry(key.clone()).or_insert_with(|| {
+        let mut everybody = self.everybody.lock();
+        // Under the lock, so that whoever is released is either known by then or not let in.
+        if ending.has_come() {
+            return None;
+        }
+        let number = everybody.next;
+        everybody.next += 1;
+        let followers = everybody.by_key.entry(key.clone()).or_insert_with(|| {
             let task = tokio::spawn(keep_fresh(self.clone(), key.clone(), inner.clone()));
-            Followers { asks: BTreeMap::new(), next: 0, keeping_fresh: task.abort_handle() }
+            Followers { asks: BTreeMap::new(), keeping_fresh: task.abort_handle() }
         });
-        let number = followers.next;
-        followers.next += 1;
         followers.asks.insert(number, ask.clone());
-        Follower { follows: self.clone(), key: key.clone(), number, changes, _place: place }
+        Some(Follower { follows: self.clone(), key: key.clone(), number, changes, _place: place })
     }
 
     /// What one of those who follow `key` would ask.
     fn ask(&self, key: &PageKey) -> Option<Ask> {
-        self.by_key.lock().get(key)?.asks.values().next().map(again)
+        self.everybody.lock().by_key.get(key)?.asks.values().next().map(again)
     }
 }
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        let mut by_key = self.follows.by_key.lock();
-        let Some(followers) = by_key.get_mut(&self.key) else { return };
+        let mut everybody = self.follows.everybody.lock();
+        let Some(followers) = everybody.by_key.get_mut(&self.key) else { return };
         followers.asks.remove(&self.number);
         if followers.asks.is_empty() {
             followers.keeping_fresh.abort();
-            by_key.remove(&self.key);
+            everybody.by_key.remove(&self.key);
         }
     }
 }
@@ -221,13 +258,14 @@ where
     }
 
     fn call(&mut self, mut ask: Ask) -> Self::Future {
-        match ask.follow.take().map(|follow| *follow) {
-            None => Held::Not { answer: self.inner.call(ask) },
-            Some(Follow::Wait { at_most, known }) => {
-                Held::Long { given: Box::pin(self.clone().wait(ask, at_most, known)) }
-            }
-            Some(Follow::Stream { known }) => Held::Long { given: Box::pin(self.clone().stream(ask, known)) },
-        }
+        let Some(follow) = ask.follow.take() else { return Held::Not { answer: self.inner.call(ask) } };
+        // From now on, and not from the first page on: the rules may change before that has come.
+        let ending = self.follows.ending();
+        let given = match *follow {
+            Follow::Wait { at_most, known } => self.clone().wait(ask, ending, at_most, known).boxed(),
+            Follow::Stream { known } => self.clone().stream(ask, ending, known).boxed(),
+        };
+        Held::Long { given }
     }
 }
 
@@ -258,7 +296,13 @@ impl<S> Following<S>
 where
     S: Service<Ask, Response = Answer, Error = Problem, Future: Send> + Clone + Send + Sync + 'static,
 {
-    async fn wait(self, ask: Ask, at_most: Duration, known: Vec<HeaderValue>) -> Result<Given, Problem> {
+    async fn wait(
+        self,
+        ask: Ask,
+        mut ending: Ending,
+        at_most: Duration,
+        known: Vec<HeaderValue>,
+    ) -> Result<Given, Problem> {
         let until = Instant::now() + at_most;
         let first = self.inner.clone().oneshot(ask.clone()).await?;
         // One too many is answered at once: a preference is not a demand (RFC 7240 §2).
@@ -266,15 +310,27 @@ where
         let (Ok(place), true) = (place, self.may_follow(&ask.key, &first) && !is_news(&first.page, &known)) else {
             return Ok(Given::Page(first));
         };
-        let mut follower = self.follows.join(&ask, place, &self.inner);
-        tokio::select! {
-            _ = follower.other_than(&known) => {}
-            () = sleep_until(until) => {}
-            () = self.follows.drained() => {}
-        }
+        let Some(mut follower) = self.follows.join(&ask, place, &ending, &self.inner) else {
+            return Ok(Given::Page(first));
+        };
+        let has_ended = tokio::select! {
+            biased;
+            () = ending.come() => true,
+            _ = follower.other_than(&known) => false,
+            () = sleep_until(until) => false,
+        };
         drop(follower);
-        let answer = self.inner.oneshot(again(&ask)).await?;
+        let answer =
+            if has_ended { self.what_there_is(&ask, first).await } else { self.inner.oneshot(again(&ask)).await? };
         Ok(Given::Followed(Box::new(Followed { answer, how: How::Waited(at_most) })))
+    }
+
+    /// What is stored, and otherwise what there was at `first`: nothing is fetched by rules that are in force no longer.
+    async fn what_there_is(self, ask: &Ask, first: Answer) -> Answer {
+        let wants = Wants { only_if_cached: true, max_stale: Some(FOREVER), ..Wants::default() };
+        let stored = self.inner.oneshot(Ask { wants, ..again(ask) }).await;
+        let Answer { page, served, refresh_limited, .. } = first;
+        stored.unwrap_or_else(|_| Answer::new(page, served, Instant::now(), refresh_limited))
     }
 
     /// Whether there is a page to follow: a good one, and not one that is too large to be stored.
@@ -282,27 +338,28 @@ where
         answer.page.kind == Kind::Good && self.follows.store.get(key).is_some()
     }
 
-    async fn stream(self, ask: Ask, known: Vec<HeaderValue>) -> Result<Given, Problem> {
+    async fn stream(self, ask: Ask, ending: Ending, known: Vec<HeaderValue>) -> Result<Given, Problem> {
         let answer = self.inner.clone().oneshot(ask.clone()).await?;
         if !self.may_follow(&ask.key, &answer) {
             return Ok(Given::Page(answer));
         }
         let place = ask.caller.follows.clone().try_acquire_owned();
         let place = place.map_err(|_| Problem::Overloaded { retry_after: LONGEST_PAUSE })?;
-        let follower = self.follows.join(&ask, place, &self.inner);
+        let follower = self.follows.join(&ask, place, &ending, &self.inner);
         let until = Instant::now() + LONGEST_STREAM;
-        let pages = stream::unfold((follower, known), move |(mut follower, known)| async move {
-            let follows = follower.follows.clone();
+        let pages = stream::unfold((follower, ending, known), move |(follower, mut ending, known)| async move {
+            let mut follower = follower?;
             let page = tokio::select! {
+                biased;
+                () = ending.come() => None,
                 page = follower.other_than(&known) => Some(page),
                 () = sleep_until(until) => None,
-                () = follows.drained() => None,
             };
             // What is no page is told to who asks for one: the client comes again, and hears it.
             let page = page.filter(|page| page.kind == Kind::Good)?;
             // Not the page's own: it would hold the body as well for as long as the stream lasts.
             let known = vec![detached::value(&page.etag)];
-            Some((page, (follower, known)))
+            Some((page, (Some(follower), ending, known)))
         });
         Ok(Given::Followed(Box::new(Followed { answer, how: How::Stream(Some(Updates::new(pages))) })))
     }

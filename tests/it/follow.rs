@@ -8,6 +8,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use merge_sync_proxy::admin::routes::Operations;
 use merge_sync_proxy::demo::fault::Fault;
 use merge_sync_proxy::domain::body::ReplyBody;
 use tokio::io::AsyncWriteExt;
@@ -16,6 +17,7 @@ use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, advance, sleep};
 use tower::ServiceExt;
 
+use crate::exposition::count;
 use crate::support::{Got, SYNC_STATUS, Wire, World, consumer, merge, soon, with};
 
 /// A page that lives for exactly five seconds.
@@ -260,6 +262,71 @@ async fn a_stream_ends_with_its_page_and_after_ten_minutes() {
     while said(&mut open).await.is_some() {}
     assert!(began.elapsed() < second(620));
     assert_eq!(Got::whole(stream(&world, &[]).await).await.status, 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_released_is_answered_at_once_and_who_comes_later_is_held_as_ever() {
+    let world = World::with(merge(), FIVE);
+    let tag = tag(&world).await;
+    let (waiting, mut open) = (hold(&world, &tag, 60), stream(&world, &[("last-event-id", &tag)]).await);
+    held(&world, 2).await;
+    sleep(second(7)).await;
+    let began = Instant::now();
+    world.app.ground().follows.release();
+    let answer = waiting.await.expect("no panic");
+    assert_eq!((answer.status.as_u16(), answer.header("preference-applied")), (304, "wait=60"));
+    assert_eq!((said(&mut open).await, began.elapsed()), (None, Duration::ZERO));
+    sleep(second(60)).await;
+    assert_eq!((world.merge.calls(), world.app.ground().follows.count()), (2, 0), "nobody asks for them any more");
+
+    let (later, mut open) = (hold(&world, &tag, 30), stream(&world, &[("last-event-id", &tag)]).await);
+    held(&world, 2).await;
+    sleep(second(7)).await;
+    world.merge.start_sync("acme");
+    assert!(event(&said(&mut open).await.expect("an event")).1.contains("SYNCING"));
+    assert_eq!(later.await.expect("no panic").status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_released_is_told_what_there_is_and_has_nothing_fetched() {
+    let world = World::with(merge(), LONG);
+    let tag = tag(&world).await;
+    for hard in [false, true] {
+        let waiting = hold(&world, &tag, 60);
+        held(&world, 1).await;
+        let calls = world.merge.calls();
+        let merge = world.merge.hold();
+        world.app.ground().store.purge_all(hard, Instant::now());
+        world.app.ground().follows.release();
+        let began = Instant::now();
+        let answer = waiting.await.expect("no panic");
+        assert_eq!((answer.status.as_u16(), began.elapsed()), (304, Duration::ZERO), "hard: {hard}");
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(world.merge.calls(), calls);
+        // Its first page is still to come: it is answered with that, and not held by rules of before.
+        let coming = hold(&world, &tag, 60);
+        world.merge.arrived(calls + 1).await;
+        world.app.ground().follows.release();
+        merge.release();
+        let answer = coming.await.expect("no panic");
+        assert_eq!((answer.status.as_u16(), answer.header("preference-applied")), (304, ""));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_released_stream_that_nobody_reads_is_not_asked_for_either() {
+    let teams = ["old", "new"].map(|name| consumer(name, "accounts = ['*']")).concat();
+    let world = World::with(merge(), &format!("{teams}{FIVE}"));
+    let charged = |name: &str| {
+        count(&world.app.metrics(), &format!("merge_sync_proxy_consumer_calls_total{{consumer=\"{name}\"}}"))
+    };
+    let _unread = stream(&world, &[("authorization", "Bearer old")]).await;
+    held(&world, 1).await;
+    world.app.ground().follows.release();
+    let _read = stream(&world, &[("authorization", "Bearer new")]).await;
+    held(&world, 1).await;
+    sleep(second(21)).await;
+    assert_eq!((charged("old"), charged("new")), (1, 4));
 }
 
 #[tokio::test]
