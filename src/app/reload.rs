@@ -206,7 +206,7 @@ impl App {
         // It was admitted by other rules, and may hold keys that are none any more.
         self.ground.heads.forget(edition);
         self.set_config(config);
-        self.ground.demand.forget();
+        self.ground.demand.forget(edition);
         self.forget(&old);
         Ok(told)
     }

@@ -37,7 +37,14 @@ const LONGEST_QUERY: usize = 512;
 
 /// The pages by account. Cheap to clone; all clones are one.
 #[derive(Clone, Default)]
-pub struct Demand(Arc<Mutex<HashMap<AccountHash, Vec<Wanted>>>>);
+pub struct Demand(Arc<Mutex<Remembered>>);
+
+#[derive(Default)]
+struct Remembered {
+    accounts: HashMap<AccountHash, Vec<Wanted>>,
+    /// The edition of the rules that is in force.
+    edition: u64,
+}
 
 /// A page that is asked for.
 struct Wanted {
@@ -67,8 +74,12 @@ impl Demand {
         if ask.target.account.linked_account_id.is_none() || ask.wants.no_store || too_long {
             return;
         }
-        let mut accounts = self.0.lock();
-        let pages = accounts.entry(ask.key.account).or_default();
+        let mut remembered = self.0.lock();
+        // It was under way when the rules changed: it may hold keys that are none any more.
+        if ask.edition != remembered.edition {
+            return;
+        }
+        let pages = remembered.accounts.entry(ask.key.account).or_default();
         if let Some(known) = pages.iter_mut().find(|known| known.ask.key == ask.key) {
             known.last = now;
             known.ask.question = ask.question.clone();
@@ -85,15 +96,20 @@ impl Demand {
 
     /// What asks for the pages of `account` again, as of then.
     pub fn of(&self, account: AccountHash, now: Instant) -> Vec<Ask> {
-        let mut accounts = self.0.lock();
-        let Some(pages) = accounts.get_mut(&account) else { return Vec::new() };
+        let mut remembered = self.0.lock();
+        let Some(pages) = remembered.accounts.get_mut(&account) else { return Vec::new() };
         pages.retain(|page| page.counts(now));
         pages.iter().map(|page| page.ask.clone()).collect()
     }
 
-    /// Forgets all: who asked then may not ask any more, or with other rules.
-    pub fn forget(&self) {
-        self.0.lock().clear();
+    /// Whether `ask` was admitted by the rules that are in force.
+    pub fn is_in_force(&self, ask: &Ask) -> bool {
+        ask.edition == self.0.lock().edition
+    }
+
+    /// Forgets all: who asked then may not ask any more, or with other rules. This edition of them is in force now.
+    pub fn forget(&self, edition: u64) {
+        *self.0.lock() = Remembered { edition, ..Remembered::default() };
     }
 }
 

@@ -73,6 +73,10 @@ impl Refresher {
     {
         let _place = self.0.places.acquire().await;
         for ask in pages.demand.of(account, Instant::now()) {
+            // The rules may have changed while the one before was fetched.
+            if !pages.demand.is_in_force(&ask) {
+                return;
+            }
             let now = Instant::now();
             // What has been pushed out is not missed, and what is fresh has been fetched meanwhile.
             let stale = |page: &Arc<_>| !matches!(Page::freshness(page, now), Freshness::Fresh { .. });

@@ -341,6 +341,68 @@ async fn it_is_there_when_it_is_configured_and_no_route_takes_it() {
     }
 }
 
+/// The world with this consumer, who asks, and a reload that changes what it may.
+fn with_team(more: &str) -> (World, impl Fn()) {
+    let file = |more: &str| on() + &consumer("team", &format!("accounts = ['*']\n{more}"));
+    let world = World::with(linked(), &file(more));
+    let changed = text("http://merge.test", "", &file(&format!("{more}\nresync = true")));
+    world.app.reads(Box::new(move |hasher| Config::parse(&changed, Path::new("test.toml"), &|_| None, hasher)));
+    let reload = {
+        let world = world.clone();
+        move || assert_eq!(world.app.reload(Cause::Operator).expect("sound").changed, ["consumers.team.resync"])
+    };
+    (world, reload)
+}
+
+/// What team asks for.
+fn as_team(query: &str) -> Request<Full<Bytes>> {
+    with(&format!("{SYNC_STATUS}{query}"), &[("x-account-token", "initech"), ("authorization", "Bearer team")])
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_before_a_reload_is_not_asked_for_after_it() {
+    let (world, reload) = with_team("max_in_flight_misses = 1");
+    let held = world.merge.hold();
+    let ask = |query: &str| {
+        let (world, request) = (world.clone(), as_team(query));
+        tokio::spawn(async move { world.send(request).await })
+    };
+    // The second gets its place, and goes on to Merge, only after the reload.
+    let all = [ask(""), ask("?page_size=7")];
+    world.merge.arrived(1).await;
+    reload();
+    held.release();
+    for one in all {
+        assert_eq!(one.await.expect("no panic").status, 200);
+    }
+    sync(&world.merge);
+    assert_eq!(outcome(&world.send(ended(&world)).await), "stale");
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!((world.merge.calls(), calls(&world)), (2, 0));
+    // Who asks by the new rules is remembered by them.
+    world.send(as_team("")).await;
+    sync(&world.merge);
+    assert_eq!(outcome(&world.send(ended(&world)).await), "stale");
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!((world.merge.calls(), calls(&world)), (4, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_ends_what_a_webhook_has_begun() {
+    let (world, reload) = with_team("");
+    for query in ["", "?page_size=7", "?page_size=8"] {
+        world.send(as_team(query)).await;
+    }
+    advance(Duration::from_secs(1)).await;
+    let held = world.merge.hold();
+    assert_eq!(outcome(&world.send(ended(&world)).await), "stale");
+    world.merge.arrived(4).await;
+    reload();
+    held.release();
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!((world.merge.calls(), calls(&world)), (4, 1), "the one that was under way");
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_key_can_be_changed_while_it_runs() {
     let world = World::with(linked(), &on());
