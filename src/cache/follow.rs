@@ -31,7 +31,7 @@ use crate::domain::detached;
 use crate::domain::exchange::{Answer, Given};
 use crate::domain::follow::{Follow, Followed, How, Updates};
 use crate::domain::key::PageKey;
-use crate::domain::page::{Freshness, Kind, Page};
+use crate::domain::page::{Kind, Page};
 use crate::domain::problem::Problem;
 
 /// How long a stream lasts. Then the client comes again, past the door: so nobody is told for longer of what is no longer
@@ -214,13 +214,13 @@ struct Pace {
 
 impl Pace {
     fn due(&mut self, page: Option<&Page>, now: Instant) -> Instant {
-        match page.map(|page| page.freshness(now)) {
-            Some(Freshness::Fresh { ttl }) => {
+        match page.and_then(|page| page.fresh_for(now)) {
+            Some(fresh) => {
                 // It may be purged before its time.
                 *self = Self { failures: 0, next: now };
-                now + ttl
+                now + fresh
             }
-            _ => self.next,
+            None => self.next,
         }
     }
 

@@ -165,12 +165,13 @@ impl Store {
         }
     }
 
-    /// Makes the pages that `chosen` picks stale, or drops them if `hard`; says how many.
-    fn purge(&self, hard: bool, now: Instant, chosen: impl Fn(&PageKey) -> bool) -> usize {
+    /// Makes the pages that `chosen` picks stale, each when `due` says for the number of those before it, or drops them if `hard`; says
+    /// how many.
+    fn purge(&self, hard: bool, due: impl Fn(usize) -> Instant, chosen: impl Fn(&PageKey) -> bool) -> usize {
         let mut count = 0;
         for (key, page) in &self.0.pages {
             if chosen(&key) {
-                page.purge(now + delay(count, fastrand::f32()));
+                page.purge(due(count));
                 count += 1;
                 if hard {
                     self.drop_page(&key);
@@ -181,7 +182,8 @@ impl Store {
         count
     }
 
-    /// Purges all pages of one account, whichever upstream they are from; see [`Store::purge_all`].
+    /// Purges all pages of one account, whichever upstream they are from: a soft purge leaves them for the case that the upstream fails,
+    /// and a hard one drops them. Fetches under way do not bring fresh pages. Says how many pages it met.
     pub fn purge_account(&self, account: AccountHash, hard: bool, now: Instant) -> usize {
         self.purge_accounts(&[account].into(), hard, now)
     }
@@ -189,14 +191,13 @@ impl Store {
     /// The same for several in one walk.
     pub fn purge_accounts(&self, accounts: &HashSet<AccountHash>, hard: bool, now: Instant) -> usize {
         self.0.purges.lock().note(accounts, now);
-        self.purge(hard, now, |key| accounts.contains(&key.account))
+        self.purge(hard, |_| now, |key| accounts.contains(&key.account))
     }
 
-    /// Purges all pages: a soft purge leaves them for the case that the upstream fails, and of many reaches one after the other; a
-    /// hard one drops all at once. Fetches under way do not bring fresh pages. Says how many pages it met.
+    /// Purges the pages of all accounts; see [`Store::purge_account`]. Of many, a soft purge reaches one after the other.
     pub fn purge_all(&self, hard: bool, now: Instant) -> usize {
         self.0.purges.lock().note_all(now);
-        self.purge(hard, now, |_| true)
+        self.purge(hard, |before| now + delay(before, fastrand::f32()), |_| true)
     }
 
     /// A walk over all pages, which does not count as use. What changes meanwhile may or may not be met.
@@ -283,14 +284,28 @@ pub(super) mod tests {
         assert!(store.get(&key(1, "")).is_none());
     }
 
-    #[test]
-    fn a_soft_purge_of_many_reaches_one_after_the_other() {
+    /// A store with four times as many pages of one account as a purge of everything reaches at once.
+    fn of_many(began: Instant) -> Store {
         let store = Store::new(1 << 20);
-        let began = Instant::now();
         for n in 0..PURGED_AT_ONCE * 4 {
             store.keep(&key(1, &format!("cursor={n}")), &Arc::new(page("{}", began, [600, 0, 0])));
         }
         store.maintain();
+        store
+    }
+
+    #[test]
+    fn a_soft_purge_of_one_account_reaches_all_of_its_pages_at_once() {
+        let began = Instant::now();
+        let store = of_many(began);
+        assert_eq!(store.purge_account(AccountHash([1; 16]), false, began), PURGED_AT_ONCE * 4);
+        assert!(store.pages().all(|(_, page)| page.is_purged(began)));
+    }
+
+    #[test]
+    fn a_soft_purge_of_everything_reaches_one_after_the_other() {
+        let began = Instant::now();
+        let store = of_many(began);
         assert_eq!(store.purge_all(false, began), PURGED_AT_ONCE * 4);
         let stale = |after| {
             let now = began + Duration::from_secs(after);

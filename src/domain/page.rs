@@ -263,6 +263,13 @@ impl Page {
         from != NEVER && self.age(now) >= Duration::from_millis(from)
     }
 
+    /// For how much longer it is fresh, if it is: until its lifetime ends, or until a purge reaches it that is under way.
+    pub fn fresh_for(&self, now: Instant) -> Option<Duration> {
+        let Freshness::Fresh { ttl } = self.freshness(now) else { return None };
+        let purged_from = Duration::from_millis(self.purged_from.load(Ordering::Relaxed));
+        Some(ttl.min(purged_from.saturating_sub(self.age(now))))
+    }
+
     /// The store has let go of it: under its key there is another now, or none.
     pub fn go(&self) {
         self.has_gone.store(true, Ordering::Release);
@@ -347,6 +354,24 @@ pub(crate) mod tests {
         page.purge(second(3));
         assert_eq!(page.freshness(second(1)), Freshness::Fresh { ttl: Duration::from_secs(4) });
         assert_eq!(page.freshness(second(2)), Freshness::IfError { since: Duration::ZERO });
+    }
+
+    #[test]
+    fn a_page_is_fresh_until_its_lifetime_ends_or_a_purge_reaches_it() {
+        let began = Instant::now();
+        let page = page("{}", began, [60, 30, 3600]);
+        let second = Duration::from_secs;
+        assert_eq!(page.fresh_for(began + second(10)), Some(second(50)));
+        page.purge(began + second(90));
+        assert_eq!(page.fresh_for(began + second(10)), Some(second(50)));
+        page.purge(began + second(13));
+        assert_eq!(page.fresh_for(began + second(10)), Some(second(3)));
+        assert_eq!(
+            page.freshness(began + second(10)),
+            Freshness::Fresh { ttl: second(50) },
+            "its age follows from that"
+        );
+        assert_eq!(page.fresh_for(began + second(13)), None);
     }
 
     #[test]

@@ -220,6 +220,32 @@ async fn a_purge_is_heard_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_purge_that_reaches_one_after_the_other_is_heard_as_it_does() {
+    let world = World::with(merge(), LONG);
+    let page = |n: usize| format!("{SYNC_STATUS}?page={n}");
+    let mut all = Vec::new();
+    for n in 0..300 {
+        let tag = world.get(&page(n)).await.header("etag").to_owned();
+        if n % 15 == 0 {
+            let world = world.clone();
+            all.push(tokio::spawn(async move {
+                world.get_with(&page(n), &[("prefer", "wait=60"), ("if-none-match", &tag)]).await
+            }));
+        }
+    }
+    held(&world, 20).await;
+    world.app.ground().store.maintain();
+    world.merge.start_sync("acme");
+    advance(second(3)).await;
+    world.app.ground().store.purge_all(false, Instant::now());
+    let began = Instant::now();
+    for answer in join_all(all).await {
+        assert_eq!(answer.expect("no panic").status, 200);
+    }
+    assert!(began.elapsed() <= second(5), "64 at once and in each second 64 more: {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_tells_of_each_page_once() {
     let world = World::with(merge(), FIVE);
     let page = world.get(SYNC_STATUS).await;

@@ -181,6 +181,33 @@ async fn a_sync_that_ends_model_by_model_costs_a_call_every_two_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_end_of_a_sync_shows_at_once_in_however_many_pages_there_are() {
+    let long = "[cache.ttl]\nsyncing = '1h'\nsettled = '1h'\nmin = '1h'\n";
+    let world = World::with(linked(), &(on() + long));
+    let page = |n: usize| with(&format!("{SYNC_STATUS}?page={n}"), &[("x-account-token", "initech")]);
+    for n in 0..300 {
+        world.send(page(n)).await;
+    }
+    world.app.ground().store.maintain();
+    advance(Duration::from_secs(1)).await;
+    sync(&world.merge);
+    let held = world.merge.hold();
+    assert_eq!(outcome(&world.send(ended(&world)).await), "stale");
+    advance(Duration::from_millis(1)).await;
+    let cached = |n: usize| {
+        let mut request = page(n);
+        request.headers_mut().insert("cache-control", HeaderValue::from_static("only-if-cached"));
+        world.send(request)
+    };
+    for n in 0..300 {
+        assert_eq!(cached(n).await.problem(), "not-cached", "page {n}");
+    }
+    held.release();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(calls(&world), 32, "all that are remembered");
+}
+
+#[tokio::test(start_paused = true)]
 async fn webhooks_alone_do_not_keep_a_page_alive() {
     let world = World::with(linked(), &on());
     world.send(page("initech")).await;
