@@ -173,6 +173,8 @@ pub mod door {
 pub mod cache {
     pub mod follow;
 
+    pub mod renew;
+
     pub mod lookup;
 
     pub mod flight;

@@ -1,8 +1,8 @@
 //! Following: requests that are held until the page changes, and streams of pages that change.
 //!
-//! Whoever follows is demand, so the page is kept fresh for as long as somebody does: one task for each key asks again when the
-//! lifetime ends, by the same look-up and flight as everybody, with the words of one who follows. So any number of followers cost
-//! what one busy client costs, and a follower that is held holds no place among those who wait for the upstream.
+//! Whoever follows is demand, so the page is [kept fresh](super::renew) for as long as somebody does, once for all of them. So any
+//! number of followers cost what one busy client costs, and a follower that is held holds no place among those who wait for the
+//! upstream.
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
@@ -23,6 +23,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, Service, ServiceExt};
 
 use super::changes::Listening;
+use super::renew::{LONGEST_PAUSE, Renewal, keep_fresh};
 use super::store::Store;
 use crate::domain::ask::Ask;
 use crate::domain::cache_control::{FOREVER, Wants};
@@ -37,10 +38,6 @@ use crate::domain::problem::Problem;
 /// How long a stream lasts. Then the client comes again, past the door: so nobody is told for longer of what is no longer
 /// granted.
 const LONGEST_STREAM: Duration = Duration::from_secs(600);
-
-/// The first and the longest pause after the upstream gave no fresh page.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// All who follow. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -129,7 +126,7 @@ impl Follows {
     /// Takes part, unless its end has come; the first of a key has it kept fresh through `inner`.
     fn join<S>(&self, ask: &Ask, place: OwnedSemaphorePermit, ending: &Ending, inner: &S) -> Option<Follower>
     where
-        S: Service<Ask, Response = Answer, Error = Problem, Future: Send> + Clone + Send + 'static,
+        S: Service<Renewal, Response = (), Error = Problem, Future: Send> + Clone + Send + 'static,
     {
         let key = &ask.key;
         let changes = self.store.changes().listen(key);
@@ -141,7 +138,9 @@ impl Follows {
         let number = everybody.next;
         everybody.next += 1;
         let followers = everybody.by_key.entry(key.clone()).or_insert_with(|| {
-            let task = tokio::spawn(keep_fresh(self.clone(), key.clone(), inner.clone()));
+            let (follows, of) = (self.clone(), key.clone());
+            let ask = move || follows.ask(&of);
+            let task = tokio::spawn(keep_fresh(self.store.clone(), key.clone(), ask, inner.clone()));
             Followers { asks: BTreeMap::new(), keeping_fresh: task.abort_handle() }
         });
         followers.asks.insert(number, ask.clone());
@@ -184,55 +183,6 @@ fn is_news(page: &Page, known: &[HeaderValue]) -> bool {
     page.kind != Kind::Good || !condition::names(known, &page.etag)
 }
 
-/// Asks for the page of `key` whenever it is no longer fresh. Ended by the last who leaves.
-async fn keep_fresh<S>(follows: Follows, key: PageKey, inner: S)
-where
-    S: Service<Ask, Response = Answer, Error = Problem, Future: Send> + Clone + Send + 'static,
-{
-    let mut changes = follows.store.changes().listen(&key);
-    let mut pace = Pace { failures: 0, next: Instant::now() };
-    loop {
-        let due = pace.due(follows.store.get(&key).as_deref(), Instant::now());
-        tokio::select! {
-            // It may have been renewed by others, or purged.
-            () = changes.changed() => continue,
-            () = sleep_until(due) => {}
-        }
-        let Some(ask) = follows.ask(&key) else { return };
-        let asked = inner.clone().oneshot(ask).await;
-        pace.asked(Instant::now(), asked.err().and_then(|problem| problem.row().retry_after));
-    }
-}
-
-/// When to ask next.
-struct Pace {
-    /// How often no fresh page came of it, in a row.
-    failures: u32,
-    /// Not before this, unless there is a fresh page by then.
-    next: Instant,
-}
-
-impl Pace {
-    fn due(&mut self, page: Option<&Page>, now: Instant) -> Instant {
-        match page.and_then(|page| page.fresh_for(now)) {
-            Some(fresh) => {
-                // It may be purged before its time.
-                *self = Self { failures: 0, next: now };
-                now + fresh
-            }
-            None => self.next,
-        }
-    }
-
-    /// Takes note that it has been asked, and of the pause that was asked for. Most fetches go on in the background, and what they
-    /// bring ends the pause.
-    fn asked(&mut self, now: Instant, pause: Option<Duration>) {
-        let own = (FIRST_PAUSE * 2_u32.pow(self.failures.min(5))).min(LONGEST_PAUSE);
-        self.failures += 1;
-        self.next = now + own.max(pause.unwrap_or_default());
-    }
-}
-
 /// The layer: requests that follow a page are held here; all others pass.
 pub fn layer<S>(follows: Follows) -> impl Layer<S, Service = Following<S>> + Clone {
     layer_fn(move |inner| Following { inner, follows: follows.clone() })
@@ -248,10 +198,11 @@ pub struct Following<S> {
 impl<S> Service<Ask> for Following<S>
 where
     S: Service<Ask, Response = Answer, Error = Problem, Future: Send> + Clone + Send + Sync + 'static,
+    S: Service<Renewal, Response = (), Error = Problem, Future: Send>,
 {
     type Response = Given;
     type Error = Problem;
-    type Future = Held<S::Future>;
+    type Future = Held<<S as Service<Ask>>::Future>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Problem>> {
         Poll::Ready(Ok(()))
@@ -295,6 +246,7 @@ impl<F: Future<Output = Result<Answer, Problem>>> Future for Held<F> {
 impl<S> Following<S>
 where
     S: Service<Ask, Response = Answer, Error = Problem, Future: Send> + Clone + Send + Sync + 'static,
+    S: Service<Renewal, Response = (), Error = Problem, Future: Send>,
 {
     async fn wait(
         self,

@@ -14,6 +14,7 @@ use tower::{Layer, Service, ServiceExt};
 
 use super::flight::{Join, Joined};
 use super::freshness::{self, Decision};
+use super::renew::Renewal;
 use super::store::Store;
 use crate::domain::ask::Ask;
 use crate::domain::cache_control::Wants;
@@ -92,6 +93,35 @@ where
                 let miss = Miss { ask, seen, forward, refresh_limited };
                 return Either::Right(Box::pin(miss.fetch(inner, store)));
             }
+        }))
+    }
+}
+
+impl<S> Service<Renewal> for Lookup<S>
+where
+    S: Service<Join, Response = Joined, Error = Infallible, Future: Send> + Clone + Send + 'static,
+{
+    type Response = ();
+    type Error = Problem;
+    type Future = Either<Ready<Result<(), Problem>>, BoxFuture<'static, Result<(), Problem>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Problem>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, Renewal(ask): Renewal) -> Self::Future {
+        let seen = match freshness::decide(self.store.get(&ask.key), &ask.wants, ask.at) {
+            Decision::Fetch(_, seen) => seen,
+            Decision::Stale(page, Why::Revalidating) => Some(page),
+            // It is fresh, or the upstream is to be left alone.
+            _ => return Either::Left(ready(Ok(()))),
+        };
+        // Those who follow wait for it: if they all leave before it has gone out, it is given up.
+        let join = Join { ask, seen, reason: Reason::Miss };
+        let inner = self.inner.clone();
+        Either::Right(Box::pin(async move {
+            let Ok(Joined { outcome, .. }) = inner.oneshot(join).await;
+            outcome.map(drop)
         }))
     }
 }

@@ -148,6 +148,53 @@ async fn who_is_held_takes_no_place_of_those_who_miss() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_follows_waits_for_no_place_of_another_who_does() {
+    let teams = ["first", "second"].map(|name| consumer(name, "accounts = ['*']\nmax_in_flight_misses = 1"));
+    let stale = "[cache.stale]\nwhile_revalidate = '0s'\n";
+    let world = World::with(merge(), &format!("{}{FIVE}{stale}", teams.concat()));
+    let tag = world.send(waiting("first", "\"none\"", 30)).await.header("etag").to_owned();
+    let all = ["first", "second"].map(|key| {
+        let (world, request) = (world.clone(), waiting(key, &tag, 60));
+        tokio::spawn(async move { world.send(request).await })
+    });
+    held(&world, 2).await;
+    // All places are taken by what hangs: that of the one with whose words the page is asked for, and that of the other.
+    let hanging = ["first", "second"].map(|key| {
+        world.merge.script(Fault::Hang).once();
+        let bearer = format!("Bearer {key}");
+        let target = format!("{SYNC_STATUS}?page_size={}", key.len());
+        let (world, request) =
+            (world.clone(), with(&target, &[("x-account-token", "acme"), ("authorization", &bearer)]));
+        tokio::spawn(async move { world.send(request).await })
+    });
+    world.merge.arrived(3).await;
+    world.merge.start_sync("acme");
+    let began = Instant::now();
+    for answer in join_all(all).await {
+        assert_eq!(answer.expect("no panic").status, 200);
+    }
+    assert_eq!(began.elapsed().as_secs(), 5, "when the lifetime ends");
+    hanging.iter().for_each(JoinHandle::abort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_is_not_fetched_for_those_who_left_before_the_call_went_out() {
+    let budget =
+        "[upstreams.us.budget]\nper_account = '1/min'\nmax_wait = '10min'\n[cache.stale]\nwhile_revalidate = '10min'\n";
+    let world = World::with(merge(), &format!("{budget}{FIVE}"));
+    let tag = tag(&world).await;
+    let waiting = hold(&world, &tag, 60);
+    held(&world, 1).await;
+    sleep(second(10)).await;
+    assert_eq!((world.merge.calls(), world.app.ground().flights.count().0), (1, 1), "it waits for its turn");
+    world.app.ground().follows.release();
+    assert_eq!(waiting.await.expect("no panic").status, 304);
+    sleep(second(120)).await;
+    assert_eq!(world.merge.calls(), 1);
+    world.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_asked_once_the_last_has_left() {
     let world = World::with(merge(), FIVE);
     let tag = tag(&world).await;

@@ -1,0 +1,73 @@
+//! Keeping a page fresh for those who follow it.
+//!
+//! One task for each page asks for it whenever it is no longer fresh, by the same look-up and flight as everybody, with the words of
+//! one who follows. None of those who follow waits for a place of one of them: as when a page is fetched anew in the background, this
+//! takes none.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use tower::{Service, ServiceExt};
+
+use super::store::Store;
+use crate::domain::ask::Ask;
+use crate::domain::key::PageKey;
+use crate::domain::page::Page;
+use crate::domain::problem::Problem;
+
+/// A request for a page on behalf of all who follow it.
+#[derive(Clone, Debug)]
+pub struct Renewal(pub Ask);
+
+/// The first and the longest pause after the upstream gave no fresh page.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Asks for the page of `key` whenever it is no longer fresh, as one of those would `ask` who follow it then. Ended by the last who
+/// leaves.
+pub(super) async fn keep_fresh<S>(store: Store, key: PageKey, ask: impl Fn() -> Option<Ask>, inner: S)
+where
+    S: Service<Renewal, Response = (), Error = Problem> + Clone,
+{
+    let mut changes = store.changes().listen(&key);
+    let mut pace = Pace { failures: 0, next: Instant::now() };
+    loop {
+        let due = pace.due(store.get(&key).as_deref(), Instant::now());
+        tokio::select! {
+            // It may have been renewed by others, or purged.
+            () = changes.changed() => continue,
+            () = sleep_until(due) => {}
+        }
+        let Some(ask) = ask() else { return };
+        let asked = inner.clone().oneshot(Renewal(ask)).await;
+        pace.asked(Instant::now(), asked.err().and_then(|problem| problem.row().retry_after));
+    }
+}
+
+/// When to ask next.
+struct Pace {
+    /// How often no fresh page came of it, in a row.
+    failures: u32,
+    /// Not before this, unless there is a fresh page by then.
+    next: Instant,
+}
+
+impl Pace {
+    fn due(&mut self, page: Option<&Page>, now: Instant) -> Instant {
+        match page.and_then(|page| page.fresh_for(now)) {
+            Some(fresh) => {
+                // It may be purged before its time.
+                *self = Self { failures: 0, next: now };
+                now + fresh
+            }
+            None => self.next,
+        }
+    }
+
+    /// Takes note that it has been asked, and of the pause that was asked for. If that brought a fresh page, the pause ends with it.
+    fn asked(&mut self, now: Instant, pause: Option<Duration>) {
+        let own = (FIRST_PAUSE * 2_u32.pow(self.failures.min(5))).min(LONGEST_PAUSE);
+        self.failures += 1;
+        self.next = now + own.max(pause.unwrap_or_default());
+    }
+}
