@@ -76,6 +76,10 @@ pub mod listen {
 
     mod answered;
 
+    mod outgoing;
+
+    mod offers;
+
     mod felt;
 
     mod followed;

@@ -4,13 +4,14 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
+use super::outgoing::Outgoing;
 use super::pulse::Busy;
-use crate::domain::body::Holding;
 
 pin_project! {
     /// The future of a request's answer.
@@ -34,9 +35,9 @@ impl<F> Answered<F> {
 impl<F, B> Future for Answered<F>
 where
     F: Future<Output = Result<Response<B>, Infallible>>,
-    B: Body,
+    B: Body<Data = Bytes>,
 {
-    type Output = Result<Response<Holding<B, Busy>>, Infallible>;
+    type Output = Result<Response<Outgoing<B>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -54,7 +55,7 @@ where
         }
         let busy = this.busy.take().expect("it was there when this poll began");
         // A request is being answered until the last byte of its answer.
-        Poll::Ready(Ok(response.map(|body| Holding::new(body, busy))))
+        Poll::Ready(Ok(response.map(|body| Outgoing::new(body, busy))))
     }
 }
 
@@ -62,7 +63,6 @@ where
 mod tests {
     use super::super::pulse::{Patience, Pulse};
     use super::*;
-    use bytes::Bytes;
     use http::Version;
     use http_body_util::{BodyExt, Full};
     use std::future::ready;

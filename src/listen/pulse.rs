@@ -13,6 +13,8 @@ use http::Version;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use super::offers::Offers;
+
 /// How long a connection may take for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
@@ -55,6 +57,8 @@ pub struct Pulse {
     since: AtomicU64,
     /// Since when the peer has not taken what there is to be sent: milliseconds since `began`; 0 = it takes it.
     stuck: AtomicU64,
+    /// What the streams of HTTP/2 have no room for.
+    offers: Offers,
     /// A head has begun that did not come whole: its time ends before that of an idle connection would.
     begun: Notify,
     /// A body has taken too long.
@@ -75,6 +79,7 @@ impl Pulse {
             leaving: AtomicBool::new(false),
             since: AtomicU64::new(0),
             stuck: AtomicU64::new(0),
+            offers: Offers::default(),
             begun: Notify::new(),
             overdue: Notify::new(),
         })
@@ -85,11 +90,12 @@ impl Pulse {
         self.silent.store(false, Ordering::Relaxed);
         self.reading.store(false, Ordering::Relaxed);
         self.untimed.store(false, Ordering::Relaxed);
-        if version == Version::HTTP_2 {
+        let framed = version == Version::HTTP_2;
+        if framed {
             self.framed.store(true, Ordering::Relaxed);
         }
         self.busy.fetch_add(1, Ordering::Relaxed);
-        Busy { pulse: self.clone(), answered: Some(now) }
+        Busy { pulse: self.clone(), answered: Some(now), framed, offered: None }
     }
 
     /// The next answer is the last.
@@ -204,7 +210,9 @@ impl Pulse {
             return (self.began + Duration::from_millis(stuck) + patience.idle, Lost::Overdue);
         }
         if self.busy.load(Ordering::Relaxed) > 0 {
-            return (now + patience.header.min(patience.idle).max(Duration::from_millis(1)), Lost::Overdue);
+            let next_look = now + patience.header.min(patience.idle).max(Duration::from_millis(1));
+            let oldest = self.offers.oldest().map(|since| self.began + Duration::from_millis(since) + patience.idle);
+            return (oldest.map_or(next_look, |due| due.min(next_look)), Lost::Overdue);
         }
         let since = self.began + Duration::from_millis(self.since.load(Ordering::Relaxed));
         if self.reading.load(Ordering::Relaxed) {
@@ -237,6 +245,10 @@ pub struct Busy {
     pulse: Arc<Pulse>,
     /// When it has been answered, where that is known without a look at the clock: nearly all are as soon as they have come.
     answered: Option<Instant>,
+    /// Whether its stream has a window of its own.
+    framed: bool,
+    /// Since when the peer has not taken what it was offered: milliseconds since the connection began.
+    offered: Option<u64>,
 }
 
 impl Busy {
@@ -249,10 +261,31 @@ impl Busy {
     pub fn takes_time(&mut self) {
         self.answered = None;
     }
+
+    /// Whether its stream has a window of its own.
+    pub fn is_framed(&self) -> bool {
+        self.framed
+    }
+
+    /// The peer is offered a piece of its answer: it has to make room for it.
+    pub fn offer(&mut self) {
+        self.taken();
+        let since = self.answered.take().map_or_else(|| self.pulse.now(), |answered| self.pulse.at(answered));
+        self.pulse.offers.add(since);
+        self.offered = Some(since);
+    }
+
+    /// It has taken all that it was offered.
+    pub fn taken(&mut self) {
+        if let Some(since) = self.offered.take() {
+            self.pulse.offers.remove(since);
+        }
+    }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
+        self.taken();
         if self.pulse.busy.fetch_sub(1, Ordering::Relaxed) == 1 {
             let since = self.answered.map_or_else(|| self.pulse.now(), |answered| self.pulse.at(answered));
             self.pulse.since.store(since, Ordering::Relaxed);

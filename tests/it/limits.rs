@@ -15,16 +15,16 @@ use crate::exposition::count;
 use crate::support::{SYNC_STATUS, Wire, merge, soon};
 
 /// A proxy with these lines in its `[server]`, and `more` at the end.
-async fn wire(server: &str, more: &str) -> Wire {
+pub(crate) async fn wire(server: &str, more: &str) -> Wire {
     Wire::with(merge(), &format!("[server]\nlisten = ['127.0.0.1:0']\n{server}\n{more}")).await
 }
 
-async fn connect(proxy: SocketAddr) -> TcpStream {
+pub(crate) async fn connect(proxy: SocketAddr) -> TcpStream {
     TcpStream::connect(proxy).await.expect("the proxy listens")
 }
 
 /// Asks for acme's page and reads the whole answer, which must be one.
-async fn hit(stream: &mut TcpStream) {
+pub(crate) async fn hit(stream: &mut TcpStream) {
     let request = format!("GET {SYNC_STATUS} HTTP/1.1\r\nHost: proxy\r\nX-Account-Token: acme\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("it is open");
     let mut read = Vec::new();
@@ -35,7 +35,7 @@ async fn hit(stream: &mut TcpStream) {
 }
 
 /// What still comes until the other side closes, politely or not.
-async fn rest(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) async fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut rest = Vec::new();
     let _ = soon(stream.read_to_end(&mut rest)).await;
     rest
@@ -113,65 +113,6 @@ async fn a_body_that_dribbles_ends_its_connection_and_the_call_that_waits_for_it
     soon(given_up).await;
     held.release();
     assert_eq!(wire.get(SYNC_STATUS).await.status, 200);
-}
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-
-/// One frame (RFC 9113 §4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// `GET /`, whole and without a body.
-fn request(stream: u32) -> Vec<u8> {
-    frame(HEADERS, 0x5, stream, b"\x82\x84\x86\x41\x05proxy")
-}
-
-/// The error codes of all GOAWAY frames in `bytes`.
-fn farewells(mut bytes: &[u8]) -> Vec<u32> {
-    let mut codes = Vec::new();
-    while let Some((head, rest)) = bytes.split_first_chunk::<9>() {
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        let Some((payload, rest)) = rest.split_at_checked(length) else { break };
-        if head[3] == GOAWAY {
-            codes.push(u32::from_be_bytes(*payload[4..].first_chunk().expect("an error code")));
-        }
-        bytes = rest;
-    }
-    codes
-}
-
-#[tokio::test]
-async fn an_idle_http2_connection_is_told_before_it_ends() {
-    let wire = wire("idle_timeout = '300ms'", "").await;
-    let mut idle = connect(wire.proxy).await;
-    let hello = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &request(1)].concat();
-    idle.write_all(&hello).await.expect("it is open");
-    let said = rest(&mut idle).await;
-    assert!(!farewells(&said).is_empty() && farewells(&said).iter().all(|code| *code == 0), "{:?}", farewells(&said));
-}
-
-#[tokio::test]
-async fn rapid_resets_end_their_connection_and_no_other() {
-    const ENHANCE_YOUR_CALM: u32 = 11;
-    const CANCEL: [u8; 4] = [0, 0, 0, 8];
-    let wire = wire("", "").await;
-    let mut neighbour = connect(wire.proxy).await;
-    soon(hit(&mut neighbour)).await;
-    let mut abuser = connect(wire.proxy).await;
-    let mut burst = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
-    for stream in (1..2_001).step_by(2) {
-        burst.extend([request(stream), frame(RST_STREAM, 0, stream, &CANCEL)].concat());
-    }
-    // It may be cut while this is still being written.
-    let _ = abuser.write_all(&burst).await;
-    assert_eq!(farewells(&rest(&mut abuser).await), [ENHANCE_YOUR_CALM]);
-    soon(hit(&mut neighbour)).await;
 }
 
 /// Each connection has two ends here, and a page to be read.

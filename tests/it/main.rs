@@ -92,6 +92,8 @@ mod status;
 
 mod status_command;
 
+mod streams;
+
 mod support;
 
 mod tenants;
