@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::Version;
 use merge_sync_proxy::admin::routes::Operations;
 use rcgen::{KeyPair, date_time_ymd};
-use rustls::ALL_VERSIONS;
 use rustls::version::TLS12;
+use rustls::{ALL_VERSIONS, HandshakeKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -91,6 +91,29 @@ async fn with_an_authority_for_clients_only_those_it_vouches_for_come_in() {
         }
     }
     assert_eq!(handshakes(&wire), [2, 6]);
+}
+
+#[tokio::test]
+async fn who_has_to_show_a_certificate_shows_it_with_each_connection() {
+    let (operators, teams) = (Authority::new("operators"), Authority::new("teams"));
+    let files = Files::new(&operators.host());
+    let known = teams.vouch(&named("recruiting", &[]));
+    for (config, identity, second) in [
+        (files.config("", ""), None, HandshakeKind::Resumed),
+        (files.mutual(&teams), Some(&known), HandshakeKind::Full),
+    ] {
+        let wire = Wire::with(merge(), &config).await;
+        for versions in [ALL_VERSIONS, &[&TLS12]] {
+            let client = client(&operators, &["http/1.1"], identity, versions);
+            for kind in [HandshakeKind::Full, second] {
+                let stream = soon(connect(&client, wire.proxy)).await.expect("a handshake");
+                assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind), "{versions:?}");
+                // Where there are tickets, they come with the answer.
+                let (_, got) = soon(over(stream, local())).await.expect("an answer");
+                assert_eq!(got.status, 200);
+            }
+        }
+    }
 }
 
 #[tokio::test]
