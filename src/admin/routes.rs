@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
@@ -104,6 +106,9 @@ impl<O: Operations> Admin<O> {
         let id = request_id::name(request.headers().get(X_REQUEST_ID), Instant::now());
         let asker = Asker { peer, id: Some(id) };
         let mut response = self.answer_of(&request, &asker).await;
+        if *request.method() == Method::HEAD {
+            leave_out_body(&mut response);
+        }
         response.headers_mut().extend(asker.id.map(|id| (X_REQUEST_ID, id)));
         response
     }
@@ -295,6 +300,14 @@ fn ask<'a>(method: &Method, path: &str, query: &'a str) -> Result<Question<'a>, 
     let mut refused = reply(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": format!("use {allow}")}));
     refused.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     Err(Box::new(refused))
+}
+
+/// What is left for HEAD: HTTP/2 would send the body, which its peers take for an error, and a stream would begin for nobody.
+fn leave_out_body(response: &mut Response<ReplyBody>) {
+    if let Some(length) = response.body().size_hint().exact() {
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    drop(response.body_mut().take());
 }
 
 /// The value of a parameter, decoded as forms are.

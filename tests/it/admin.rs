@@ -1,9 +1,11 @@
 //! What operators see and do.
 
 use http::Method;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use merge_sync_proxy::demo::fault::Fault;
+use tokio::net::TcpStream;
 
-use crate::support::{ACME_TOKEN, SYNC_STATUS, Wire, ask, merge, method, soon, with};
+use crate::support::{ACME_TOKEN, Got, SYNC_STATUS, Wire, ask, merge, method, soon, with};
 
 #[tokio::test]
 async fn health_is_there_for_everybody() {
@@ -12,6 +14,35 @@ async fn health_is_there_for_everybody() {
     assert_eq!(wire.admin("/readyz").await.body, "{\"ready\":true,\"reasons\":[]}\n");
     assert_eq!(wire.admin("/nothing").await.status, 404);
     assert_eq!(wire.admin("/api/cache").await.status, 405);
+}
+
+#[tokio::test]
+async fn head_is_answered_as_get_is_but_without_a_body() {
+    let wire = Wire::new().await;
+    let stream = TcpStream::connect(wire.admin).await.expect("it listens");
+    let (http2, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let over_http2 = async |path: &str| {
+        let mut request = method(Method::HEAD, with(path, &[]));
+        *request.uri_mut() = format!("http://{}{path}", wire.admin).parse().expect("a path");
+        Got::whole(http2.clone().send_request(request).await.expect("an answer")).await
+    };
+    for path in ["/livez", "/readyz", "/", "/status.js", "/api/state", "/metrics", "/api/events", "/nothing"] {
+        let (over_http1, over_http2) = (wire.operate(method(Method::HEAD, with(path, &[]))), over_http2(path));
+        for head in [soon(over_http1).await, soon(over_http2).await] {
+            assert!(head.body.is_empty(), "{path}");
+            if path == "/api/events" {
+                assert_eq!((head.status.as_u16(), head.header("content-length")), (200, ""));
+                continue;
+            }
+            let got = wire.admin(path).await;
+            assert_eq!((head.status, head.names()), (got.status, got.names()), "{path}");
+            // Figures and times have other lengths a moment later.
+            let is_steady = !matches!(path, "/api/state" | "/metrics");
+            assert!(!is_steady || head.number("content-length") == got.body.len() as u64, "{path}");
+        }
+    }
 }
 
 #[tokio::test]
