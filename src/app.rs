@@ -98,6 +98,12 @@ const MAINTENANCE: Duration = Duration::from_secs(1);
 /// How many operators may be connected at a time.
 const MOST_OPERATORS: usize = 256;
 
+/// How many of them may come from one address: nobody who has no token is to keep the others from looking.
+const MOST_OPERATORS_PER_PEER: u32 = 64;
+
+/// How long one of their connections may be idle, at most; fewer have to share than of consumers.
+const OPERATORS_IDLE: Duration = Duration::from_secs(30);
+
 impl App {
     /// The proxy of `config`, with real connections to its upstreams.
     ///
@@ -230,8 +236,8 @@ impl App {
         let patience = self.limits.load().patience;
         let operators = Limits {
             max_connections: MOST_OPERATORS,
-            max_connections_per_peer: u32::MAX,
-            patience,
+            max_connections_per_peer: MOST_OPERATORS_PER_PEER,
+            patience: Patience { idle: patience.idle.min(OPERATORS_IDLE), ..patience },
             drain: Duration::from_secs(1),
         };
         let operators = Arc::new(ArcSwap::from_pointee(operators));

@@ -3,7 +3,8 @@
 use http::Method;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use merge_sync_proxy::demo::fault::Fault;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::{ACME_TOKEN, Got, SYNC_STATUS, Wire, ask, merge, method, soon, with};
 
@@ -43,6 +44,29 @@ async fn head_is_answered_as_get_is_but_without_a_body() {
             assert!(!is_steady || head.number("content-length") == got.body.len() as u64, "{path}");
         }
     }
+}
+
+#[tokio::test]
+async fn one_address_gets_its_share_of_connections_so_that_others_can_still_look() {
+    let wire = Wire::new().await;
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        let mut stream = TcpStream::connect(wire.admin).await.expect("it listens");
+        let mut answer = [0; 12];
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("it is open");
+        soon(stream.read_exact(&mut answer)).await.expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        open.push(stream);
+    }
+    let mut next = TcpStream::connect(wire.admin).await.expect("it listens");
+    assert!(!matches!(soon(next.read(&mut [0])).await, Ok(1..)), "closed at once");
+    let other = TcpSocket::new_v4().expect("a socket");
+    other.bind("127.0.0.2:0".parse().expect("an address")).expect("another address of this machine");
+    let other = soon(other.connect(wire.admin)).await.expect("it listens");
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(other)).await.expect("HTTP");
+    tokio::spawn(connection);
+    let answer = sender.send_request(with("/livez", &[("host", "localhost")]));
+    assert_eq!(soon(answer).await.expect("an answer").status(), 200);
 }
 
 #[tokio::test]
