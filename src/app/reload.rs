@@ -208,6 +208,8 @@ impl App {
         self.set_config(config);
         self.ground.demand.forget(edition);
         self.forget(&old);
+        // They come again, past the new door.
+        self.ground.follows.release();
         Ok(told)
     }
 

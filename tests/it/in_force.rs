@@ -4,18 +4,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Response;
+use http_body_util::BodyExt;
 use merge_sync_proxy::app::App;
 use merge_sync_proxy::app::reload::Cause;
 use merge_sync_proxy::config::Config;
 use merge_sync_proxy::demo::merge::Merge;
+use merge_sync_proxy::domain::body::ReplyBody;
 use merge_sync_proxy::domain::key::TokenHasher;
 use merge_sync_proxy::upstream::ways::transport;
 use parking_lot::Mutex;
+use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tower::ServiceExt;
 
 use crate::origin::{Site, reply};
-use crate::support::{API_KEY, Got, SYNC_STATUS, Wire, World, merge, soon, text, with};
+use crate::support::{API_KEY, Got, SYNC_STATUS, Wire, World, consumer, merge, soon, text, with};
 
 const FIVE_SECONDS: &str = "[[routes]]\npath = '/api/{category}/v1/sync-status'\ncache = '5s'\n";
 const NEW_KEY: &str = "another-key";
@@ -147,6 +151,69 @@ async fn a_rate_that_was_lowered_is_kept_by_those_who_wait_as_well() {
     let most = world.merge.max_in_any_window("acme", Duration::from_secs(60));
     assert!((1..=4).contains(&most), "{most} calls in a minute, of 4");
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// Asks for a stream of events, and reads the page that it begins with.
+async fn follow(app: &App, fields: &[(&str, &str)]) -> Response<ReplyBody> {
+    let fields = [&[("x-account-token", "acme"), ("accept", "text/event-stream")], fields].concat();
+    let Ok(mut stream) = app.service().oneshot(with(SYNC_STATUS, &fields)).await;
+    assert_eq!(stream.status(), 200);
+    stream.body_mut().frame().await.expect("a page").expect("it does not break");
+    stream
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_follows_a_page_comes_again_past_the_door_and_has_it_fetched_with_the_new_key() {
+    let (site, right) = rotating(&format!("{FIVE_SECONDS}[cache.stale]\nwhile_revalidate = '0s'\n"));
+    let mut stream = follow(&site.app, &[]).await;
+    rotate(&site, &right).await;
+    assert!(stream.body_mut().frame().await.is_none(), "it has ended");
+    sleep(Duration::from_secs(8)).await;
+    let calls = site.calls();
+    follow(&site.app, &[]).await;
+    assert_eq!((site.calls(), site.sent("authorization")), (calls + 1, format!("Bearer {NEW_KEY}")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_may_not_ask_any_more_is_not_told_any_more() {
+    let team = |accounts: &str| format!("{FIVE_SECONDS}{}", consumer("team", &format!("accounts = {accounts}")));
+    let site = Site::new(&team("['*']"));
+    site.answers(200, &[], "{\"results\":[]}");
+    let mut stream = follow(&site.app, &[("authorization", "Bearer team")]).await;
+    let revoked = text("http://origin.test/base", "", &team("[]"));
+    site.app.reads(Box::new(move |hasher| Config::parse(&revoked, Path::new("test.toml"), &|_| None, hasher)));
+    site.app.reload(Cause::Signal).expect("sound");
+    assert!(stream.body_mut().frame().await.is_none(), "it has ended");
+    let fields = [("x-account-token", "acme"), ("accept", "text/event-stream"), ("authorization", "Bearer team")];
+    assert_eq!(site.send(with(SYNC_STATUS, &fields)).await.problem(), "account-not-allowed");
+}
+
+#[tokio::test]
+async fn nothing_comes_from_the_server_of_before_however_it_was_asked_for() {
+    let mut servers = Vec::new();
+    for server in ["old", "new"] {
+        let merge = merge().build();
+        merge.page("acme", "ats", format!("{{\"results\":[],\"server\":\"{server}\"}}"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        servers.push(format!("http://{}", listener.local_addr().expect("bound")));
+        tokio::spawn(merge.serve(listener, std::future::pending::<()>()));
+    }
+    let more = "[[routes]]\npath = '/api/{category}/v1/sync-status'\ncache = '200ms'\n";
+    let parse = |url: &str, hasher: &TokenHasher| {
+        Config::parse(&text(url, "", more), Path::new("test.toml"), &|_| None, hasher).expect("sound")
+    };
+    let hasher = TokenHasher::new();
+    let app = App::new(parse(&servers[0], &hasher), &hasher).expect("no certificates");
+    let stream = follow(&app, &[]).await;
+    let new = servers[1].clone();
+    app.reads(Box::new(move |hasher| Ok(parse(&new, hasher))));
+    assert_eq!(app.reload(Cause::Signal).expect("sound").changed, ["upstreams.us.base_url"]);
+    for _ in 0..20 {
+        let got = soon(get(&app, "acme", SYNC_STATUS)).await;
+        assert!(String::from_utf8_lossy(&got.body).contains("new"), "{:?}", got.body);
+        sleep(Duration::from_millis(50)).await;
+    }
+    drop(stream);
 }
 
 /// The configuration of two upstreams, each with an account of its own.
