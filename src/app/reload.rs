@@ -132,7 +132,7 @@ impl App {
         self.reloads.source.get().is_some()
     }
 
-    /// The last reload that changed something or was refused; `None` before the first.
+    /// The last reload that changed something, was refused, or came after one that was; `None` before the first.
     pub fn last_reload(&self) -> Option<Arc<Reload>> {
         self.reloads.last.load_full()
     }
@@ -156,8 +156,9 @@ impl App {
             return Err(Fault::of_file(Path::new("(none)"), "the proxy was not started from a file").into());
         };
         let result = read(&self.reloads.hasher).and_then(|config| self.take_over(config));
-        // A file that was touched, or written again as it was, is no news.
-        let is_news = result.as_ref().map_or(true, |changes| *changes != Changes::default());
+        // A file that was touched, or written again as it was, is no news; unless it was faulty meanwhile, and somebody is alarmed.
+        let was_refused = self.last_reload().is_some_and(|last| last.result.is_err());
+        let is_news = was_refused || result.as_ref().map_or(true, |changes| *changes != Changes::default());
         if !is_news && cause == Cause::File {
             return result;
         }

@@ -271,6 +271,24 @@ async fn a_file_that_says_the_same_is_no_news() {
     assert_eq!((world.app.reloads(), world.app.last_reload().is_none()), (Tally::default(), true));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_as_it_was_before_it_was_faulty_ends_the_alarm() {
+    let (world, file) = world(merge(), "");
+    let succeeded = || world.app.ground().metrics.last_reload_succeeded();
+    for time in 1..=2 {
+        file.write("nonsense".into());
+        world.app.reload(Cause::File).expect_err("it is faulty");
+        assert!(!succeeded());
+        file.write(text("http://merge.test", "", ""));
+        let changes = world.app.reload(Cause::File).expect("sound");
+        assert_eq!((changes.changed.len(), changes.needs_restart.len()), (0, 0));
+        assert_eq!((succeeded(), world.app.reloads()), (true, Tally { applied: time, refused: time }));
+        assert_eq!(world.app.last_reload().expect("one").told(), "nothing has changed");
+    }
+    world.app.reload(Cause::File).expect("sound");
+    assert_eq!(world.app.reloads(), Tally { applied: 2, refused: 2 }, "once more is no news");
+}
+
 #[tokio::test]
 async fn an_operator_reloads_and_is_told_what_changed_or_what_is_wrong() {
     let wire = Wire::with_admin(merge(), "token = 'let-me-in'").await;
@@ -387,6 +405,8 @@ fn the_file_is_followed_however_it_changes() {
         "{fault}"
     );
     assert_eq!(line(&running, "reload refused")["target"], "audit");
+    publish("..4b", &real_file("[cache.ttl]\nnegative = '7s'\n"), "a-third-key");
+    assert_eq!(changed(&running)["changed"], "", "as it was before the fault");
 
     // What mends a fault may be a file that only the faulty version speaks of.
     let other = real_file("").replace("'key'", "'other-key'");
