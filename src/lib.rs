@@ -357,6 +357,8 @@ pub mod domain {
 
     pub mod problem;
 
+    pub mod hindrance;
+
     pub mod bucket;
 
     pub mod rules;

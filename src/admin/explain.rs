@@ -7,14 +7,12 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::cache::freshness::{self, Decision};
-use crate::domain::access::{AccountHash, Upstream};
 use crate::domain::cache_control::Wants;
 use crate::domain::exchange::{Forward, Why};
 use crate::domain::key::PageKey;
 use crate::domain::page::{Freshness, Kind, Page};
 use crate::domain::problem::Problem;
-use crate::upstream::breaker::State;
-use crate::upstream::budget::Budgets;
+use crate::upstream::obstacle::Obstacle;
 
 /// The explanation for `key`, under which `page` is stored, as JSON. `refusal` is what the door makes of such a request, and `obstacle`
 /// what stands in the way of a call.
@@ -22,7 +20,7 @@ pub fn explain(
     key: &PageKey,
     page: Option<Arc<Page>>,
     refusal: Option<&Problem>,
-    obstacle: Option<&str>,
+    obstacle: Option<Obstacle>,
     now: Instant,
 ) -> Value {
     let stored = page.as_deref().map(|page| describe(page, now));
@@ -39,26 +37,8 @@ pub fn explain(
             Some(problem) => json!({ "would": "refused", "because": problem.row().detail }),
             None => next(freshness::decide(page, &Wants::default(), now)),
         },
-        "calls": { "may_go": obstacle.is_none(), "because": obstacle },
+        "calls": { "may_go": obstacle.is_none(), "because": obstacle.map(|obstacle| obstacle.told(now)) },
     })
-}
-
-/// Why no call for this account could go at this moment, if none could.
-pub fn obstacle(budgets: &Budgets, upstream: &Upstream, account: AccountHash, now: Instant) -> Option<String> {
-    let seconds = |until: Instant| until.saturating_duration_since(now).as_secs_f64().ceil();
-    let standings = budgets.upstreams();
-    let standing = standings.iter().find(|standing| standing.name == upstream.name);
-    if let Some(State::Open { until }) = standing.map(|standing| standing.breaker) {
-        return Some(format!("the circuit breaker is open for another {} s", seconds(until)));
-    }
-    if standing.is_some_and(|standing| standing.failures_allowed.is_some_and(|allowed| standing.failed >= allowed)) {
-        return Some("as many calls have failed as may fail".into());
-    }
-    let account = budgets.account(upstream, account)?;
-    if let Some(until) = account.paused_until {
-        return Some(format!("Merge has asked for a pause of another {} s", seconds(until)));
-    }
-    (account.remaining == Some(0)).then(|| "the account's budget is spent for the moment".into())
 }
 
 fn describe(page: &Page, now: Instant) -> Value {
@@ -105,8 +85,10 @@ fn next(decision: Decision) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::access::AccountHash;
     use crate::domain::key::{CanonicalQuery, KeyParts, Place};
     use crate::domain::page::tests::page;
+    use crate::upstream::obstacle;
 
     #[test]
     fn it_says_what_is_there_and_what_would_happen() {
@@ -126,8 +108,12 @@ mod tests {
         assert_eq!(at(60)["stored"]["state"], "stale, served only if Merge fails");
         assert_eq!(at(1)["calls"], json!({ "may_go": true, "because": null }));
         let wrong = Problem::InvalidRequest("'page_size' is wrong.".into());
-        let refused = explain(&key, Some(held.clone()), Some(&wrong), Some("the budget is spent"), now);
+        let paused = Obstacle::until(obstacle::Kind::Pause, now + Duration::from_millis(8_100));
+        let refused = explain(&key, Some(held.clone()), Some(&wrong), Some(paused), now);
         assert_eq!(refused["next_request"], json!({ "would": "refused", "because": "'page_size' is wrong." }));
-        assert_eq!(refused["calls"], json!({ "may_go": false, "because": "the budget is spent" }));
+        assert_eq!(
+            refused["calls"],
+            json!({ "may_go": false, "because": "Merge has asked for a pause; the next may go in 9 s" })
+        );
     }
 }

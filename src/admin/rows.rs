@@ -20,6 +20,7 @@ use crate::door::admit::House;
 use crate::metrics::last::Nameless;
 use crate::metrics::numbers::{LastCalls, NamelessNumbers};
 use crate::upstream::budget::Budgets;
+use crate::upstream::obstacle::{self, Obstacle};
 use crate::upstream::standing::AccountStanding;
 use crate::upstream::sync_status::{ModelStatus, models};
 
@@ -175,7 +176,9 @@ fn row(
     }
     categories.sort();
     let newest = pages.first().map(|(_, page)| &**page);
-    let facts = Facts { newest, models: &shown, calls, standing, left };
+    let obstacle = standing.and_then(|standing| standing.obstacle).filter(|obstacle| is_of_account(*obstacle));
+    let facts =
+        Facts { newest, models: &shown, calls, waiting: standing.map_or(0, |standing| standing.waiting), obstacle };
     let (condition, because) = facts.judge();
     AccountRow {
         name: label.to_string(),
@@ -195,6 +198,8 @@ fn row(
         budget_left: left,
         budget_burst: burst,
         waiting: standing.map_or(0, |standing| standing.waiting),
+        obstacle: obstacle.map(|obstacle| obstacle.kind.to_string()),
+        obstacle_until: obstacle.and_then(|obstacle| obstacle.until).map(|until| clock.millis(until)),
         paused_until: standing.and_then(|standing| standing.paused_until).map(|until| clock.millis(until)),
         last_error: calls
             .and_then(|calls| calls.error.as_ref())
@@ -238,8 +243,16 @@ struct Facts<'a> {
     newest: Option<&'a Page>,
     models: &'a [ModelRow],
     calls: Option<&'a LastCalls>,
-    standing: Option<AccountStanding>,
-    left: Option<u32>,
+    waiting: usize,
+    obstacle: Option<Obstacle>,
+}
+
+/// Whether an obstacle is told with the account rather than with its upstream.
+fn is_of_account(obstacle: Obstacle) -> bool {
+    match obstacle.kind {
+        obstacle::Kind::Rate | obstacle::Kind::Pause | obstacle::Kind::Failures(_) => true,
+        obstacle::Kind::Concurrency | obstacle::Kind::Breaker | obstacle::Kind::Line => false,
+    }
 }
 
 impl Facts<'_> {
@@ -249,8 +262,8 @@ impl Facts<'_> {
         if let Some(error) = failing {
             return (Condition::Problem, failure(error.ended));
         }
-        if self.standing.is_some_and(|standing| standing.paused_until.is_some()) {
-            return (Condition::Problem, "Merge has asked for a pause".into());
+        if let Some(Obstacle { kind: kind @ obstacle::Kind::Pause, .. }) = self.obstacle {
+            return (Condition::Problem, kind.to_string());
         }
         if let Some(page) = self.newest.filter(|page| page.kind == Kind::Negative) {
             return (Condition::Problem, format!("Merge answered {}", page.status.as_u16()));
@@ -261,12 +274,11 @@ impl Facts<'_> {
         if let Some(text) = self.models_that("PARTIALLY_SYNCED", "synced in part", "synced in part") {
             return (Condition::Warning, text);
         }
-        let waiting = self.standing.map_or(0, |standing| standing.waiting);
-        if waiting > 0 {
-            return (Condition::Warning, format!("{waiting} waiting for budget"));
+        if self.waiting > 0 {
+            return (Condition::Warning, format!("{} waiting for budget", self.waiting));
         }
-        if self.left == Some(0) {
-            return (Condition::Warning, "no call left for the moment".into());
+        if let Some(obstacle) = self.obstacle {
+            return (Condition::Warning, obstacle.kind.to_string());
         }
         if self.newest.is_none() {
             return (Condition::Idle, "nothing cached".into());
@@ -306,13 +318,15 @@ mod tests {
         let paused = [model("Job", "PAUSED")];
         let models = [model("Job", "PARTIALLY_SYNCED"), model("Offer", "FAILED"), model("Tag", "FAILED")];
         let page = crate::domain::page::tests::page("{}", Instant::now(), [5, 30, 3600]);
-        let facts = |models| Facts { newest: Some(&page), models, calls: None, standing: None, left: None };
+        let facts = |models| Facts { newest: Some(&page), models, calls: None, waiting: 0, obstacle: None };
         assert_eq!(facts(&models).judge(), (Condition::Problem, "Offer and Tag syncs failed".into()));
         assert_eq!(facts(&models[..1]).judge(), (Condition::Warning, "Job synced in part".into()));
         assert_eq!(facts(&[]).judge(), (Condition::Ok, "in sync".into()));
         assert_eq!(facts(&paused).judge(), (Condition::Ok, "all models paused or disabled".into()));
-        let spent = Facts { left: Some(0), ..facts(&[]) };
-        assert_eq!(spent.judge().0, Condition::Warning);
+        let spent = Facts { obstacle: Some(Obstacle::busy(obstacle::Kind::Rate)), ..facts(&[]) };
+        assert_eq!(spent.judge(), (Condition::Warning, "the account's rate is used up for the moment".into()));
+        let paused = Facts { obstacle: Some(Obstacle::busy(obstacle::Kind::Pause)), ..facts(&models) };
+        assert_eq!(paused.judge(), (Condition::Problem, "Merge has asked for a pause".into()));
         let idle = Facts { newest: None, ..facts(&[]) };
         assert_eq!(idle.judge().0, Condition::Idle);
     }

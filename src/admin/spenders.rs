@@ -11,9 +11,11 @@ use super::state::{ConsumerRow, Refused, UpstreamRow, WallClock};
 use crate::config::units::rate_text;
 use crate::domain::access::Upstream;
 use crate::domain::exchange::Caller;
+use crate::domain::hindrance::Sharers;
 use crate::door::admit::House;
 use crate::metrics::numbers::{ConsumerNumbers, Counts};
 use crate::upstream::breaker::State;
+use crate::upstream::obstacle::{Kind, Obstacle};
 use crate::upstream::standing::UpstreamStanding;
 
 /// A row for each upstream.
@@ -37,12 +39,21 @@ pub fn upstreams(from: Lookup<'_>, clock: WallClock) -> Vec<UpstreamRow> {
                 State::Open { until } => Some(clock.millis(until)),
                 State::Closed | State::HalfOpen => None,
             },
+            held_back: standing.and_then(|standing| standing.obstacle).and_then(held_back),
             breaker: Some(breaker_word(breaker).to_owned()),
         }
     };
     let mut rows: Vec<UpstreamRow> = from.house.accounts.upstreams().map(row).collect();
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     rows
+}
+
+/// What holds accounts back that are not proven, where the others may still call.
+fn held_back(obstacle: Obstacle) -> Option<String> {
+    match obstacle.kind {
+        Kind::Failures(share) if share.of == Sharers::Unproven => Some(share.to_string()),
+        _ => None,
+    }
 }
 
 fn breaker_word(state: State) -> &'static str {

@@ -131,6 +131,9 @@ pub struct UpstreamRow {
     pub failure_budget: Option<String>,
     /// Until when no call goes, since the failure budget is spent.
     pub blocked_until: Option<Millis>,
+    /// Why no call goes for accounts whose last call did not succeed, if so many others have failed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub held_back: Option<String>,
     /// The state of the circuit breaker, where there is one: `closed`, `open`, `half-open`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub breaker: Option<String>,
@@ -294,6 +297,12 @@ pub struct AccountRow {
     pub waiting: usize,
     /// Until when Merge wants no call for it.
     pub paused_until: Option<Millis>,
+    /// What stands in the way of a call for it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub obstacle: Option<String>,
+    /// Until when, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub obstacle_until: Option<Millis>,
     /// The last failure of a call for it.
     pub last_error: Option<Failure>,
     /// When a call for it succeeded last.

@@ -115,7 +115,7 @@ fn account(row: &AccountRow, now: Millis) -> Vec<Cell> {
         (Some(left), Some(burst)) => format!("{left}/{burst}"),
         _ => "unlimited".to_owned(),
     };
-    let because = match &row.last_error {
+    let mut because = match &row.last_error {
         Some(error) if error.text == row.because => {
             format!("{}, {} ago", row.because, duration(now.saturating_sub(error.at)))
         }
@@ -124,6 +124,7 @@ fn account(row: &AccountRow, now: Millis) -> Vec<Cell> {
         }
         None => row.because.clone(),
     };
+    because.push_str(&obstacle(row, now));
     vec![
         Cell { text: row.condition.slug().to_owned(), style },
         cell(&row.name),
@@ -135,6 +136,15 @@ fn account(row: &AccountRow, now: Millis) -> Vec<Cell> {
         cell(budget),
         cell(because),
     ]
+}
+
+/// What keeps calls from going, where that has not been said, and when the next may go.
+fn obstacle(row: &AccountRow, now: Millis) -> String {
+    let Some(obstacle) = &row.obstacle else { return String::new() };
+    let what = if *obstacle == row.because { String::new() } else { format!("; {obstacle}") };
+    let until = row.obstacle_until.filter(|until| *until > now);
+    let when = until.map_or_else(String::new, |until| format!("; the next call may go in {}", duration(until - now)));
+    format!("{what}{when}")
 }
 
 /// How many models have which status, those that need a look first.
@@ -201,6 +211,10 @@ fn upstreams(rows: &[UpstreamRow], now: Millis, out: &mut String) -> fmt::Result
             (None, _) if is_spent => Cell { text: "stopped, too many failed".to_owned(), style: color(AnsiColor::Red) },
             (None, Some(breaker)) if breaker != "closed" => {
                 Cell { text: format!("breaker {breaker}"), style: color(AnsiColor::Red) }
+            }
+            _ if row.held_back.is_some() => {
+                let words = "held back: accounts whose last call did not succeed";
+                Cell { text: words.to_owned(), style: color(AnsiColor::Yellow) }
             }
             _ => Cell { text: "calls may go".to_owned(), style: color(AnsiColor::Green) },
         };

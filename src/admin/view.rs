@@ -180,6 +180,8 @@ pub(crate) mod tests {
             budget_burst: Some(20),
             waiting: 0,
             paused_until: None,
+            obstacle: None,
+            obstacle_until: None,
             last_error: None,
             last_success: Some(1_000),
         }

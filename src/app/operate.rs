@@ -96,8 +96,8 @@ impl Operations for App {
         });
         let now = Instant::now();
         let refusal = query::check(&key.query).err();
-        let obstacle = explain::obstacle(&self.ground.budgets, upstream, account, now);
-        Some(explain::explain(&key, self.ground.store.get(&key), refusal.as_ref(), obstacle.as_deref(), now))
+        let obstacle = self.ground.budgets.obstacle(upstream, account);
+        Some(explain::explain(&key, self.ground.store.get(&key), refusal.as_ref(), obstacle, now))
     }
 
     fn observer(&self) -> &Arc<Observer> {

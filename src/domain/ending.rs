@@ -203,6 +203,7 @@ impl Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::hindrance::Kind;
     use std::borrow::Cow;
     use std::collections::BTreeSet;
     use std::time::Duration;
@@ -227,7 +228,7 @@ mod tests {
             Problem::TargetTooLong,
             Problem::HeadersTooLarge,
             Problem::QuotaExceeded { retry_after },
-            Problem::BudgetExhausted { retry_after },
+            Problem::BudgetExhausted { kind: Kind::Rate, retry_after },
             Problem::Overloaded { retry_after },
             Problem::NotCached,
             Problem::UpstreamTimeout,

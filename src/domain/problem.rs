@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 
+use super::hindrance::Kind;
+
 /// A failure that the proxy answers with itself, as `application/problem+json` (RFC 9457).
 ///
 /// It is cloned to every caller that waited for the same flight.
@@ -46,6 +48,8 @@ pub enum Problem {
     /// The upstream's budget is used up and nothing stale could be served.
     #[error("budget exhausted")]
     BudgetExhausted {
+        /// What of it.
+        kind: Kind,
         /// When the next call can go.
         retry_after: Duration,
     },
@@ -203,13 +207,17 @@ impl Problem {
                         .into(),
                 )
             },
-            Self::BudgetExhausted { retry_after } => Row {
+            Self::BudgetExhausted { kind, retry_after } => Row {
                 retry_after: Some(*retry_after),
                 ..row(
                     StatusCode::TOO_MANY_REQUESTS,
                     "budget-exhausted",
                     "No call to Merge is left for now",
-                    "Come back after Retry-After; pages that are in the cache are served meanwhile.".into(),
+                    format!(
+                        "No call can go now: {kind}. Come back after Retry-After; pages that are in the cache are served \
+                         meanwhile."
+                    )
+                    .into(),
                 )
             },
             Self::TargetTooLong => row(

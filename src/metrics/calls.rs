@@ -17,6 +17,7 @@ use super::numbers::{AccountNumbers, CallEnd};
 use super::registry::{Kind, Metrics};
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::exchange::{Fetch, Payer, Reason, Target};
+use crate::domain::hindrance::Kind as Hindrance;
 use crate::domain::problem::{Cause, Problem};
 use crate::domain::received::Received;
 use crate::domain::relay::{Call, Called};
@@ -30,7 +31,7 @@ pub const CALL_CLASSES: [&str; 5] = [CLASSES[0], CLASSES[1], CLASSES[2], CLASSES
 pub struct AccountCalls {
     counts: [[AtomicU64; CALL_CLASSES.len()]; Reason::ALL.len()],
     rate_limited: Counter,
-    refused: Counter,
+    refused: [Counter; Hindrance::LABELS.len()],
     last: Mutex<Last>,
 }
 
@@ -58,6 +59,13 @@ impl AccountCalls {
         all.filter(|(_, _, count)| *count > 0).collect()
     }
 
+    /// How many calls were not made for want of budget, by what of it. What never happened is left out, except the two that people
+    /// wait for: their first time is to be seen.
+    pub fn refusals(&self) -> Vec<(&'static str, u64)> {
+        let all = Hindrance::LABELS.into_iter().zip(&self.refused).map(|(label, refused)| (label, refused.get()));
+        all.filter(|(label, refused)| *refused > 0 || matches!(*label, "rate" | "failures")).collect()
+    }
+
     /// All of it, for the account of this name.
     pub(super) fn numbers(&self, upstream: &Name, name: &Name, now: Instant) -> AccountNumbers {
         let sum = |failed: bool| {
@@ -71,7 +79,7 @@ impl AccountCalls {
             calls: sum(false),
             failures: sum(true),
             rate_limited: self.rate_limited.get(),
-            refused: self.refused.get(),
+            refused: self.refused.iter().map(Counter::get).sum(),
             last: self.last.lock().told(now),
         }
     }
@@ -223,8 +231,8 @@ where
         let outcome = self.inner.call(paid);
         Box::pin(async move {
             let outcome = outcome.await;
-            if let Err(Problem::BudgetExhausted { .. }) = &outcome {
-                metrics.calls(&target).refused.add();
+            if let Err(Problem::BudgetExhausted { kind, .. }) = &outcome {
+                metrics.calls(&target).refused[kind.place()].add();
             }
             outcome
         })

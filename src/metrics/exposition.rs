@@ -115,7 +115,13 @@ impl Ours {
         };
         let limited = rows(|account| Some(account.rate_limited as f64));
         out.write("upstream_rate_limited", "Calls that Merge answered with 429", MetricType::Counter, limited)?;
-        let refused = rows(|account| Some(account.refused as f64));
+        let refused = calls.iter().flat_map(|((upstream, account), calls)| {
+            calls.refusals().into_iter().map(move |(reason, refused)| {
+                let labels =
+                    [("upstream", upstream.to_string()), ("account", account.to_string()), ("reason", reason.into())];
+                Row::of(labels, refused as f64)
+            })
+        });
         out.write("budget_refused", "Calls not made for want of budget", MetricType::Counter, refused)?;
         let failing = rows(|account| Some(f64::from(u8::from(account.last.is_failing))));
         out.write("account_failing", "Whether the last call for the account failed", MetricType::Gauge, failing)?;

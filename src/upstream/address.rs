@@ -48,8 +48,8 @@ pub type Waiting = Line<oneshot::Sender<Result<Ticket, Obstacle>>>;
 pub enum Refused {
     /// For want of budget.
     Problem(Problem),
-    /// It would only fail again: this is what the upstream last said.
-    Remembered(Arc<Received>),
+    /// It would only fail again: this is what the upstream last said, and why no call goes.
+    Remembered(Arc<Received>, Problem),
 }
 
 impl State {
@@ -86,7 +86,7 @@ impl State {
         if bid.rules.dry_run {
             self.ledger.note(bid, true);
             tracing::info!(target: "budget", upstream = %bid.account.0, account = %bid.account.1, consumer = %bid.payer.name,
-                obstacle = ?obstacle.kind, "would have been held back");
+                obstacle = obstacle.kind.label(), "would have been held back");
             return Ok(Entered::Gone(self.ledger.send(bid, now)));
         }
         let with_those_ahead = self.ledger.obstacle(bid, self.line.ahead(bid), now).unwrap_or(obstacle);
@@ -117,12 +117,13 @@ impl Address {
             Ok(ticket) => Ok(Permit { address: self.clone(), ticket, stage: Stage::Sent }),
             Err(obstacle) => {
                 let mut state = self.state.lock();
-                let remembered = state.ledger.remembered(&bid).filter(|_| obstacle.kind == Kind::Failures);
-                if let Some(remembered) = remembered {
-                    return Err(Refused::Remembered(remembered));
+                let problem = obstacle.problem(Instant::now());
+                let is_for_failures = matches!(obstacle.kind, Kind::Failures(_));
+                if let Some(remembered) = state.ledger.remembered(&bid).filter(|_| is_for_failures) {
+                    return Err(Refused::Remembered(remembered, problem));
                 }
                 state.ledger.note(&bid, false);
-                Err(Refused::Problem(obstacle.problem(Instant::now())))
+                Err(Refused::Problem(problem))
             }
         }
     }

@@ -162,7 +162,7 @@ where
             {
                 Ok(reserved) => reserved,
                 Err(Refused::Problem(problem)) => return Err(problem),
-                Err(Refused::Remembered(refusal)) => return Ok(Received { remembered: true, ..(*refusal).clone() }),
+                Err(Refused::Remembered(refusal, _)) => return Ok(Received { remembered: true, ..(*refusal).clone() }),
             };
             drop(waiting);
             if permit.is_probe() {
@@ -206,9 +206,8 @@ where
             let waiting = call.trace.step("wait for budget");
             let mut permit = match budgets.reserve(&call.target, &call.payer, call.deadline).await {
                 Ok((permit, _)) => permit,
-                Err(Refused::Problem(problem)) => return Err(problem),
                 // What passes through is never answered with what another call has brought.
-                Err(Refused::Remembered(_)) => return Err(Problem::BudgetExhausted { retry_after: SHORTEST_PAUSE }),
+                Err(Refused::Problem(problem) | Refused::Remembered(_, problem)) => return Err(problem),
             };
             drop(waiting);
             if permit.is_probe() {

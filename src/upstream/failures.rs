@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::obstacle::{Kind, Obstacle};
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::bucket::Rate;
+use crate::domain::hindrance::{Share, Sharers};
 
 /// An account at an upstream.
 pub type AccountKey = (Name, AccountHash);
@@ -81,25 +82,33 @@ impl Failures {
 
     /// What stands in the way of a call. Shares are kept only if there are `others` to keep them for.
     pub fn obstacle(&self, suspect: &Suspect, others: bool) -> Option<Obstacle> {
-        let allowed = count(self.allowed?);
+        let rate = self.allowed?;
+        let allowed = count(rate);
         let share = |tenths: usize| (allowed * tenths / 10).max(1);
-        let full = |group: fn(&Counts, &Suspect) -> usize, places: usize, of: fn(&Suspect, &Suspect) -> bool| {
-            let (spent, in_flight) = (group(&self.spent, suspect), group(&self.in_flight, suspect));
-            if spent + in_flight < places {
+        let full = |of, group: fn(&Counts, &Suspect) -> usize, places: usize, is_of: fn(&Suspect, &Suspect) -> bool| {
+            let (spent, risked) = (group(&self.spent, suspect), group(&self.in_flight, suspect));
+            if spent + risked < places {
                 return None;
             }
             // If the failures alone fill the places, the one that is forgotten as the last of those that are too many makes room.
-            let mine = self.failed.iter().filter(|(_, other)| of(other, suspect)).map(|(at, _)| *at + self.window);
+            let mine = self.failed.iter().filter(|(_, other)| is_of(other, suspect)).map(|(at, _)| *at + self.window);
             let until = spent.checked_sub(places).and_then(|beyond| mine.into_iter().nth(beyond));
-            Some(Obstacle { kind: Kind::Failures, until })
+            let share = Share { of, failed: spent, risked, places, window: rate.window };
+            Some(Obstacle { kind: Kind::Failures(share), until })
         };
-        let all = || full(|counts, _| counts.all, allowed, |_, _| true);
+        let all = || full(Sharers::All, |counts, _| counts.all, allowed, |_, _| true);
         if suspect.proven || !others {
             return all();
         }
-        full(|counts, _| counts.unproven, share(UNPROVEN), |other, _| !other.proven)
-            .or_else(|| full(Counts::of_payer, share(ONE_PAYER), |other, suspect| other.payer == suspect.payer))
-            .or_else(|| full(Counts::of_account, share(ONE_ACCOUNT), |other, suspect| other.account == suspect.account))
+        full(Sharers::Unproven, |counts, _| counts.unproven, share(UNPROVEN), |other, _| !other.proven)
+            .or_else(|| {
+                full(Sharers::Consumer, Counts::of_payer, share(ONE_PAYER), |other, one| other.payer == one.payer)
+            })
+            .or_else(|| {
+                full(Sharers::Account, Counts::of_account, share(ONE_ACCOUNT), |other, one| {
+                    other.account == one.account
+                })
+            })
             .or_else(all)
     }
 
@@ -184,14 +193,14 @@ mod tests {
         let (mut failures, one, now) = (failures(2), suspect(1, "a", false), Instant::now());
         fail(&mut failures, &one, now);
         fail(&mut failures, &one, now + SECOND);
-        let until = |at| Some(Obstacle::until(Kind::Failures, at));
-        assert_eq!(failures.obstacle(&one, false), until(now + SECOND * 21 / 2));
+        let until = |failures: &Failures| failures.obstacle(&one, false).and_then(|obstacle| obstacle.until);
+        assert_eq!(until(&failures), Some(now + SECOND * 21 / 2));
         failures.forget(now + SECOND * 10);
         assert!(failures.obstacle(&one, false).is_some(), "who counts both ends of a window in still counts it");
         failures.forget(now + SECOND * 21 / 2);
         assert_eq!(failures.obstacle(&one, false), None);
         fail(&mut failures, &one, now + SECOND * 21 / 2);
-        assert_eq!(failures.obstacle(&one, false), until(now + SECOND * 23 / 2));
+        assert_eq!(until(&failures), Some(now + SECOND * 23 / 2));
     }
 
     #[test]
@@ -199,7 +208,7 @@ mod tests {
         let (mut failures, one, now) = (failures(2), suspect(1, "a", true), Instant::now());
         failures.risk(&one);
         failures.risk(&one);
-        assert_eq!(failures.obstacle(&one, true), Some(Obstacle::busy(Kind::Failures)));
+        assert!(failures.obstacle(&one, true).is_some_and(|obstacle| obstacle.until.is_none()));
         failures.ended(&one, false, now);
         assert_eq!(failures.obstacle(&one, true), None);
     }
@@ -208,23 +217,27 @@ mod tests {
     fn who_causes_failures_is_cut_off_before_the_others() {
         let (mut failures, now) = (failures(10), Instant::now());
         let culprit = |account| suspect(account, "wrong", false);
+        let share = |failures: &Failures, suspect: &Suspect| match failures.obstacle(suspect, true)?.kind {
+            Kind::Failures(Share { of, failed, risked, places, .. }) => Some((of, failed, risked, places)),
+            _ => None,
+        };
         fail(&mut failures, &culprit(1), now);
         fail(&mut failures, &culprit(1), now);
-        assert!(failures.obstacle(&culprit(1), true).is_some(), "one account");
+        assert_eq!(share(&failures, &culprit(1)), Some((Sharers::Account, 2, 0, 2)));
         assert!(failures.obstacle(&culprit(1), false).is_none(), "there is nobody to spare the rest for");
         fail(&mut failures, &culprit(2), now);
         fail(&mut failures, &culprit(3), now);
-        assert!(failures.obstacle(&culprit(4), true).is_some(), "one consumer");
+        assert_eq!(share(&failures, &culprit(4)), Some((Sharers::Consumer, 4, 0, 4)));
         for account in 5..8 {
             assert!(failures.obstacle(&suspect(account, "other", false), true).is_none());
             fail(&mut failures, &suspect(account, "other", false), now);
         }
-        assert!(failures.obstacle(&suspect(9, "third", false), true).is_some(), "all that are not proven");
+        assert_eq!(share(&failures, &suspect(9, "third", false)), Some((Sharers::Unproven, 7, 0, 7)));
         for _ in 0..3 {
             assert!(failures.obstacle(&suspect(10, "wrong", true), true).is_none());
             failures.risk(&suspect(10, "wrong", true));
         }
-        assert!(failures.obstacle(&suspect(10, "wrong", true), true).is_some(), "the whole");
+        assert_eq!(share(&failures, &suspect(10, "wrong", true)), Some((Sharers::All, 7, 3, 10)));
     }
 
     #[test]

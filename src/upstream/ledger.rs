@@ -73,25 +73,34 @@ impl Ledger {
 
     /// What stands in the way of the call that goes after `ahead` others of its account: of several things the one that lasts.
     pub fn obstacle(&self, bid: &Bid, ahead: u32, now: Instant) -> Option<Obstacle> {
-        let upstream = self.upstreams.get(&bid.account.0);
+        self.before(&self.suspect(&bid.account, &bid.payer.name), ahead, now)
+    }
+
+    /// What would stand in the way of a call for `account` by a consumer whose calls have not failed.
+    pub fn obstacle_for(&self, account: &AccountKey, now: Instant) -> Option<Obstacle> {
+        // No consumer has this name.
+        self.before(&self.suspect(account, &"".into()), 0, now)
+    }
+
+    fn before(&self, suspect: &Suspect, ahead: u32, now: Instant) -> Option<Obstacle> {
+        let upstream = self.upstreams.get(&suspect.account.0);
         let is_full = |of: &Standing| of.rules.concurrency.is_some_and(|places| of.in_flight >= places);
         let full = upstream.is_some_and(is_full);
         // The call that shows whether the upstream is well again is for everybody, and may take a place that is kept for others.
         let probe = upstream.is_some_and(|upstream| upstream.breaker.state(now) == State::HalfOpen);
         let others = !probe && (self.payers.len() > 1 || self.proven > 0);
-        let suspect = self.suspect(bid);
         let all = [
             upstream.and_then(|upstream| upstream.breaker.obstacle(now)),
-            self.accounts.get(&bid.account).and_then(|account| account.obstacle(now, ahead)),
-            self.failures.obstacle(&suspect, others),
+            self.accounts.get(&suspect.account).and_then(|account| account.obstacle(now, ahead)),
+            self.failures.obstacle(suspect, others),
             full.then_some(Obstacle::busy(Kind::Concurrency)),
         ];
         all.into_iter().flatten().reduce(|one, other| if other.until > one.until { other } else { one })
     }
 
-    fn suspect(&self, bid: &Bid) -> Suspect {
-        let proven = self.accounts.get(&bid.account).is_some_and(AccountBudget::is_proven);
-        Suspect { account: bid.account.clone(), payer: bid.payer.name.clone(), proven }
+    fn suspect(&self, account: &AccountKey, payer: &Name) -> Suspect {
+        let proven = self.accounts.get(account).is_some_and(AccountBudget::is_proven);
+        Suspect { account: account.clone(), payer: payer.clone(), proven }
     }
 
     /// The refusal that answers `bid` without a call: it was the last word on its account's token.
@@ -101,7 +110,7 @@ impl Ledger {
 
     /// The call goes out.
     pub fn send(&mut self, bid: &Bid, now: Instant) -> Ticket {
-        let suspect = self.suspect(bid);
+        let suspect = self.suspect(&bid.account, &bid.payer.name);
         self.failures.risk(&suspect);
         // What was swept while the call was in line was as it is when it is made anew.
         let upstream = self.upstreams.entry(bid.account.0.clone()).or_default();
@@ -321,8 +330,8 @@ mod tests {
             end(&mut ledger, &ticket, 500, now);
         }
         ledger.fit(&other, |_| false, now);
-        let obstacle = ledger.obstacle(&other, 0, now).map(|obstacle| obstacle.kind);
-        assert_eq!(obstacle, Some(Kind::Failures));
+        let obstacle = ledger.obstacle(&other, 0, now).map(|obstacle| obstacle.kind.label());
+        assert_eq!(obstacle, Some("failures"));
     }
 
     #[test]
@@ -380,8 +389,8 @@ mod tests {
             let ticket = send(&mut ledger, &of(account), now);
             end(&mut ledger, &ticket, 500, now);
         }
-        let kind = |ledger: &Ledger, at| ledger.obstacle(&of(7), 0, at).map(|obstacle| obstacle.kind);
-        assert_eq!(kind(&ledger, now), Some(Kind::Failures), "the share of one consumer is spent");
+        let kind = |ledger: &Ledger, at| ledger.obstacle(&of(7), 0, at).map(|obstacle| obstacle.kind.label());
+        assert_eq!(kind(&ledger, now), Some("failures"), "the share of one consumer is spent");
         let last = send(&mut ledger, &of(9), now);
         end(&mut ledger, &last, 500, now);
         assert_eq!(kind(&ledger, now + Duration::from_secs(2)), None);

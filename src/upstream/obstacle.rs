@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::domain::problem::Problem;
+pub use crate::domain::hindrance::Kind;
+use crate::domain::problem::{Problem, whole_seconds};
 
 /// What stands in the way of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,23 +14,6 @@ pub struct Obstacle {
     pub kind: Kind,
     /// When it will be gone; `None` once a call that is under way has ended.
     pub until: Option<Instant>,
-}
-
-/// The kinds of obstacles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The account's rate.
-    Rate,
-    /// The upstream has asked for a pause for the account, or a first call after one is under way.
-    Pause,
-    /// So many calls are in flight.
-    Concurrency,
-    /// Too many calls have failed, or may yet fail.
-    Failures,
-    /// The upstream is down, as far as its last calls tell.
-    Breaker,
-    /// So many calls wait that there is no place in line.
-    Line,
 }
 
 /// How soon to come back where nobody knows when it will be better.
@@ -51,13 +35,24 @@ impl Obstacle {
         self.until.is_some_and(|until| until > deadline)
     }
 
+    /// What operators are told at `now`.
+    pub fn told(self, now: Instant) -> String {
+        match self.until {
+            Some(until) => {
+                let seconds = whole_seconds(until.saturating_duration_since(now));
+                format!("{}; the next may go in {seconds} s", self.kind)
+            }
+            None => format!("{}; the next may go once a call that is under way has ended", self.kind),
+        }
+    }
+
     /// What a caller is told who cannot wait for it.
     pub fn problem(self, now: Instant) -> Problem {
         let retry_after = self.until.map_or(SOON, |until| until.saturating_duration_since(now));
         match self.kind {
             Kind::Breaker => Problem::Overloaded { retry_after },
-            Kind::Rate | Kind::Pause | Kind::Concurrency | Kind::Failures | Kind::Line => {
-                Problem::BudgetExhausted { retry_after }
+            kind @ (Kind::Rate | Kind::Pause | Kind::Concurrency | Kind::Failures(_) | Kind::Line) => {
+                Problem::BudgetExhausted { kind, retry_after }
             }
         }
     }

@@ -6,6 +6,7 @@ use super::address::Waiting;
 use super::breaker;
 use super::budget::Budgets;
 use super::ledger::{Ledger, Standing};
+use super::obstacle::Obstacle;
 use crate::domain::access::{AccountHash, Name, Upstream};
 use crate::domain::bucket::Rate;
 use crate::domain::rules::BudgetRules;
@@ -33,6 +34,8 @@ pub struct UpstreamStanding {
     pub risked: usize,
     /// How many there may be of both; `None` is unlimited.
     pub failures_allowed: Option<usize>,
+    /// What stands in the way of a call for an account that is not proven, for a consumer whose calls have not failed.
+    pub obstacle: Option<Obstacle>,
 }
 
 /// How one account stands at its upstream.
@@ -46,7 +49,12 @@ pub struct AccountStanding {
     pub waiting: usize,
     /// Until when Merge wants no call for it.
     pub paused_until: Option<Instant>,
+    /// What stands in the way of a call, for a consumer whose calls have not failed.
+    pub obstacle: Option<Obstacle>,
 }
+
+/// An account that nobody has asked for.
+const NOBODY: AccountHash = AccountHash([0; 16]);
 
 impl Budgets {
     /// All upstreams that have been called.
@@ -65,6 +73,7 @@ impl Budgets {
                 failed,
                 risked,
                 failures_allowed,
+                obstacle: ledger.obstacle_for(&(name.clone(), NOBODY), now),
             };
             ledger.upstreams().map(standing).collect::<Vec<_>>()
         };
@@ -81,8 +90,15 @@ impl Budgets {
             let account = ledger.account(&key)?;
             let (rate, remaining) = account.standing(now);
             let waiting = line.count(|bid| bid.account == key);
-            Some(AccountStanding { rate, remaining, waiting, paused_until: account.paused_until(now) })
+            let (paused_until, obstacle) = (account.paused_until(now), ledger.obstacle_for(&key, now));
+            Some(AccountStanding { rate, remaining, waiting, paused_until, obstacle })
         })
+    }
+
+    /// What stands in the way of a call for one account, for a consumer whose calls have not failed.
+    pub fn obstacle(&self, upstream: &Upstream, account: AccountHash) -> Option<Obstacle> {
+        let key = (upstream.name.clone(), account);
+        self.address(upstream).read(|ledger, _| ledger.obstacle_for(&key, Instant::now()))
     }
 
     /// How many accounts have a budget, and how many calls wait for one.

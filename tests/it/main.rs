@@ -42,6 +42,8 @@ mod forward;
 
 mod freshness;
 
+mod held_back;
+
 mod http_cache;
 
 mod in_force;

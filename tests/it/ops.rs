@@ -6,6 +6,7 @@ use std::path::Path;
 
 use merge_sync_proxy::admin::routes::Operations;
 use merge_sync_proxy::domain::ending::Ending;
+use merge_sync_proxy::domain::hindrance::Kind;
 
 use crate::exposition::{exercised, names, promtool};
 
@@ -61,7 +62,8 @@ async fn every_metric_that_is_asked_for_exists() {
 
 #[test]
 fn every_result_and_reason_that_is_asked_for_exists() {
-    let known: BTreeSet<&str> = Ending::ALL.iter().flat_map(|ending| [ending.result(), ending.reason()]).collect();
+    let of_requests = Ending::ALL.iter().flat_map(|ending| [ending.result(), ending.reason()]);
+    let known: BTreeSet<&str> = of_requests.chain(Kind::LABELS).collect();
     let panels = dashboard();
     let mut met = BTreeSet::new();
     for expression in panels.iter().map(String::as_str).chain([ALERTS]) {
@@ -83,6 +85,7 @@ fn there_is_an_alert_for_whatever_should_wake_somebody() {
     for alert in [
         "MergeBudgetNearlySpent",
         "MergeFailureBudgetNearlySpent",
+        "MergeFailuresHoldCallsBack",
         "MergeBreakerOpen",
         "MergeAccountFailing",
         "MergeSyncProxyServesStale",

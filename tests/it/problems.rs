@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::HeaderValue;
+use merge_sync_proxy::domain::hindrance::Kind;
 use merge_sync_proxy::domain::problem::{Cause, Problem, Row};
 
 /// The table of the contract, and types of their own for resync, since it is not the account that is refused, and for webhooks.
@@ -33,7 +34,7 @@ fn all() -> Vec<Problem> {
         Problem::NoSuchRoute,
         Problem::MethodNotAllowed { allow: HeaderValue::from_static("GET, HEAD") },
         Problem::QuotaExceeded { retry_after: PAUSE },
-        Problem::BudgetExhausted { retry_after: PAUSE },
+        Problem::BudgetExhausted { kind: Kind::Line, retry_after: PAUSE },
         Problem::TargetTooLong,
         Problem::HeadersTooLarge,
         Problem::UpstreamFailed(Cause::Connect),

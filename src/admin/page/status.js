@@ -189,7 +189,8 @@ function accountRow() {
 function showAccount(line, row) {
   line.row = row;
   const [condition, name, models, , , budget, , actions] = line.children;
-  fill(condition, [row.condition, row.because], () => [element("span", {}, element("span", { class: `state ${row.condition}` }, dot(), CONDITIONS[row.condition]), element("span", { class: "sub" }, row.because))]);
+  const because = !row.obstacle || row.obstacle === row.because ? row.because : `${row.because}; ${row.obstacle}`;
+  fill(condition, [row.condition, because], () => [element("span", {}, element("span", { class: `state ${row.condition}` }, dot(), CONDITIONS[row.condition]), element("span", { class: "sub" }, because))]);
   fill(name, [row.name, row.upstream, row.categories], () => [element("span", {}, element("span", { class: row.named ? "name" : "raw" }, row.name), element("span", { class: "sub" }, [row.upstream, ...row.categories].join(" · ")))]);
   fill(models, row.models, () => modelsOf(row.models, models.querySelector("details")?.open));
   models.classList.toggle("none", row.models.length === 0);
@@ -210,7 +211,8 @@ function showTimes(line) {
   two(age, row.fetched_at === null ? "–" : duration(time - row.fetched_at), fresh ?? "");
   const due = row.next_sync - time;
   two(next, row.next_sync === null ? "–" : due > 0 ? `in ${duration(due)}` : "due", row.next_sync === null ? "" : clock(row.next_sync));
-  const pause = row.paused_until > time ? `paused for ${duration(row.paused_until - time)}` : "";
+  const held = Math.max(row.paused_until ?? 0, row.obstacle_until ?? 0) - time;
+  const pause = held > 0 ? `${row.paused_until > time ? "paused" : "no call"} for ${duration(held)}` : "";
   two(error, row.last_error ? row.last_error.text : "–", row.last_error ? [`${duration(time - row.last_error.at)} ago`, pause].filter(Boolean).join(", ") : pause);
   next.classList.toggle("none", row.next_sync === null);
   error.classList.toggle("none", !row.last_error);
@@ -271,7 +273,7 @@ function budgets() {
     const left = row.blocked_until > now() ? Math.ceil((row.blocked_until - now()) / 1000) : 0;
     fill(group, [row, left], () => {
       const spent = row.failures_allowed !== null && row.failures >= row.failures_allowed;
-      const [word, tone] = left ? [`stopped for ${left} s`, "problem"] : spent ? ["stopped, too many failed", "problem"] : row.breaker && row.breaker !== "closed" ? [`breaker ${row.breaker}`, "problem"] : ["calls may go", "ok"];
+      const [word, tone] = left ? [`stopped for ${left} s`, "problem"] : spent ? ["stopped, too many failed", "problem"] : row.breaker && row.breaker !== "closed" ? [`breaker ${row.breaker}`, "problem"] : row.held_back ? ["some are held back", "warning"] : ["calls may go", "ok"];
       const flights = row.concurrency === null ? String(row.in_flight) : `${row.in_flight} of ${row.concurrency}`;
       const failed = row.failures_allowed === null ? "unlimited" : `${row.failures} of ${row.failures_allowed}`;
       return [
@@ -279,6 +281,7 @@ function budgets() {
         element("dl", { class: "facts" },
           ...fact("Calls in flight", flights, row.concurrency && meter(row.in_flight / row.concurrency, flights, row.in_flight >= row.concurrency)),
           ...fact(row.failure_budget ? `Failures, at most ${row.failure_budget}` : "Failures", failed, row.failures_allowed && meter(row.failures / row.failures_allowed, failed, row.failures / row.failures_allowed >= 0.7)),
+          ...(row.held_back ? fact("Held back", row.held_back) : []),
           ...fact("Waiting for budget", String(row.waiting)),
           ...fact("Limit per account", row.per_account ?? "unlimited"),
           ...(row.breaker ? fact("Circuit breaker", row.breaker) : [])),

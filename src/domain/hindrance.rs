@@ -1,0 +1,123 @@
+//! What keeps a call from going to Merge, in words for whoever asks and for operators.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The kinds of obstacles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The account's rate.
+    Rate,
+    /// The upstream has asked for a pause for the account, or a first call after one is under way.
+    Pause,
+    /// So many calls are in flight.
+    Concurrency,
+    /// Too many calls have failed, or may yet fail.
+    Failures(Share),
+    /// The upstream is down, as far as its last calls tell.
+    Breaker,
+    /// So many calls wait that there is no place in line.
+    Line,
+}
+
+/// The share of the failure budget that is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Whose it is.
+    pub of: Sharers,
+    /// How many of its calls have failed within the window.
+    pub failed: usize,
+    /// How many are in flight, and may yet fail.
+    pub risked: usize,
+    /// How many there may be of both.
+    pub places: usize,
+    /// For how long a failure counts, as configured.
+    pub window: Duration,
+}
+
+/// Those who have a share of the failure budget in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharers {
+    /// All calls to the address.
+    All,
+    /// All accounts whose last call did not go well.
+    Unproven,
+    /// Likewise those that one consumer asks for.
+    Consumer,
+    /// One such account.
+    Account,
+}
+
+impl Kind {
+    /// What metrics and logs call them.
+    pub const LABELS: [&str; 6] = ["rate", "failures", "pause", "concurrency", "line", "breaker"];
+
+    /// Its place among the labels.
+    pub fn place(self) -> usize {
+        match self {
+            Self::Rate => 0,
+            Self::Failures(_) => 1,
+            Self::Pause => 2,
+            Self::Concurrency => 3,
+            Self::Line => 4,
+            Self::Breaker => 5,
+        }
+    }
+
+    /// What metrics and logs call it.
+    pub fn label(self) -> &'static str {
+        Self::LABELS[self.place()]
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rate => f.write_str("the account's rate is used up for the moment"),
+            Self::Pause => f.write_str("Merge has asked for a pause"),
+            Self::Concurrency => f.write_str("as many calls are in flight as there may be"),
+            Self::Failures(share) => share.fmt(f),
+            Self::Breaker => f.write_str("the circuit breaker is open, since calls in a row have failed"),
+            Self::Line => f.write_str("too many calls wait for their turn"),
+        }
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { of, failed, risked, places, window } = *self;
+        let whose = match of {
+            Sharers::All => "all calls together may take",
+            Sharers::Unproven => "accounts whose last call did not succeed may take together",
+            Sharers::Consumer => "one consumer may take for accounts whose last call did not succeed",
+            Sharers::Account => "this account may take",
+        };
+        let seconds = window.as_secs_f64();
+        if risked == 0 {
+            write!(f, "too many calls have failed: {failed} of the {places} that {whose} in {seconds} s")
+        } else {
+            write!(
+                f,
+                "too many calls have failed or may yet fail: {failed} and {risked} in flight, of the {places} that {whose} in \
+                 {seconds} s"
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_says_whose_it_is_and_how_much_is_taken() {
+        let share = Share { of: Sharers::Account, failed: 2, risked: 0, places: 2, window: Duration::from_secs(10) };
+        assert_eq!(share.to_string(), "too many calls have failed: 2 of the 2 that this account may take in 10 s");
+        let others = Share { of: Sharers::Unproven, failed: 3, risked: 4, places: 7, ..share };
+        assert_eq!(
+            others.to_string(),
+            "too many calls have failed or may yet fail: 3 and 4 in flight, of the 7 that accounts whose last call did not \
+             succeed may take together in 10 s"
+        );
+    }
+}

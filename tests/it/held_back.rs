@@ -1,0 +1,103 @@
+//! What holds a call back is said truly, to whoever asks and wherever operators look.
+
+use std::time::Duration;
+
+use merge_sync_proxy::admin::routes::Operations;
+use merge_sync_proxy::admin::state::State;
+use merge_sync_proxy::admin::table::table;
+use merge_sync_proxy::admin::view::View;
+use merge_sync_proxy::demo::fault::Fault;
+use serde_json::Value;
+
+use crate::exposition::count;
+use crate::support::{Got, SYNC_STATUS, World, consumer, merge, with};
+
+async fn ask(world: &World, consumer: &str, account: &str) -> Got {
+    let key = format!("Bearer {consumer}");
+    world.send(with(SYNC_STATUS, &[("authorization", &key), ("x-account-token", account)])).await
+}
+
+fn detail(got: &Got) -> String {
+    let told: Value = serde_json::from_slice(&got.body).expect("JSON");
+    told["detail"].as_str().expect("a detail").to_owned()
+}
+
+fn calls(world: &World, account: &str) -> Value {
+    world.app.explain(account, "ats", "").expect("it is known")["calls"].clone()
+}
+
+fn state(world: &World) -> State {
+    View::default().of(&world.app.look())
+}
+
+/// The line of the status table that begins with this condition and name.
+fn line(state: &State, name: &str) -> String {
+    let text = anstream::adapter::strip_str(&table(state)).to_string();
+    let line = text.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name}: {text}"));
+    line.to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_that_has_used_up_its_share_of_failures_is_told_so_everywhere() {
+    let world = World::with(merge(), &consumer("team", "accounts = ['*']"));
+    assert_eq!(ask(&world, "team", "globex").await.status, 200);
+    world.merge.set(Fault::Status(500));
+    let refused = loop {
+        let got = ask(&world, "team", "acme").await;
+        if got.status == 429 {
+            break got;
+        }
+        assert_eq!(got.status, 500);
+    };
+    let share = "too many calls have failed: 2 of the 2 that this account may take in 10 s";
+    assert!(detail(&refused).contains(share), "{}", detail(&refused));
+    let told = calls(&world, "acme");
+    let because = told["because"].as_str().expect("a reason");
+    assert!(told["may_go"] == false && because.starts_with(share) && because.contains("may go in"), "{told}");
+    assert_eq!(calls(&world, "globex")["may_go"], true);
+    let shown = line(&state(&world), " acme ");
+    assert!(shown.contains(share) && shown.contains("the next call may go in"), "{shown}");
+    let refusals = |reason: &str| {
+        let labels = format!(r#"{{upstream="us",account="acme",reason="{reason}"}}"#);
+        count(&world.app.metrics(), &format!("merge_sync_proxy_budget_refused_total{labels}"))
+    };
+    assert_eq!((refusals("failures"), refusals("rate")), (1, 0));
+    tokio::time::advance(Duration::from_secs(11)).await;
+    assert_eq!(calls(&world, "acme")["may_go"], true);
+    assert!(!line(&state(&world), " acme ").contains("too many"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_and_all_accounts_that_do_not_work_have_shares_that_are_named() {
+    let more = ["one", "two", "three"].map(|name| consumer(name, "accounts = ['*']\nraw_tokens = true")).concat();
+    let world = World::with(merge(), &more);
+    for number in 0..4 {
+        assert_eq!(ask(&world, "one", &format!("wrong-token-{number}")).await.status, 401);
+    }
+    let refused = ask(&world, "one", "acme").await;
+    let share = "4 of the 4 that one consumer may take for accounts whose last call did not succeed in 10 s";
+    assert!(refused.status == 429 && detail(&refused).contains(share), "{}", detail(&refused));
+    assert_eq!(calls(&world, "acme")["may_go"], true, "for others");
+    assert_eq!(ask(&world, "two", "globex").await.status, 200);
+    for number in 4..7 {
+        assert_eq!(ask(&world, "two", &format!("wrong-token-{number}")).await.status, 401);
+    }
+    let share = "7 of the 7 that accounts whose last call did not succeed may take together in 10 s";
+    let refused = ask(&world, "three", "acme").await;
+    assert!(refused.status == 429 && detail(&refused).contains(share), "{}", detail(&refused));
+    assert!(calls(&world, "acme")["because"].as_str().expect("a reason").contains(share));
+    assert_eq!(calls(&world, "globex")["may_go"], true, "its last call succeeded");
+    assert!(line(&state(&world), "7 of 10").contains("held back: accounts whose last call did not succeed"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_merge_has_asked_for_is_shown_with_its_end() {
+    let world = World::with(merge(), &consumer("team", "accounts = ['*']"));
+    world.merge.set(Fault::Status(429));
+    let got = ask(&world, "team", "acme").await;
+    assert_eq!(got.status, 429);
+    let told = calls(&world, "acme");
+    assert!(told["because"].as_str().expect("a reason").starts_with("Merge has asked for a pause; the next"), "{told}");
+    let shown = line(&state(&world), " acme ");
+    assert!(shown.contains("Merge has asked for a pause; the next call may go in"), "{shown}");
+}
