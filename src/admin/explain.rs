@@ -6,23 +6,32 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::alarms::failure;
 use crate::cache::freshness::{self, Decision};
 use crate::domain::cache_control::Wants;
 use crate::domain::exchange::{Forward, Why};
 use crate::domain::key::PageKey;
 use crate::domain::page::{Freshness, Kind, Page};
 use crate::domain::problem::Problem;
+use crate::metrics::numbers::LastCalls;
 use crate::upstream::obstacle::Obstacle;
 
-/// The explanation for `key`, under which `page` is stored, as JSON. `refusal` is what the door makes of such a request, and `obstacle`
-/// what stands in the way of a call.
-pub fn explain(
-    key: &PageKey,
-    page: Option<Arc<Page>>,
-    refusal: Option<&Problem>,
-    obstacle: Option<Obstacle>,
-    now: Instant,
-) -> Value {
+/// What an explanation is made of.
+#[derive(Debug, Default)]
+pub struct Known<'a> {
+    /// The page that is stored.
+    pub page: Option<Arc<Page>>,
+    /// What the door makes of such a request.
+    pub refusal: Option<&'a Problem>,
+    /// What stands in the way of a call.
+    pub obstacle: Option<Obstacle>,
+    /// How the last calls for the account went.
+    pub last: Option<LastCalls>,
+}
+
+/// The explanation for `key` as JSON.
+pub fn explain(key: &PageKey, known: Known<'_>, now: Instant) -> Value {
+    let Known { page, refusal, obstacle, last } = known;
     let stored = page.as_deref().map(|page| describe(page, now));
     json!({
         "key": {
@@ -37,8 +46,19 @@ pub fn explain(
             Some(problem) => json!({ "would": "refused", "because": problem.row().detail }),
             None => next(freshness::decide(page, &Wants::default(), now)),
         },
+        "last_call": last.as_ref().and_then(last_call),
         "calls": { "may_go": obstacle.is_none(), "because": obstacle.map(|obstacle| obstacle.told(now)) },
     })
+}
+
+/// How the last call for the account went, whatever page it was for.
+fn last_call(last: &LastCalls) -> Option<Value> {
+    let (failed, ago) = match (&last.error, &last.success) {
+        (Some(error), _) if last.is_failing => (Some(failure(error.ended)), error.ago),
+        (_, Some((ago, _))) => (None, *ago),
+        _ => return None,
+    };
+    Some(json!({ "succeeded": failed.is_none(), "because": failed, "seconds_ago": ago.as_secs_f64() }))
 }
 
 fn describe(page: &Page, now: Instant) -> Value {
@@ -96,11 +116,12 @@ mod tests {
         let query = CanonicalQuery::default();
         let key = PageKey::new(KeyParts { upstream: "us".into(), account: AccountHash([9; 16]), place, query });
         let now = Instant::now();
-        let empty = explain(&key, None, None, None, now);
+        let empty = explain(&key, Known::default(), now);
         assert_eq!((&empty["stored"], &empty["next_request"]["would"]), (&Value::Null, &json!("miss")));
         assert_eq!(empty["key"]["account"], "09090909");
         let held = Arc::new(page("{}", now, [5, 30, 3600]));
-        let at = |seconds| explain(&key, Some(held.clone()), None, None, now + Duration::from_secs(seconds));
+        let stored = || Known { page: Some(held.clone()), ..Known::default() };
+        let at = |seconds| explain(&key, stored(), now + Duration::from_secs(seconds));
         assert_eq!(at(1)["next_request"]["would"], "hit");
         assert_eq!(at(1)["stored"]["stale_for_seconds"], -4.0);
         assert_eq!(at(6)["next_request"]["would"], "stale");
@@ -109,7 +130,8 @@ mod tests {
         assert_eq!(at(1)["calls"], json!({ "may_go": true, "because": null }));
         let wrong = Problem::InvalidRequest("'page_size' is wrong.".into());
         let paused = Obstacle::until(obstacle::Kind::Pause, now + Duration::from_millis(8_100));
-        let refused = explain(&key, Some(held.clone()), Some(&wrong), Some(paused), now);
+        let known = Known { refusal: Some(&wrong), obstacle: Some(paused), ..stored() };
+        let refused = explain(&key, known, now);
         assert_eq!(refused["next_request"], json!({ "would": "refused", "because": "'page_size' is wrong." }));
         assert_eq!(
             refused["calls"],

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::App;
 use super::reload::Cause;
-use crate::admin::explain;
+use crate::admin::explain::{self, Known};
 use crate::admin::observer::{Observer, Snapshot, Sources};
 use crate::admin::routes::Operations;
 use crate::admin::rows::Lookup;
@@ -84,10 +84,11 @@ impl Operations for App {
 
     fn explain(&self, account: &str, category: &str, asked: &str) -> Option<Value> {
         let house = self.ground.house.load();
+        let name = house.accounts.named(account).and_then(|account| account.name.clone());
         let (account, own) = self.meant(&house, account)?;
         let stop = house.routes.find(&Method::GET, &format!("/api/{category}/v1/sync-status")).ok()?;
-        let name = stop.upstream.unwrap_or(own);
-        let upstream = house.accounts.upstreams().find(|upstream| upstream.name == name)?;
+        let at = stop.upstream.unwrap_or(own);
+        let upstream = house.accounts.upstreams().find(|upstream| upstream.name == at)?;
         let key = PageKey::new(KeyParts {
             upstream: upstream.name.clone(),
             account,
@@ -97,7 +98,13 @@ impl Operations for App {
         let now = Instant::now();
         let refusal = query::check(&key.query).err();
         let obstacle = self.ground.budgets.obstacle(upstream, account);
-        Some(explain::explain(&key, self.ground.store.get(&key), refusal.as_ref(), obstacle, now))
+        let metrics = &self.ground.metrics;
+        let last = match &name {
+            Some(name) => metrics.last_calls(&upstream.name, name, now),
+            None => metrics.nameless().numbers(now).into_iter().find(|one| one.hash == account).map(|one| one.last),
+        };
+        let known = Known { page: self.ground.store.get(&key), refusal: refusal.as_ref(), obstacle, last };
+        Some(explain::explain(&key, known, now))
     }
 
     fn observer(&self) -> &Arc<Observer> {

@@ -13,7 +13,7 @@ use super::store::Store;
 use crate::domain::exchange::{Fetch, Landing};
 use crate::domain::history::History;
 use crate::domain::page::{Kind, Lifetime, Page};
-use crate::domain::problem::{Cause, Problem};
+use crate::domain::problem::Problem;
 use crate::domain::received::Received;
 
 /// The layer inside a flight: turns what was received into a page and stores it before anyone is told.
@@ -49,27 +49,21 @@ where
 /// The table of statuses: what is a good page, what is remembered as a refusal, what passes, what is no answer at all.
 fn land(store: &Store, fetch: &Fetch, received: &Received) -> Result<Landing, Problem> {
     let status = received.status;
+    let known_by_name = fetch.known.as_deref().filter(|known| known.validators.is_some());
+    if let Some(cause) = received.fault(known_by_name.is_some()) {
+        return Err(Problem::UpstreamFailed(cause));
+    }
     let policy = &fetch.policy;
     let known = fetch.known.as_ref().map(|known| &known.history);
     let history = known.unwrap_or(&History::default()).learn(&received.digest.runs);
     let lifetime = freshness::lifetime(policy, &received.digest, &history, fastrand::f32());
-    let page = match status {
-        StatusCode::OK if received.digest.json => {
-            Page::new(received, Kind::Good, lifetime, history).sharing(fetch.known.as_deref())
-        }
-        StatusCode::OK => return Err(Problem::UpstreamFailed(Cause::NotJson)),
-        // Only who has named the page by the upstream's own validators has asked for a 304.
-        StatusCode::NOT_MODIFIED => match fetch.known.as_deref().filter(|known| known.validators.is_some()) {
-            Some(known) => known.confirmed(received, lifetime, history),
-            None => return Err(Problem::UpstreamFailed(Cause::Unexpected(304))),
-        },
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+    let page = match (status, known_by_name) {
+        (StatusCode::OK, _) => Page::new(received, Kind::Good, lifetime, history).sharing(fetch.known.as_deref()),
+        (StatusCode::NOT_MODIFIED, Some(known)) => known.confirmed(received, lifetime, history),
+        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND, _) => {
             Page::new(received, Kind::Negative, freshness::negative_lifetime(&policy.lifetimes), history)
         }
-        status if status.is_client_error() || status.is_server_error() => {
-            Page::new(received, Kind::Passing, Lifetime::NONE, history)
-        }
-        status => return Err(Problem::UpstreamFailed(Cause::Unexpected(status.as_u16()))),
+        _ => Page::new(received, Kind::Passing, Lifetime::NONE, history),
     };
     let page = Arc::new(page);
     let may_keep = !fetch.private && page.kind != Kind::Passing;

@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
 use super::detached;
+use super::problem::Cause;
 
 /// A whole answer of the upstream, read to its verified end.
 #[derive(Clone, Debug)]
@@ -30,6 +31,17 @@ pub struct Received {
 }
 
 impl Received {
+    /// Why it is no answer at all: neither a page nor a word on why there is none. `asked` is whether a page was named by the
+    /// upstream's own validators: only then may it say that nothing has changed.
+    pub fn fault(&self, asked: bool) -> Option<Cause> {
+        match self.status {
+            StatusCode::OK => (!self.digest.json).then_some(Cause::NotJson),
+            StatusCode::NOT_MODIFIED if asked => None,
+            status if status.is_client_error() || status.is_server_error() => None,
+            status => Some(Cause::Unexpected(status.as_u16())),
+        }
+    }
+
     /// The same answer in memory of its own, to be kept.
     pub fn detached(&self) -> Self {
         Self { headers: detached::fields(&self.headers), body: Bytes::copy_from_slice(&self.body), ..self.clone() }

@@ -13,7 +13,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
 use super::last::Last;
-use super::numbers::{AccountNumbers, CallEnd};
+use super::numbers::{AccountNumbers, CallEnd, LastCalls};
 use super::registry::{Kind, Metrics};
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::exchange::{Fetch, Payer, Reason, Target};
@@ -39,8 +39,11 @@ impl AccountCalls {
     /// A try has ended.
     fn count(&self, reason: Reason, ended: CallEnd) {
         let class = match ended.status() {
-            Some(status) => usize::from(status.as_u16() / 100).saturating_sub(2).min(CLASSES.len() - 1),
-            None => CALL_CLASSES.len() - 1,
+            // A page that is none is no success, whatever its status says.
+            Some(status) if ended.is_success() || status.as_u16() >= 400 => {
+                usize::from(status.as_u16() / 100).saturating_sub(2).min(CLASSES.len() - 1)
+            }
+            _ => CALL_CLASSES.len() - 1,
         };
         self.counts[reason as usize][class].fetch_add(1, Ordering::Relaxed);
         if ended.status() == Some(StatusCode::TOO_MANY_REQUESTS) {
@@ -66,6 +69,11 @@ impl AccountCalls {
         all.filter(|(label, refused)| *refused > 0 || matches!(*label, "rate" | "failures")).collect()
     }
 
+    /// How the last of them went.
+    pub(super) fn last(&self, now: Instant) -> LastCalls {
+        self.last.lock().told(now)
+    }
+
     /// All of it, for the account of this name.
     pub(super) fn numbers(&self, upstream: &Name, name: &Name, now: Instant) -> AccountNumbers {
         let sum = |failed: bool| {
@@ -80,7 +88,7 @@ impl AccountCalls {
             failures: sum(true),
             rate_limited: self.rate_limited.get(),
             refused: self.refused.iter().map(Counter::get).sum(),
-            last: self.last.lock().told(now),
+            last: self.last(now),
         }
     }
 }
@@ -151,10 +159,17 @@ where
 
     fn call(&mut self, fetch: Fetch) -> Self::Future {
         let attempt = Try::begin(&self.metrics, &fetch.target, &fetch.caller.payer, fetch.reason);
+        let asked = fetch.known.as_ref().is_some_and(|known| known.validators.is_some());
         let outcome = self.inner.call(fetch);
         Box::pin(async move {
             let outcome = outcome.await;
-            attempt.end(outcome.as_ref().map(|received| received.status));
+            match &outcome {
+                Ok(received) => match received.fault(asked) {
+                    Some(cause) => attempt.end(Err(&Problem::UpstreamFailed(cause))),
+                    None => attempt.end(Ok(received.status)),
+                },
+                Err(problem) => attempt.end(Err(problem)),
+            }
             outcome
         })
     }

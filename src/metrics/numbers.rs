@@ -134,7 +134,7 @@ pub struct Totals {
     pub upstream_calls: u64,
     /// How many fewer these are than the requests that would have been calls; see [`Metrics::calls_saved`](super::registry::Metrics::calls_saved).
     pub calls_saved: u64,
-    /// Those that were not answered, or with a status of 400 and above.
+    /// Those that were not answered, with a status of 400 and above, or with what is no page.
     pub upstream_failures: u64,
     /// Of these, those that were answered with 429.
     pub upstream_refusals: u64,
@@ -157,7 +157,7 @@ pub struct AccountNumbers {
     pub name: Name,
     /// Tries of calls.
     pub calls: u64,
-    /// Those that were not answered, or with a status of 400 and above.
+    /// Those that were not answered, with a status of 400 and above, or with what is no page.
     pub failures: u64,
     /// Of these, those that were answered with 429.
     pub rate_limited: u64,

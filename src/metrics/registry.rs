@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::calls::AccountCalls;
 use super::histogram::{Histogram, Snapshot};
 use super::last::Nameless;
-use super::numbers::{AccountNumbers, ConsumerNumbers, Counts, Totals};
+use super::numbers::{AccountNumbers, ConsumerNumbers, Counts, LastCalls, Totals};
 use super::webhooks::{self, OUTCOMES};
 use crate::domain::access::{Account, Name};
 use crate::domain::ask::Whose;
@@ -242,6 +242,12 @@ impl Metrics {
         let accounts = self.calls_by_account();
         let numbers = accounts.iter().map(|((upstream, name), calls)| calls.numbers(upstream, name, now));
         numbers.collect()
+    }
+
+    /// How the last calls went for the account of this name, if there was any.
+    pub fn last_calls(&self, upstream: &Name, account: &Name, now: Instant) -> Option<LastCalls> {
+        let calls = self.0.accounts.lock().get(&(upstream.clone(), account.clone())).cloned()?;
+        Some(calls.last(now))
     }
 
     /// How the last calls went for accounts that have no name.

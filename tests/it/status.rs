@@ -177,6 +177,50 @@ async fn failures_and_purges_are_events_and_a_failing_account_comes_first() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_no_page_is_a_failure_with_its_reason_everywhere_until_a_good_page_comes() {
+    let elsewhere = Fault::Redirect("https://elsewhere.example/".to_owned());
+    for (fault, reason) in [
+        (Fault::Html, "no usable answer: not JSON"),
+        (Fault::BadJson, "no usable answer: not JSON"),
+        (Fault::EmptyOk, "no usable answer: not JSON"),
+        (elsewhere, "no usable answer: unexpected status 301"),
+        (Fault::NoContent, "no usable answer: unexpected status 204"),
+        (Fault::NotModifiedUnasked, "no usable answer: unexpected status 304"),
+    ] {
+        let wire = Wire::new().await;
+        let mut stream = Stream::open(&wire, "/api/events").await;
+        wire.merge.set(fault);
+        assert_eq!(wire.get(SYNC_STATUS).await.status, 502, "{reason}");
+        let event = |state: &Value, kind: &str| {
+            let events = state["events"].as_array().map_or(&[][..], Vec::as_slice);
+            events.iter().find(|event| event["kind"] == kind).map(|event| event["text"].clone())
+        };
+        let failing =
+            |state: &Value| event(state, "upstream-failed").is_some() && row(state, "acme")["because"] == reason;
+        let state = stream.until(failing).await;
+        assert_eq!(event(state, "upstream-failed"), Some(reason.into()));
+        assert_eq!(event(state, "recovered"), None, "{reason}");
+        assert_eq!(
+            (&row(state, "acme")["condition"], &row(state, "acme")["last_success"]),
+            (&"problem".into(), &Value::Null)
+        );
+        let last = json(&wire.admin("/api/explain?account=acme&category=ats").await)["last_call"].clone();
+        assert_eq!((&last["succeeded"], &last["because"]), (&false.into(), &reason.into()));
+        let text = String::from_utf8(wire.admin("/metrics").await.body.to_vec()).expect("text");
+        let of_acme = r#"{upstream="us",account="acme"}"#;
+        assert!(text.contains(&format!("merge_sync_proxy_account_failing{of_acme} 1")), "{text}");
+        assert!(!text.contains(&format!("account_last_success_age_seconds{of_acme}")), "{reason}");
+        assert!(text.contains(r#"account="acme",reason="miss",status="none""#), "{text}");
+        wire.merge.clear();
+        assert_eq!(wire.get(SYNC_STATUS).await.status, 200);
+        let state = stream.until(|state| event(state, "recovered").is_some()).await;
+        assert_eq!(event(state, "recovered"), Some("Merge answers again".into()));
+        let last = json(&wire.admin("/api/explain?account=acme&category=ats").await)["last_call"].clone();
+        assert_eq!((&last["succeeded"], &last["because"]), (&true.into(), &Value::Null));
+    }
+}
+
+#[tokio::test]
 async fn a_stream_shows_the_accounts_that_were_asked_for_and_ends_with_the_proxy() {
     let mut wire = Wire::new().await;
     let mut stream = Stream::open(&wire, "/api/events?filter=glob&sort=name").await;

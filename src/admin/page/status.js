@@ -560,10 +560,11 @@ $("explain").addEventListener("submit", async (event) => {
   }
 });
 
-function explanation({ key, stored, calls, next_request: { would, because } }) {
+function explanation({ key, stored, calls, last_call: last, next_request: { would, because } }) {
   const [words, tone] = WOULD[would] ?? [would, ""];
   const verdict = element("p", { class: "verdict" }, "The next request would ", element("b", { class: tone }, words), `: ${because.replace(/\.$/, "")}.`);
   const facts = [...fact("Asks Merge for", element("code", {}, key.query ? `${key.path}?${key.query}` : key.path)), ...fact("Upstream", key.upstream), ...fact("A call now", calls.may_go ? "may go" : element("span", { class: "problem" }, `may not go: ${calls.because}`))];
+  if (last) facts.push(...fact("Last call", last.succeeded ? `succeeded ${duration(last.seconds_ago * 1000)} ago` : element("span", { class: "problem" }, `failed ${duration(last.seconds_ago * 1000)} ago: ${last.because}`)));
   if (stored) {
     const left = stored.lifetime_seconds - stored.age_seconds;
     const renewal = stored.purged ? "with the next request, since it was purged" : left > 0 ? `with the first request after ${clock(Date.now() + left * 1000)}, in ${duration(left * 1000)}` : "with the next request";
