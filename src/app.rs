@@ -15,6 +15,9 @@ mod operate;
 /// Renewed certificates.
 mod certificates;
 
+/// How many connections fit into the open files that the process may have.
+pub mod descriptors;
+
 pub use self::sockets::{Listeners, StartError};
 
 use std::collections::HashMap;
@@ -235,7 +238,7 @@ impl App {
     pub async fn serve(&self, listeners: Listeners, stop: impl Future) -> Drained {
         let patience = self.limits.load().patience;
         let operators = Limits {
-            max_connections: MOST_OPERATORS,
+            max_connections: connections(&self.config.load()).operators,
             max_connections_per_peer: MOST_OPERATORS_PER_PEER,
             patience: Patience { idle: patience.idle.min(OPERATORS_IDLE), ..patience },
             drain: Duration::from_secs(1),
@@ -315,12 +318,14 @@ impl App {
 fn limits(config: &Config) -> Limits {
     let server = &config.server;
     let patience = Patience { header: server.header_timeout, body: server.body_timeout, idle: server.idle_timeout };
-    Limits {
-        max_connections: server.max_connections,
-        max_connections_per_peer: server.max_connections_per_peer,
-        patience,
-        drain: server.drain,
-    }
+    let descriptors::Connections { consumers, per_peer, .. } = connections(config);
+    Limits { max_connections: consumers, max_connections_per_peer: per_peer, patience, drain: server.drain }
+}
+
+/// How many connections may be open of those that are configured.
+fn connections(config: &Config) -> descriptors::Connections {
+    let (consumers, per_peer) = (config.server.max_connections, config.server.max_connections_per_peer);
+    descriptors::Connections { consumers, per_peer, operators: MOST_OPERATORS }.within(descriptors::limit())
 }
 
 /// How `max_bytes` are shared between pages and the responses of `http` routes: all to the one kind that there is, else half each.

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::app::{App, Listeners, watch};
+use crate::app::{App, Listeners, descriptors, watch};
 use crate::config::effective::Config;
 use crate::config::fault::Faults;
 use crate::config::report;
@@ -144,6 +144,11 @@ fn check(path: &Path) -> ExitCode {
         Ok(loaded) => loaded,
         Err(faults) => return refuse(&faults),
     };
+    // As a start would.
+    descriptors::raise();
+    if let Some(warning) = descriptors::warning(config.server.max_connections, descriptors::limit()) {
+        anstream::eprintln!("warning: {warning}");
+    }
     for warning in &config.warnings {
         anstream::eprintln!("warning: {warning}");
     }
@@ -162,6 +167,10 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
     let pretty = config.telemetry.log.map_or_else(|| io::stderr().is_terminal(), |log| log == LogFormat::Pretty);
     redact::conceal(config.secrets());
     telemetry::start(pretty, &config.telemetry.filter, config.telemetry.access_log);
+    descriptors::raise();
+    if let Some(warning) = descriptors::warning(config.server.max_connections, descriptors::limit()) {
+        tracing::warn!(%warning, "configuration");
+    }
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
     }
@@ -212,6 +221,7 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
 }
 
 fn demo(options: run::Options) -> ExitCode {
+    descriptors::raise();
     let result = runtime(2).and_then(|runtime| {
         let stop = runtime.block_on(async { stop_signal() })?;
         Ok(runtime.block_on(run::run(options, stop, &mut anstream::stdout())))

@@ -16,7 +16,7 @@ use http::Response;
 use http_body::Body;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tower::{BoxError, Service};
 
 use super::attend::Phase;
@@ -87,6 +87,9 @@ pub struct Drained {
 
 /// How long to wait before accepting again when the process is out of file descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often that is told.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
 /// How long a listener stays open after it has begun to turn away who is new: the connections that have begun are accepted.
 const LAST_IN: Duration = Duration::from_millis(100);
@@ -160,6 +163,7 @@ where
     S: Service<Asked, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
+    let mut told = None;
     loop {
         let free = places.free().await;
         let accepted = match listener {
@@ -186,7 +190,13 @@ where
         if let Err(error) = accepted
             && !is_of_one_connection(&error)
         {
-            tracing::warn!(%error, "cannot accept connections");
+            // It fails many times a second for as long as that lasts.
+            if told.is_none_or(|at: Instant| at.elapsed() >= TOLD_AGAIN) {
+                told = Some(Instant::now());
+                let cure =
+                    "if too many files are open: raise `ulimit -n` (LimitNOFILE) or lower server.max_connections";
+                tracing::warn!(%error, cure, "cannot accept connections");
+            }
             sleep(EXHAUSTED_PAUSE).await;
         }
     }

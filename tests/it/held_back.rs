@@ -12,6 +12,11 @@ use serde_json::Value;
 use crate::exposition::count;
 use crate::support::{Got, SYNC_STATUS, World, consumer, merge, with};
 
+/// With the default budgets, but that nobody waits for them.
+fn world(more: &str) -> World {
+    World::with(merge(), &format!("[upstreams.us.budget]\nmax_wait = '0s'\n{more}"))
+}
+
 async fn ask(world: &World, consumer: &str, account: &str) -> Got {
     let key = format!("Bearer {consumer}");
     world.send(with(SYNC_STATUS, &[("authorization", &key), ("x-account-token", account)])).await
@@ -39,7 +44,7 @@ fn line(state: &State, name: &str) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn an_account_that_has_used_up_its_share_of_failures_is_told_so_everywhere() {
-    let world = World::with(merge(), &consumer("team", "accounts = ['*']"));
+    let world = world(&consumer("team", "accounts = ['*']"));
     assert_eq!(ask(&world, "team", "globex").await.status, 200);
     world.merge.set(Fault::Status(500));
     let refused = loop {
@@ -70,7 +75,7 @@ async fn an_account_that_has_used_up_its_share_of_failures_is_told_so_everywhere
 #[tokio::test(start_paused = true)]
 async fn a_consumer_and_all_accounts_that_do_not_work_have_shares_that_are_named() {
     let more = ["one", "two", "three"].map(|name| consumer(name, "accounts = ['*']\nraw_tokens = true")).concat();
-    let world = World::with(merge(), &more);
+    let world = world(&more);
     for number in 0..4 {
         assert_eq!(ask(&world, "one", &format!("wrong-token-{number}")).await.status, 401);
     }
@@ -92,7 +97,7 @@ async fn a_consumer_and_all_accounts_that_do_not_work_have_shares_that_are_named
 
 #[tokio::test(start_paused = true)]
 async fn a_pause_that_merge_has_asked_for_is_shown_with_its_end() {
-    let world = World::with(merge(), &consumer("team", "accounts = ['*']"));
+    let world = world(&consumer("team", "accounts = ['*']"));
     world.merge.set(Fault::Status(429));
     let got = ask(&world, "team", "acme").await;
     assert_eq!(got.status, 429);

@@ -23,6 +23,7 @@ mod consumers;
 
 mod credentials;
 
+mod descriptors;
 mod door;
 
 mod drain;

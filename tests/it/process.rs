@@ -74,7 +74,10 @@ fn read(stream: impl Read + Send + 'static, told: std::sync::mpsc::Sender<String
 
 impl Running {
     pub fn start(arguments: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut command = command(arguments, env);
+        Self::run(command(arguments, env))
+    }
+
+    fn run(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let (told, lines) = channel();
         let out = child.stdout.take().expect("piped");
@@ -91,8 +94,20 @@ impl Running {
     /// The same, with more arguments.
     pub fn serve_with(folder: &Folder, env: &[(&str, &str)], more: &[&str]) -> (Self, SocketAddr, SocketAddr) {
         let file = folder.file();
-        let running = Self::start(&[&["--config", file.to_str().expect("UTF-8")], more].concat(), env);
-        let line = running.line_with("\"serving\"");
+        Self::start(&[&["--config", file.to_str().expect("UTF-8")], more].concat(), env).serving()
+    }
+
+    /// The same, with no more than so many files open at a time.
+    pub fn serve_with_files(folder: &Folder, files: u32) -> (Self, SocketAddr, SocketAddr) {
+        let mut shell = Command::new("/bin/sh");
+        let binary = env!("CARGO_BIN_EXE_merge-sync-proxy");
+        shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" --config \"$1\""), binary]);
+        shell.arg(folder.file()).env_clear();
+        Self::run(shell).serving()
+    }
+
+    fn serving(self) -> (Self, SocketAddr, SocketAddr) {
+        let line = self.line_with("\"serving\"");
         let line: serde_json::Value = serde_json::from_str(&line).expect("a JSON line");
         let address = |field: &str| {
             let text = line[field].as_str().expect("a field").to_owned();
@@ -100,7 +115,7 @@ impl Running {
             digits.parse().expect("an address")
         };
         let (proxy, admin) = (address("bound"), address("admin"));
-        (running, proxy, admin)
+        (self, proxy, admin)
     }
 
     /// The next line of either output that contains `part`.
