@@ -154,7 +154,7 @@ impl Miss {
         S: Service<Join, Response = Joined, Error = Infallible>,
     {
         let Self { ask, mut seen, forward, refresh_limited } = self;
-        let answer = |page, served| Ok(Answer::new(page, served, Instant::now(), refresh_limited));
+        let answer = |page, served| Ok(Answer::new(page, served, Instant::now(), refresh_limited).after_waiting());
         let (_place, waited) = place(&ask).await?;
         if waited {
             // Those who had the places before may have brought the page.

@@ -353,16 +353,24 @@ pub struct Answer {
     pub age: Duration,
     /// Whether a forced refresh was asked for and not granted.
     pub refresh_limited: bool,
+    /// Whether it was waited for, wherever it came from in the end.
+    pub waited: bool,
 }
 
 impl Answer {
     /// `page` as it is at `now`.
     pub fn new(page: Arc<Page>, served: Served, now: Instant, refresh_limited: bool) -> Self {
-        Self { age: page.age(now), page, served, now, refresh_limited }
+        Self { age: page.age(now), page, served, now, refresh_limited, waited: false }
+    }
+
+    /// The same, which was waited for.
+    #[must_use]
+    pub fn after_waiting(self) -> Self {
+        Self { waited: true, ..self }
     }
 
     /// The same for one that is fresh for `ttl` more, from which its age follows.
     pub fn fresh(page: Arc<Page>, served: Served, now: Instant, ttl: Duration, refresh_limited: bool) -> Self {
-        Self { age: page.lifetime.fresh.saturating_sub(ttl), page, served, now, refresh_limited }
+        Self { age: page.lifetime.fresh.saturating_sub(ttl), page, served, now, refresh_limited, waited: false }
     }
 }

@@ -20,6 +20,7 @@ use crate::domain::ask::Whose;
 use crate::domain::delivery::Delivered;
 use crate::domain::ending::{Ending, Source};
 use crate::domain::exchange::{Given, Outcome, Target};
+use crate::domain::follow::How;
 use crate::domain::problem::Problem;
 use crate::domain::tally::{Connections, Counter, RouteTally, Tally};
 
@@ -62,6 +63,17 @@ pub enum Kind {
 impl Kind {
     /// All of them, each at the place that its number says.
     pub const ALL: [Self; 3] = [Self::Hit, Self::Miss, Self::Upstream];
+
+    /// What a request has taken time for. One that was held on purpose tells nothing of how fast the proxy is.
+    fn of(outcome: &Outcome, ending: Ending) -> Option<Self> {
+        match (&outcome.result, ending.source()) {
+            (_, Source::Neither) => None,
+            (Ok(Given::Followed(followed)), _) if matches!(followed.how, How::Waited(_)) => None,
+            (Ok(Given::Page(answer)), Source::Store) if answer.waited => Some(Self::Miss),
+            (_, Source::Store) => Some(Self::Hit),
+            (_, Source::Upstream) => Some(Self::Miss),
+        }
+    }
 }
 
 type Durations = [Histogram<20>; 3];
@@ -137,15 +149,13 @@ impl Metrics {
             }
             whose => self.tally(whose).count(ending, status),
         }
-        match ending.source() {
-            Source::Store => {
-                self.duration(Kind::Hit, took);
-                if let Ok(Given::Page(answer)) = &outcome.result {
-                    self.0.ages.observe(answer.age);
-                }
-            }
-            Source::Upstream => self.duration(Kind::Miss, took),
-            Source::Neither => {}
+        if let Some(kind) = Kind::of(outcome, ending) {
+            self.duration(kind, took);
+        }
+        if ending.source() == Source::Store
+            && let Ok(Given::Page(answer)) = &outcome.result
+        {
+            self.0.ages.observe(answer.age);
         }
     }
 

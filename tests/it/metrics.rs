@@ -137,6 +137,28 @@ async fn quantiles_are_of_the_last_minute() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_held_or_waited_for_is_not_among_the_times_of_hits() {
+    let world = World::with(merge(), "[cache.ttl]\nsettled = '10min'");
+    let first = world.get(SYNC_STATUS).await;
+    world.get(SYNC_STATUS).await;
+    let counts = || [Kind::Hit, Kind::Miss].map(|kind| metrics(&world).durations(kind).count());
+    assert_eq!(counts(), [1, 1]);
+    let held = [("if-none-match", first.header("etag")), ("prefer", "wait=60")];
+    let got = world.get_with(SYNC_STATUS, &held).await;
+    assert_eq!((got.status.as_u16(), got.header("preference-applied")), (304, "wait=60"));
+    assert_eq!(counts(), [1, 1], "a minute on purpose");
+    tokio::time::advance(Duration::from_secs(700)).await;
+    world.merge.set([Fault::Delay(Duration::from_secs(2)), Fault::Status(503)]);
+    let stale = world.get(SYNC_STATUS).await;
+    assert!(stale.cache().ends_with("detail=upstream-error"), "{}", stale.cache());
+    assert_eq!(counts(), [1, 2], "it was waited for");
+    let again = world.get(SYNC_STATUS).await;
+    assert!(again.cache().ends_with("detail=upstream-error"), "{}", again.cache());
+    assert_eq!(counts(), [2, 2], "that was at once");
+    assert!(metrics(&world).quantile(Kind::Hit, 0.99).is_some_and(|time| time < Duration::from_millis(100)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_the_budget_refuses_is_counted_for_its_account_and_not_as_a_call() {
     let budget = "[upstreams.us.budget]\nper_account = '5/h'\nmax_wait = '10ms'";
     let world = World::with(merge(), budget);
