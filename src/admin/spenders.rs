@@ -10,6 +10,7 @@ use super::rows::Lookup;
 use super::state::{ConsumerRow, Refused, UpstreamRow, WallClock};
 use crate::config::units::rate_text;
 use crate::domain::access::Upstream;
+use crate::domain::bucket::Rate;
 use crate::domain::exchange::Caller;
 use crate::domain::hindrance::Sharers;
 use crate::door::admit::House;
@@ -91,6 +92,7 @@ pub fn consumers(house: &House, readings: &Readings, now: Instant) -> (Vec<Consu
             requests_total: whole.requests,
             calls_total: *calls,
             quota_left: caller.and_then(|caller| caller.quota.as_ref()).map(|quota| quota.bucket.remaining(now)),
+            quota_burst: caller.and_then(|caller| caller.consumer.quota).map(Rate::burst),
             quota: caller.and_then(|caller| caller.consumer.quota).map(rate_text),
             waiting: caller.map_or(0, Caller::waiting),
             refused,

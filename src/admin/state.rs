@@ -156,6 +156,9 @@ pub struct ConsumerRow {
     pub calls_total: u64,
     /// What is left of its quota at this moment.
     pub quota_left: Option<u32>,
+    /// Of so many at most, which may come at once.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub quota_burst: Option<u32>,
     /// Its quota, as configured.
     pub quota: Option<String>,
     /// Its requests that wait for Merge.

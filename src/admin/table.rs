@@ -111,10 +111,7 @@ fn account(row: &AccountRow, now: Millis) -> Vec<Cell> {
         Condition::Idle => DIM,
     };
     let next = row.next_sync.map(|at| if at > now { format!("in {}", duration(at - now)) } else { "due".to_owned() });
-    let budget = match (row.budget_left, row.budget_burst) {
-        (Some(left), Some(burst)) => format!("{left}/{burst}"),
-        _ => "unlimited".to_owned(),
-    };
+    let budget = at_once(row.budget_left, row.budget_burst, row.budget.as_deref());
     let mut because = match &row.last_error {
         Some(error) if error.text == row.because => {
             format!("{}, {} ago", row.because, duration(now.saturating_sub(error.at)))
@@ -147,6 +144,14 @@ fn obstacle(row: &AccountRow, now: Millis) -> String {
     format!("{what}{when}")
 }
 
+/// What is left of a rate, of which only a part may come at once.
+fn at_once(left: Option<u32>, burst: Option<u32>, rate: Option<&str>) -> String {
+    match (left, burst, rate) {
+        (Some(left), Some(burst), Some(rate)) => format!("{left} of {burst} at once ({rate})"),
+        _ => "unlimited".to_owned(),
+    }
+}
+
 /// How many models have which status, those that need a look first.
 fn models(models: &[ModelRow]) -> String {
     let order = ["FAILED", "PARTIALLY_SYNCED", "SYNCING", "DONE"];
@@ -172,10 +177,7 @@ fn consumers(rows: &[ConsumerRow], out: &mut String) -> fmt::Result {
     let row = |row: &ConsumerRow| {
         let refused: Vec<String> =
             row.refused.iter().map(|refused| format!("{} {}", refused.count, refused.reason)).collect();
-        let quota = match (row.quota_left, &row.quota) {
-            (Some(left), Some(quota)) => format!("{left} of {quota}"),
-            _ => "unlimited".to_owned(),
-        };
+        let quota = at_once(row.quota_left, row.quota_burst, row.quota.as_deref());
         vec![
             cell(&row.name),
             cell(format!("{:.1}", row.requests_per_second)),
@@ -326,6 +328,7 @@ mod tests {
             requests_total: 100,
             calls_total: 3,
             quota_left: Some(7),
+            quota_burst: Some(120),
             quota: Some("600/min".into()),
             waiting: 0,
             refused: vec![Refused { reason: "quota-exceeded".into(), count: 2 }],
@@ -346,10 +349,11 @@ mod tests {
         assert_eq!(globex.find(" us "), acme.find(" us "), "{text}");
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(
-            words(globex).ends_with("1 done 9 s in 3 min 20/20 in sync; 6 s ago: Merge answered 500"),
+            words(globex)
+                .ends_with("1 done 9 s in 3 min 20 of 20 at once (100/min) in sync; 6 s ago: Merge answered 500"),
             "{globex:?}"
         );
-        assert_eq!(words(line("team")), "team 12.0 97.5 % 0.3 3 7 of 600/min 2 quota-exceeded");
+        assert_eq!(words(line("team")), "team 12.0 97.5 % 0.3 3 7 of 120 at once (600/min) 2 quota-exceeded");
         assert_eq!(words(line("(3 times)")), "1 s ago purge acme 1 page made stale (3 times)");
         assert!(text.lines().all(|line| !line.ends_with(' ')), "{text}");
     }

@@ -125,8 +125,7 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
 
 /// Writes a rate as one would in the file.
 pub fn rate_text(rate: Rate) -> String {
-    let window = duration_text(rate.window);
-    format!("{}/{}", rate.count, window.strip_prefix('1').filter(|unit| milliseconds(unit).is_ok()).unwrap_or(&window))
+    rate.to_string()
 }
 
 impl Setting for Rate {

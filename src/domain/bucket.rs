@@ -4,6 +4,7 @@
 //! then one per `interval` admits at most `burst + window / interval` in a window, so the burst has to come out of N:
 //! `interval` is chosen such that the sum never exceeds it.
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -53,6 +54,20 @@ impl Rate {
     /// for which that sum stays at `count`.
     fn interval(self) -> Duration {
         self.window / (self.count.get() - self.burst() + 1) + Duration::from_nanos(1)
+    }
+}
+
+/// As one writes it in the file.
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(u128, &str); 4] = [(3_600_000, "h"), (60_000, "min"), (1_000, "s"), (1, "ms")];
+        let window = self.window.as_millis();
+        let whole = UNITS.into_iter().find(|(unit, _)| window.is_multiple_of(*unit));
+        let (unit, name) = whole.unwrap_or((1, "ms"));
+        match window / unit {
+            1 => write!(f, "{}/{name}", self.count),
+            several => write!(f, "{}/{several}{name}", self.count),
+        }
     }
 }
 
@@ -146,6 +161,20 @@ mod tests {
 
     fn rate(count: u32, seconds: u64) -> Rate {
         Rate::new(count, Duration::from_secs(seconds)).expect("neither is zero")
+    }
+
+    #[test]
+    fn a_rate_is_written_as_in_the_file() {
+        for (count, milliseconds, text) in [
+            (30, 60_000, "30/min"),
+            (10, 10_000, "10/10s"),
+            (5, 1_000, "5/s"),
+            (1, 7_200_000, "1/2h"),
+            (2, 1_500, "2/1500ms"),
+        ] {
+            let rate = Rate::new(count, Duration::from_millis(milliseconds)).expect("a rate");
+            assert_eq!(rate.to_string(), text);
+        }
     }
 
     #[test]

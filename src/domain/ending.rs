@@ -203,6 +203,7 @@ impl Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::bucket::Rate;
     use crate::domain::hindrance::Kind;
     use std::borrow::Cow;
     use std::collections::BTreeSet;
@@ -227,7 +228,7 @@ mod tests {
             Problem::BodyTooLarge,
             Problem::TargetTooLong,
             Problem::HeadersTooLarge,
-            Problem::QuotaExceeded { retry_after },
+            Problem::QuotaExceeded { rate: Rate::new(30, retry_after * 60).expect("a rate"), retry_after },
             Problem::BudgetExhausted { kind: Kind::Rate, retry_after },
             Problem::Overloaded { retry_after },
             Problem::NotCached,

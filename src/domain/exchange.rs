@@ -46,6 +46,8 @@ pub struct Caller {
 /// What a consumer may still ask.
 #[derive(Debug)]
 pub struct Quota {
+    /// How much there is of it.
+    pub rate: Rate,
     /// What is left of it.
     pub bucket: Bucket,
     /// The value of `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10 §3).
@@ -55,7 +57,7 @@ pub struct Quota {
 impl Quota {
     fn new(rate: Rate, bucket: Bucket) -> Self {
         let policy = format!("\"quota\";q={};w={}", rate.count, whole_seconds(rate.window));
-        Self { bucket, policy: HeaderValue::try_from(policy).expect("digits and punctuation are a header value") }
+        Self { rate, bucket, policy: HeaderValue::try_from(policy).expect("digits and punctuation are a header value") }
     }
 
     /// The value of `RateLimit` (§4 of the same): what is left, and the seconds until everything is.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 
+use super::bucket::Rate;
 use super::hindrance::Kind;
 
 /// A failure that the proxy answers with itself, as `application/problem+json` (RFC 9457).
@@ -36,6 +37,8 @@ pub enum Problem {
     /// The consumer's quota is used up.
     #[error("quota exceeded")]
     QuotaExceeded {
+        /// The quota.
+        rate: Rate,
         /// When the next request is free.
         retry_after: Duration,
     },
@@ -187,13 +190,18 @@ impl Problem {
                 "The route does not take this method",
                 "Use one of the methods in the Allow header.".into(),
             ),
-            Self::QuotaExceeded { retry_after } => Row {
+            Self::QuotaExceeded { rate, retry_after } => Row {
                 retry_after: Some(*retry_after),
                 ..row(
                     StatusCode::TOO_MANY_REQUESTS,
                     "quota-exceeded",
-                    "Your quota is used up",
-                    "Ask less often, or ask the operator of this proxy for a larger quota.".into(),
+                    "Your quota is used up for the moment",
+                    format!(
+                        "Too many at once for your quota of {rate}: a fifth of it, which is {}, may come at once, and then one after \
+                         the other; come back after Retry-After, or ask the operator of this proxy for a larger quota.",
+                        rate.burst()
+                    )
+                    .into(),
                 )
             },
             Self::TooManyStrangers { retry_after } => Row {

@@ -8,7 +8,10 @@ use crate::domain::problem::Problem;
 /// Spends one request of a consumer's quota, if it has one.
 pub fn take(quota: Option<&Quota>, now: Instant) -> Result<(), Problem> {
     let Some(quota) = quota else { return Ok(()) };
-    quota.bucket.reserve(now).map_err(|at| Problem::QuotaExceeded { retry_after: at.saturating_duration_since(now) })
+    quota.bucket.reserve(now).map_err(|at| {
+        let retry_after = at.saturating_duration_since(now);
+        Problem::QuotaExceeded { rate: quota.rate, retry_after }
+    })
 }
 
 #[cfg(test)]
@@ -26,7 +29,7 @@ mod tests {
         let caller = Caller::new(Consumer { quota, ..Consumer::open() }, now);
         let take = |now| take(caller.quota.as_deref(), now);
         assert_eq!(take(now), Ok(()));
-        let Err(Problem::QuotaExceeded { retry_after }) = take(now) else { panic!("it was spent") };
+        let Err(Problem::QuotaExceeded { retry_after, .. }) = take(now) else { panic!("it was spent") };
         assert_eq!(take(now + retry_after), Ok(()));
     }
 }

@@ -164,3 +164,19 @@ async fn a_consumer_with_a_quota_is_told_what_is_left_of_it() {
     let unlimited = World::new().get(SYNC_STATUS).await;
     assert_eq!((unlimited.header("ratelimit"), unlimited.header("ratelimit-policy")), ("", ""));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_too_fast_is_told_how_much_of_the_quota_may_come_at_once() {
+    let world = World::with(merge(), &consumer("team", "accounts = ['*']\nquota = '30/min'"));
+    let headers = [("authorization", "Bearer team"), ("x-account-token", "acme")];
+    for number in 0..6 {
+        assert_eq!(world.send(with(SYNC_STATUS, &headers)).await.status, 200, "{number}");
+    }
+    let refused = world.send(with(SYNC_STATUS, &headers)).await;
+    let told: serde_json::Value = serde_json::from_slice(&refused.body).expect("JSON");
+    let detail = told["detail"].as_str().expect("a detail");
+    assert!(
+        detail.starts_with("Too many at once for your quota of 30/min: a fifth of it, which is 6, may come"),
+        "{detail}"
+    );
+}

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::HeaderValue;
+use merge_sync_proxy::domain::bucket::Rate;
 use merge_sync_proxy::domain::hindrance::Kind;
 use merge_sync_proxy::domain::problem::{Cause, Problem, Row};
 
@@ -33,7 +34,7 @@ fn all() -> Vec<Problem> {
         Problem::AccountNotAllowed,
         Problem::NoSuchRoute,
         Problem::MethodNotAllowed { allow: HeaderValue::from_static("GET, HEAD") },
-        Problem::QuotaExceeded { retry_after: PAUSE },
+        Problem::QuotaExceeded { rate: Rate::new(30, PAUSE).expect("a rate"), retry_after: PAUSE },
         Problem::BudgetExhausted { kind: Kind::Line, retry_after: PAUSE },
         Problem::TargetTooLong,
         Problem::HeadersTooLarge,

@@ -260,7 +260,7 @@ function consumers() {
     fill(hits, row.hit_ratio, () => [element("span", {}, percent(row.hit_ratio))]);
     const part = all ? row.calls_total / all : 0;
     fill(share, [part.toFixed(3), row.calls_total, row.calls_per_second], () => [element("span", {}, meter(part, percent(part)), element("span", { class: "pair" }, percent(part), element("span", { class: "muted" }, `${whole.format(row.calls_total)}, ${rate(row.calls_per_second)}/s now`)))]);
-    two(quota, row.quota === null ? "unlimited" : whole.format(row.quota_left), row.quota ?? "");
+    two(quota, row.quota === null ? "unlimited" : `${whole.format(row.quota_left)} of ${whole.format(row.quota_burst)} at once`, row.quota ?? "");
     fill(refused, row.refused, () => (row.refused.length ? [element("span", {}, ...row.refused.slice(0, 3).map(({ reason, count }) => element("span", { class: "sub" }, `${whole.format(count)} ${reason}`)))] : [element("span", { class: "muted" }, "none")]));
     refused.classList.toggle("none", row.refused.length === 0);
   });
