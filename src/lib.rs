@@ -446,6 +446,8 @@ pub mod admin {
 
     pub mod observer;
 
+    mod parameters;
+
     pub mod view;
 
     pub mod events;

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tower::Service;
 
 use super::observer::{Observer, Snapshot};
+use super::parameters::Parameters;
 use super::view::View;
 use super::{events, guard, page, reloaded};
 use crate::config::changes::Changes;
@@ -86,7 +87,21 @@ enum Question<'a> {
     Metrics,
     Purge { account: Option<String> },
     Reload,
-    Explain { query: &'a str },
+    Explain,
+}
+
+impl Question<'_> {
+    /// The parameters that it takes. Health, metrics and files take none and do not mind any: whoever asks for them has habits.
+    fn parameters(&self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Live | Self::Ready | Self::Page | Self::Metrics => None,
+            Self::State { .. } => Some(&["filter", "sort", "order", "offset", "limit", "history"]),
+            Self::Events { .. } => Some(&["filter", "sort", "order", "offset", "limit"]),
+            Self::Purge { .. } => Some(&["hard"]),
+            Self::Explain => Some(&["account", "category", "query"]),
+            Self::Reload => Some(&[]),
+        }
+    }
 }
 
 const RELOAD: &str = "/api/reload";
@@ -126,6 +141,14 @@ impl<O: Operations> Admin<O> {
         if let Some(refusal) = self.refuse(&question, request, asker) {
             return refusal;
         }
+        let parameters = match question.parameters() {
+            Some(known) => Parameters::read(uri.query().unwrap_or_default(), known),
+            None => Ok(Parameters::default()),
+        };
+        let parameters = match parameters {
+            Ok(parameters) => parameters,
+            Err(wrong) => return wrong_query(&wrong),
+        };
         match question {
             Question::Live => reply(StatusCode::OK, &json!({"alive": true})),
             Question::Ready => {
@@ -134,20 +157,23 @@ impl<O: Operations> Admin<O> {
                 reply(status, &json!({"ready": reasons.is_empty(), "reasons": reasons}))
             }
             Question::Page => page::file(uri.path()).unwrap_or_else(no_such_page),
-            Question::State { query } => self.state(query).await,
+            Question::State { query } => self.state(query, &parameters).await,
             Question::Events { query } => self.events(query).await,
             Question::Metrics => {
                 let text = self.operations.metrics();
                 plain(StatusCode::OK, HeaderValue::from_static(exposition::CONTENT_TYPE), text)
             }
             Question::Purge { account } => {
-                let hard = parameter(uri.query().unwrap_or_default(), "hard").is_some_and(|hard| hard == "true");
+                let hard = match parameters.flag("hard") {
+                    Ok(hard) => hard,
+                    Err(wrong) => return wrong_query(&wrong),
+                };
                 match self.purge(account, hard, asker.clone()).await {
                     Some(pages) => reply(StatusCode::OK, &json!({"purged": pages, "hard": hard})),
                     None => reply(StatusCode::NOT_FOUND, &json!({"error": "no account has this name"})),
                 }
             }
-            Question::Explain { query } => self.explain(query).await,
+            Question::Explain => self.explain(&parameters).await,
             Question::Reload => self.reload(asker.clone()).await,
         }
     }
@@ -191,14 +217,14 @@ impl<O: Operations> Admin<O> {
         Some(unwelcome(&self.strangers.refuse(origin, now)))
     }
 
-    async fn state(&self, query: &str) -> Response<ReplyBody> {
-        let view = match View::read(query) {
-            Ok(view) => view,
-            Err(wrong) => return reply(StatusCode::BAD_REQUEST, &json!({"error": wrong})),
+    async fn state(&self, query: &str, parameters: &Parameters) -> Response<ReplyBody> {
+        let (view, history) = match (View::read(query), parameters.flag("history")) {
+            (Ok(view), Ok(history)) => (view, history),
+            (Err(wrong), _) | (_, Err(wrong)) => return wrong_query(&wrong),
         };
         let Some(snapshot) = self.look().await else { return broken() };
         let mut state = view.of(&snapshot);
-        if parameter(query, "history").is_some_and(|history| history == "true") {
+        if history {
             state.history = Some(self.operations.observer().history());
         }
         reply(StatusCode::OK, &json!(state))
@@ -207,7 +233,7 @@ impl<O: Operations> Admin<O> {
     async fn events(&self, query: &str) -> Response<ReplyBody> {
         let view = match View::read(query) {
             Ok(view) => view,
-            Err(wrong) => return reply(StatusCode::BAD_REQUEST, &json!({"error": wrong})),
+            Err(wrong) => return wrong_query(&wrong),
         };
         let Some(snapshot) = self.look().await else { return broken() };
         let mut response = Response::new(events::stream(self.operations.observer().clone(), view, snapshot));
@@ -239,10 +265,10 @@ impl<O: Operations> Admin<O> {
         tokio::task::spawn_blocking(purge).await.ok().flatten()
     }
 
-    async fn explain(&self, query: &str) -> Response<ReplyBody> {
-        let [account, category, asked] = ["account", "category", "query"].map(|name| parameter(query, name));
-        let (Some(account), Some(category)) = (account, category) else {
-            return reply(StatusCode::BAD_REQUEST, &json!({"error": "say account=NAME and category=NAME"}));
+    async fn explain(&self, parameters: &Parameters) -> Response<ReplyBody> {
+        let value = |name| parameters.get(name).map(str::to_owned);
+        let (Some(account), Some(category), asked) = (value("account"), value("category"), value("query")) else {
+            return wrong_query("Say account=NAME and category=NAME.");
         };
         let operations = self.operations.clone();
         let explain = move || operations.explain(&account, &category, asked.as_deref().unwrap_or_default());
@@ -278,7 +304,7 @@ fn ask<'a>(method: &Method, path: &str, query: &'a str) -> Result<Question<'a>, 
         "/api/state" => (READ, Question::State { query }),
         "/api/events" => (READ, Question::Events { query }),
         "/metrics" => (READ, Question::Metrics),
-        "/api/explain" => (READ, Question::Explain { query }),
+        "/api/explain" => (READ, Question::Explain),
         RELOAD => (&[Method::POST][..], Question::Reload),
         "/api/cache" => (&[Method::DELETE][..], Question::Purge { account: None }),
         _ => match path.strip_prefix("/api/cache/accounts/").filter(|name| !name.is_empty() && !name.contains('/')) {
@@ -310,9 +336,9 @@ fn leave_out_body(response: &mut Response<ReplyBody>) {
     drop(response.body_mut().take());
 }
 
-/// The value of a parameter, decoded as forms are.
-fn parameter(query: &str, name: &str) -> Option<String> {
-    form_urlencoded::parse(query.as_bytes()).find(|(known, _)| known == name).map(|(_, value)| value.into_owned())
+/// The query is not one that is understood.
+fn wrong_query(detail: &str) -> Response<ReplyBody> {
+    reply(StatusCode::BAD_REQUEST, &json!({ "error": detail }))
 }
 
 fn no_such_page() -> Response<ReplyBody> {

@@ -45,11 +45,11 @@ fn write(state: &State, out: &mut String) -> fmt::Result {
     let figures = &head.now;
     writeln!(
         out,
-        "\n{BOLD}now{BOLD:#}        {:.1} requests/s, {} needed no call; {:.1} calls/s to Merge, {} calls saved today",
+        "\n{BOLD}now{BOLD:#}        {:.1} requests/s, {} needed no call; {:.1} calls/s to Merge, {} saved today",
         figures.requests_per_second,
         percent(figures.hit_ratio),
         figures.calls_per_second,
-        figures.calls_saved_today
+        counted(figures.calls_saved_today, "call", "calls")
     )?;
     writeln!(
         out,
@@ -60,12 +60,12 @@ fn write(state: &State, out: &mut String) -> fmt::Result {
     let cache = &head.cache;
     writeln!(
         out,
-        "{BOLD}cache{BOLD:#}      {} pages, {} of {}; {} fetches under way, {} requests wait for them",
-        cache.entries,
+        "{BOLD}cache{BOLD:#}      {}, {} of {}; {} under way, {} for them",
+        counted(cache.entries, "page", "pages"),
         size(cache.bytes),
         size(cache.capacity),
-        cache.flights,
-        cache.waiters
+        counted(cache.flights, "fetch", "fetches"),
+        counted(cache.waiters, "request waits", "requests wait")
     )?;
     accounts(state, out)?;
     consumers(&head.consumers, out)?;
@@ -90,8 +90,12 @@ fn accounts(state: &State, out: &mut String) -> fmt::Result {
     let counts = &accounts.conditions;
     writeln!(
         out,
-        "\n{BOLD}accounts{BOLD:#}   {}: {} problem, {} warning, {} ok, {} idle",
-        accounts.total, counts.problem, counts.warning, counts.ok, counts.idle
+        "\n{BOLD}accounts{BOLD:#}   {}: {}, {}, {} ok, {} idle",
+        accounts.total,
+        counted(counts.problem, "problem", "problems"),
+        counted(counts.warning, "warning", "warnings"),
+        counts.ok,
+        counts.idle
     )?;
     let rows = accounts.rows.iter().map(|row| account(row, now)).collect();
     let head = ["STATE", "ACCOUNT", "UPSTREAM", "CATEGORY", "MODELS", "AGE", "NEXT SYNC", "BUDGET", "BECAUSE"];
@@ -272,6 +276,11 @@ fn lines(head: &[&str], rows: Vec<Vec<Cell>>, out: &mut String) -> fmt::Result {
     Ok(())
 }
 
+/// A number of things, in the word for one or for several.
+fn counted<N: fmt::Display + PartialEq + From<u8>>(count: N, one: &str, several: &str) -> String {
+    format!("{count} {}", if count == N::from(1) { one } else { several })
+}
+
 fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0))
 }
@@ -364,6 +373,9 @@ mod tests {
             [(0, "0 s"), (59_999, "59 s"), (60_000, "1 min"), (3_660_000, "1 h 1 min"), (259_200_000, "3 days")]
         {
             assert_eq!(duration(milliseconds), said);
+        }
+        for (count, said) in [(0, "0 pages"), (1, "1 page"), (2, "2 pages")] {
+            assert_eq!(counted(count, "page", "pages"), said);
         }
         for (bytes, said) in [(0, "0 B"), (1_536, "1.5 KiB"), (256 << 20, "256 MiB"), (u64::MAX, "16777216 TiB")] {
             assert_eq!(size(bytes), said);

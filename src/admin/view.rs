@@ -48,14 +48,14 @@ impl View {
     pub fn read(query: &str) -> Result<Self, String> {
         let mut view = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            let number = || value.parse::<usize>().map_err(|_| format!("{name} is a whole number"));
+            let number = || value.parse::<usize>().map_err(|_| format!("'{name}' is a whole number."));
             match &*name {
                 "filter" if value.len() <= LONGEST_FILTER => view.filter = value.trim().to_lowercase(),
-                "filter" => return Err(format!("filter has at most {LONGEST_FILTER} bytes")),
+                "filter" => return Err(format!("'filter' has at most {LONGEST_FILTER} bytes.")),
                 "sort" => view.sort = Sort::read(&value)?,
                 "order" if value == "asc" => view.descending = false,
                 "order" if value == "desc" => view.descending = true,
-                "order" => return Err("order is asc or desc".into()),
+                "order" => return Err("'order' is asc or desc.".into()),
                 "offset" => view.offset = number()?,
                 "limit" => view.limit = number()?.min(MOST),
                 _ => {}

@@ -239,6 +239,31 @@ async fn a_stream_shows_the_accounts_that_were_asked_for_and_ends_with_the_proxy
 }
 
 #[tokio::test]
+async fn a_parameter_that_is_misspelt_or_has_another_value_is_refused_and_does_nothing() {
+    let wire = Wire::new().await;
+    wire.get(SYNC_STATUS).await;
+    for (verb, target, allowed) in [
+        (Method::DELETE, "/api/cache?hrad=true", "hard"),
+        (Method::DELETE, "/api/cache?hard=yes", "true or false"),
+        (Method::DELETE, "/api/cache/accounts/acme?hard=1", "true or false"),
+        (Method::DELETE, "/api/cache/accounts/acme?hard=true&hard=false", "once"),
+        (Method::GET, "/api/state?lmit=1", "filter, sort, order, offset, limit, history"),
+        (Method::GET, "/api/state?history=yes", "true or false"),
+        (Method::GET, "/api/state?limit=few", "whole number"),
+        (Method::GET, "/api/events?order=up", "asc or desc"),
+        (Method::GET, "/api/explain?account=acme&category=ats&qurey=x", "account, category, query"),
+        (Method::POST, "/api/reload?dry_run=true", "none"),
+    ] {
+        let refused = wire.operate(method(verb, ask(target))).await;
+        assert_eq!(refused.status, 400, "{target}");
+        let told = json(&refused);
+        assert!(told["error"].as_str().expect("words").contains(allowed), "{told}");
+    }
+    assert!(wire.get(SYNC_STATUS).await.cache().starts_with("hit"), "nothing was purged");
+    assert_eq!(wire.admin("/livez?from=balancer").await.status, 200);
+}
+
+#[tokio::test]
 async fn two_thousand_accounts_make_a_small_stream() {
     let account = |n| format!("[[accounts]]\nname = 'fleet-{n:04}'\ntoken = 'token-of-{n}'\n");
     let wire = Wire::with(merge(), &(0..2_000).map(account).collect::<String>()).await;

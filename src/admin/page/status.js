@@ -100,12 +100,12 @@ const now = () => Date.now() + offset;
 // ---- tiles ----
 
 const TILES = [
-  { name: "Requests", column: "requests", show: (now) => [rate(now.requests_per_second), "/s"], peak: rate },
-  { name: "Hit ratio", column: "hit_ratio", show: (now) => percent(now.hit_ratio).split(" "), peak: percent, top: 1 },
-  { name: "Calls to Merge", column: "calls", show: (now) => [rate(now.calls_per_second), "/s"], peak: rate },
+  { name: "Requests", column: "requests", now: "requests_per_second", show: (now) => [rate(now.requests_per_second), "/s"], peak: rate },
+  { name: "Hit ratio", column: "hit_ratio", now: "hit_ratio", show: (now) => percent(now.hit_ratio).split(" "), peak: percent, top: 1 },
+  { name: "Calls to Merge", column: "calls", now: "calls_per_second", show: (now) => [rate(now.calls_per_second), "/s"], peak: rate },
   { name: "Calls saved today", column: "saved", show: (now) => [whole.format(now.calls_saved_today), ""], peak: (value) => `${rate(value)}/s` },
-  { name: "Hits, 99 % within", column: "hit_p99", show: (now) => latency(now.hit_p99_microseconds), peak: (value) => latency(value).join(" ") },
-  { name: "Misses, 99 % within", column: "miss_p99", show: (now) => latency(now.miss_p99_microseconds), peak: (value) => latency(value).join(" ") },
+  { name: "Hits, 99 % within", column: "hit_p99", now: "hit_p99_microseconds", show: (now) => latency(now.hit_p99_microseconds), peak: (value) => latency(value).join(" ") },
+  { name: "Misses, 99 % within", column: "miss_p99", now: "miss_p99_microseconds", show: (now) => latency(now.miss_p99_microseconds), peak: (value) => latency(value).join(" ") },
 ];
 const HOUR = 720; // samples
 const SHORTEST = 60; // a young proxy's first minutes fill the width
@@ -117,19 +117,29 @@ function tiles() {
     const [number, unit] = tile.show(state.now);
     const [drawing, notes] = child.lastChild.children;
     fill(child.children[1], [number, unit], () => [number, element("small", {}, unit ?? "")]);
-    fill(drawing, state.history?.taken, () => sparkline(tile, drawing, notes));
+    fill(drawing, state.history?.taken, () => sparkline(tile));
+    annotate(tile, drawing, notes);
   });
 }
 
-function sparkline(tile, drawing, notes) {
+const widthOf = (values) => Math.min(HOUR, Math.max(SHORTEST, values.length));
+
+// What the drawing says in words. The figure above it may be higher than any sample yet, and is a part of the hour.
+function annotate(tile, drawing, notes) {
   const values = state.history?.[tile.column] ?? [];
-  const width = Math.min(HOUR, Math.max(SHORTEST, values.length));
-  text(notes.firstChild, `${duration(width * (state.history?.every_seconds ?? 5) * 1000)} ago`);
+  text(notes.firstChild, `${duration(widthOf(values) * (state.history?.every_seconds ?? 5) * 1000)} ago`);
   const known = values.filter((value) => value !== null);
-  const peak = known.length ? Math.max(...known) : 0;
-  const top = (tile.top ?? peak) || 1;
-  text(notes.lastChild, known.length ? `peak ${tile.peak(peak)}` : "");
-  drawing.setAttribute("aria-label", known.length ? `${tile.name} over the last hour: lowest ${tile.peak(Math.min(...known))}, highest ${tile.peak(peak)}` : `${tile.name}: no history yet`);
+  const all = [...known, tile.now ? state.now[tile.now] : null].filter((value) => value !== null && value !== undefined);
+  const peak = tile.peak(Math.max(...all));
+  text(notes.lastChild, known.length ? `peak ${peak}` : "");
+  const words = known.length ? `${tile.name} over the last hour: lowest ${tile.peak(Math.min(...all))}, highest ${peak}` : `${tile.name}: no history yet`;
+  if (drawing.getAttribute("aria-label") !== words) drawing.setAttribute("aria-label", words);
+}
+
+function sparkline(tile) {
+  const values = state.history?.[tile.column] ?? [];
+  const width = widthOf(values);
+  const top = (tile.top ?? Math.max(0, ...values)) || 1;
   const x = (at) => (((width - values.length + at + 1) / width) * 720).toFixed(1);
   const y = (value) => 34 - (value / top) * 31;
   let line = "", area = "", open = false;
@@ -376,7 +386,10 @@ async function listen() {
   try {
     const answer = await fetch(`/api/events?${query}`, { headers: headers(), signal, cache: "no-store" });
     if (answer.status === 401) return login();
-    if (!answer.ok) throw new Error((await answer.json()).error);
+    if (!answer.ok) {
+      const { error, detail } = await answer.json();
+      throw new Error(error ?? detail);
+    }
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let received = "";
     for (;;) {
@@ -457,7 +470,7 @@ async function ask(path, options = {}) {
   const answer = await fetch(path, { ...options, headers: headers() });
   if (answer.status === 401) login();
   const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(body.error ?? `the proxy answered ${answer.status}`);
+  if (!answer.ok) throw new Error(body.error ?? body.detail ?? `the proxy answered ${answer.status}`);
   return body;
 }
 
