@@ -247,10 +247,12 @@ struct Facts<'a> {
     obstacle: Option<Obstacle>,
 }
 
-/// Whether an obstacle is told with the account rather than with its upstream.
+/// Whether an obstacle is told with the account rather than with its upstream. Those that are gone once a call that is under way has
+/// ended come and go while all is well.
 fn is_of_account(obstacle: Obstacle) -> bool {
     match obstacle.kind {
-        obstacle::Kind::Rate | obstacle::Kind::Pause | obstacle::Kind::Failures(_) => true,
+        obstacle::Kind::Rate | obstacle::Kind::Pause => true,
+        obstacle::Kind::Failures(_) => obstacle.until.is_some(),
         obstacle::Kind::Concurrency | obstacle::Kind::Breaker | obstacle::Kind::Line => false,
     }
 }

@@ -52,7 +52,7 @@ pub fn upstreams(from: Lookup<'_>, clock: WallClock) -> Vec<UpstreamRow> {
 /// What holds accounts back that are not proven, where the others may still call.
 fn held_back(obstacle: Obstacle) -> Option<String> {
     match obstacle.kind {
-        Kind::Failures(share) if share.of == Sharers::Unproven => Some(share.to_string()),
+        Kind::Failures(share) if share.of == Sharers::Unproven && obstacle.until.is_some() => Some(share.to_string()),
         _ => None,
     }
 }

@@ -50,17 +50,19 @@ pub enum Sharers {
 
 impl Kind {
     /// What metrics and logs call them.
-    pub const LABELS: [&str; 6] = ["rate", "failures", "pause", "concurrency", "line", "breaker"];
+    pub const LABELS: [&str; 7] = ["rate", "failures", "risk", "pause", "concurrency", "line", "breaker"];
 
     /// Its place among the labels.
     pub fn place(self) -> usize {
         match self {
             Self::Rate => 0,
+            // Nothing has failed, so there is nothing to put right.
+            Self::Failures(Share { failed: 0, .. }) => 2,
             Self::Failures(_) => 1,
-            Self::Pause => 2,
-            Self::Concurrency => 3,
-            Self::Line => 4,
-            Self::Breaker => 5,
+            Self::Pause => 3,
+            Self::Concurrency => 4,
+            Self::Line => 5,
+            Self::Breaker => 6,
         }
     }
 
@@ -93,14 +95,17 @@ impl fmt::Display for Share {
             Sharers::Account => "this account may take",
         };
         let seconds = window.as_secs_f64();
-        if risked == 0 {
-            write!(f, "too many calls have failed: {failed} of the {places} that {whose} in {seconds} s")
-        } else {
-            write!(
+        match (failed, risked) {
+            (_, 0) => write!(f, "too many calls have failed: {failed} of the {places} that {whose} in {seconds} s"),
+            (0, _) => write!(
+                f,
+                "too many calls are in flight that may yet fail: {risked} of the {places} that {whose} in {seconds} s"
+            ),
+            _ => write!(
                 f,
                 "too many calls have failed or may yet fail: {failed} and {risked} in flight, of the {places} that {whose} in \
                  {seconds} s"
-            )
+            ),
         }
     }
 }
@@ -119,5 +124,12 @@ mod tests {
             "too many calls have failed or may yet fail: 3 and 4 in flight, of the 7 that accounts whose last call did not \
              succeed may take together in 10 s"
         );
+        let slow = Share { of: Sharers::All, failed: 0, risked: 10, places: 10, ..share };
+        assert_eq!(
+            slow.to_string(),
+            "too many calls are in flight that may yet fail: 10 of the 10 that all calls together may take in 10 s"
+        );
+        let label = |share| Kind::Failures(share).label();
+        assert_eq!((label(share), label(others), label(slow)), ("failures", "failures", "risk"));
     }
 }
