@@ -130,7 +130,8 @@ where
         outdated.0.purge_accounts(accounts, false, now);
         outdated.1.purge_accounts(accounts, false, now);
     });
-    let (house, pages) = (ground.house.clone(), (ground.demand.clone(), ground.store.clone()));
+    let house = ground.house.clone();
+    let pages = (ground.demand.clone(), ground.store.clone(), ground.flights.clone());
     let receive = ServiceBuilder::new()
         .layer(layer_fn(common::<Delivery, Delivered>))
         .layer(BoxCloneSyncService::layer())

@@ -154,6 +154,11 @@ impl Flights {
         })
     }
 
+    /// Whether the page of `key` is being fetched.
+    pub fn is_under_way(&self, key: &PageKey) -> bool {
+        self.shard(key).lock().contains_key(key)
+    }
+
     fn shard(&self, key: &PageKey) -> &Shard {
         &self.0.shards[key.one_of(SHARDS)]
     }

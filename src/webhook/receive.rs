@@ -21,7 +21,7 @@ use super::envelope::{Envelope, News};
 use super::refresh::{Pages, Refresher};
 use super::replays::Replays;
 use crate::cache::demand::Demand;
-use crate::cache::flight::{Join, Joined};
+use crate::cache::flight::{Flights, Join, Joined};
 use crate::cache::store::Store;
 use crate::domain::access::{Account, AccountHash};
 use crate::domain::delivery::{Delivered, Delivery};
@@ -90,16 +90,16 @@ impl<S> Receiver<S>
 where
     S: Service<Join, Response = Joined, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static,
 {
-    /// One that checks by the keys of `house`. Of the pages that are stale then it has those fetched that `demand` remembers, through
-    /// `fetch`.
+    /// One that checks by the keys of `house`. Of the pages that are stale then, or that `flights` are yet to bring, it has those
+    /// fetched that `demand` remembers, through `fetch`.
     pub fn new(
         house: Arc<ArcSwap<House>>,
         webhooks: Webhooks,
         make_stale: MakeStale,
-        (demand, store): (Demand, Store),
+        (demand, store, flights): (Demand, Store, Flights),
         fetch: S,
     ) -> Self {
-        Self { house, webhooks, pages: Pages { demand, store }, make_stale, fetch }
+        Self { house, webhooks, pages: Pages { demand, store, flights }, make_stale, fetch }
     }
 
     async fn receive(self, delivery: Delivery) -> Result<Delivered, Problem> {

@@ -14,11 +14,12 @@ use tokio::time::{Instant, sleep};
 use tower::{Service, ServiceExt};
 
 use crate::cache::demand::Demand;
-use crate::cache::flight::{Join, Joined};
+use crate::cache::flight::{Flights, Join, Joined};
 use crate::cache::store::Store;
 use crate::domain::access::AccountHash;
 use crate::domain::ask::Ask;
 use crate::domain::exchange::Reason;
+use crate::domain::key::PageKey;
 use crate::domain::page::{Freshness, Page};
 
 /// The pause between two rounds for one account. When a sync ends, Merge says so for each of its models, one soon after the other.
@@ -78,10 +79,8 @@ impl Refresher {
                 return;
             }
             let now = Instant::now();
-            // What has been pushed out is not missed, and what is fresh has been fetched meanwhile.
-            let stale = |page: &Arc<_>| !matches!(Page::freshness(page, now), Freshness::Fresh { .. });
-            let Some(seen) = pages.store.get(&ask.key).filter(stale) else { continue };
-            let join = Join { ask: Ask { at: now, ..ask }, seen: Some(seen), reason: Reason::Webhook };
+            let Some(seen) = pages.outdated(&ask.key, now) else { continue };
+            let join = Join { ask: Ask { at: now, ..ask }, seen, reason: Reason::Webhook };
             // Whether it succeeds or not, the page or its failure is kept by the flight.
             let Ok(_) = inner.clone().oneshot(join).await;
         }
@@ -98,9 +97,23 @@ impl Refresher {
     }
 }
 
-/// Where pages are, and which are asked for.
+/// Which pages are asked for, where they are, and which are on their way.
 #[derive(Clone)]
 pub(super) struct Pages {
     pub(super) demand: Demand,
     pub(super) store: Store,
+    pub(super) flights: Flights,
+}
+
+impl Pages {
+    /// What is known of the page of `key`, if it is to be fetched again. What has been pushed out is not missed, and what is fresh has
+    /// been fetched meanwhile.
+    fn outdated(&self, key: &PageKey, now: Instant) -> Option<Option<Arc<Page>>> {
+        // Asked first, as a page is stored before its flight ends. What was asked for before the news may not show them.
+        let is_coming = self.flights.is_under_way(key);
+        match self.store.get(key) {
+            Some(page) => (!matches!(page.freshness(now), Freshness::Fresh { .. })).then_some(Some(page)),
+            None => is_coming.then_some(None),
+        }
+    }
 }

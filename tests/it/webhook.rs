@@ -151,6 +151,36 @@ async fn what_nobody_asks_for_is_stale_and_not_fetched() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_on_its_way_when_a_sync_ends_is_fetched_again() {
+    for known in [false, true] {
+        let world = World::with(linked(), &on());
+        let mut made = 1;
+        if known {
+            // Long ago, so that somebody has to wait for the next.
+            world.send(page("initech")).await;
+            advance(Duration::from_secs(200)).await;
+            made += 1;
+        }
+        world.merge.script(Fault::Delay(Duration::from_secs(5))).once();
+        let first = tokio::spawn({
+            let world = world.clone();
+            async move { world.send(page("initech")).await }
+        });
+        world.merge.arrived(made).await;
+        advance(Duration::from_secs(1)).await;
+        sync(&world.merge);
+        assert_eq!(outcome(&world.send(ended(&world)).await), "stale");
+        assert_eq!(
+            first.await.expect("no panic").status,
+            200,
+            "who has come before the news may have the page of before"
+        );
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!((world.merge.calls(), calls(&world)), (made + 1, 1), "known: {known}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stale_page_still_serves_when_merge_fails() {
     let world = World::with(linked(), &on());
     world.send(page("initech")).await;
