@@ -25,12 +25,27 @@ use crate::domain::key::PageKey;
 use crate::domain::problem::{Cause, Problem};
 use crate::domain::relay::{Call, Called, Relay, Relayed};
 
+/// One of a consumer's places among those who wait for the upstream.
+pub type Place = OwnedSemaphorePermit;
+
+/// Takes a place; says whether it had to wait for it.
+pub async fn place(caller: &Caller, deadline: Instant) -> Result<(Place, bool), Problem> {
+    let misses = caller.misses.clone();
+    if let Ok(permit) = misses.clone().try_acquire_owned() {
+        return Ok((permit, false));
+    }
+    match timeout_at(deadline, misses.acquire_owned()).await {
+        Ok(Ok(permit)) => Ok((permit, true)),
+        _ => Err(Problem::Overloaded { retry_after: Duration::from_secs(1) }),
+    }
+}
+
 /// Passes a request on, and its answer back, as they are.
 pub async fn pass<S>(inner: S, relay: Relay, forward: Forward) -> Result<Relayed, Problem>
 where
     S: Service<Call, Response = Called, Error = Problem>,
 {
-    let place = place(&relay.caller, relay.call.deadline).await?;
+    let (place, _) = place(&relay.caller, relay.call.deadline).await?;
     let called = inner.oneshot(Call { reason: Reason::Pass, ..relay.call }).await?;
     Ok(relayed(called.response.map(|body| stream(Holding::new(body, place))), forward))
 }
@@ -45,14 +60,6 @@ pub fn relayed(response: Response<StreamBody>, forward: Forward) -> Relayed {
         served: Served::Fetched { forward, status: head.status, stored: false },
         ttl: 0,
         refresh_limited: false,
-    }
-}
-
-/// Takes one of the consumer's places among those who wait for the upstream.
-async fn place(caller: &Caller, deadline: Instant) -> Result<OwnedSemaphorePermit, Problem> {
-    match timeout_at(deadline, caller.misses.clone().acquire_owned()).await {
-        Ok(Ok(permit)) => Ok(permit),
-        _ => Err(Problem::Overloaded { retry_after: Duration::from_secs(1) }),
     }
 }
 
@@ -81,8 +88,9 @@ fn failure(called: &Result<Called, Problem>) -> Option<Failure> {
 pub struct Fetching<S> {
     pub(super) inner: S,
     pub(super) responses: Responses,
-    pub(super) caller: Arc<Caller>,
     pub(super) call: Call,
+    /// The place of the one who waits for it; a refresh has none.
+    pub(super) place: Option<Place>,
     /// What is stored, to be confirmed or replaced.
     pub(super) known: Option<Arc<Stored>>,
     /// Whether nothing of it may be stored.
@@ -132,8 +140,7 @@ where
     }
 
     async fn bring(self) -> Result<Brought, Problem> {
-        let Self { inner, responses, caller, mut call, known, no_store, most } = self;
-        let place = place(&caller, call.deadline).await?;
+        let Self { inner, responses, mut call, place, known, no_store, most } = self;
         let (key, request, deadline) = (call.key.clone(), call.headers.clone(), call.deadline);
         if let Some(known) = &known {
             // Whether it has changed is asked of the whole.

@@ -11,7 +11,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
 use super::answer::{from_store, unless_known};
-use super::fetch::{self, Brought, Fetching, pass};
+use super::fetch::{self, Brought, Fetching, Place, pass};
 use super::meeting::{self, Meetings, Role, Topic};
 use super::place;
 use super::store::{Found, Responses};
@@ -141,8 +141,7 @@ where
                 from_store(&stored, &self.relay.asked, served, Instant::now())
             }
             Look::Ask(forward, known) if self.relay.call.method == Method::HEAD => self.head(forward, known).await?,
-            Look::Ask(forward, known) if self.relay.wants.no_store => self.fetch(None, forward, known).await?,
-            Look::Ask(forward, known) => self.meet(forward, known).await?,
+            Look::Ask(forward, known) => self.miss(forward, known).await?,
         };
         Ok(Relayed { refresh_limited, ..relayed })
     }
@@ -172,8 +171,28 @@ where
         Topic::new(&self.relay.call.key, &self.relay.call.headers)
     }
 
+    /// Calls or waits, with one of the consumer's places. It is taken before the meeting begins, as those who come to a meeting whose
+    /// first has no place would wait for that too.
+    async fn miss(self, forward: Forward, mut known: Option<Arc<Stored>>) -> Result<Relayed, Problem> {
+        let (place, waited) = fetch::place(&self.relay.caller, self.relay.call.deadline).await?;
+        if waited {
+            // Those who had the places before may have brought it.
+            match self.look(Instant::now()) {
+                Ok(Look::Answer(stored, served @ Served::Hit)) => {
+                    return Ok(from_store(&stored, &self.relay.asked, served, Instant::now()));
+                }
+                Ok(Look::Ask(_, newer)) => known = newer,
+                _ => {}
+            }
+        }
+        if self.relay.wants.no_store {
+            return self.fetch(None, forward, known, place).await;
+        }
+        self.meet(forward, known, place).await
+    }
+
     /// Calls, or waits for what somebody else's call brings.
-    async fn meet(self, forward: Forward, known: Option<Arc<Stored>>) -> Result<Relayed, Problem> {
+    async fn meet(self, forward: Forward, known: Option<Arc<Stored>>, place: Place) -> Result<Relayed, Problem> {
         loop {
             let mut result = match self.http.meetings.join(self.topic()) {
                 Role::First(first) => {
@@ -183,7 +202,7 @@ where
                             first.end(meeting::Result::Shared(stored.clone()));
                             Ok(from_store(&stored, &self.relay.asked, served, Instant::now()))
                         }
-                        _ => self.fetch(Some(first), forward, known).await,
+                        _ => self.fetch(Some(first), forward, known, place).await,
                     };
                 }
                 Role::Waiting(result) => result,
@@ -197,7 +216,7 @@ where
                     Ok(from_store(&stored, &self.relay.asked, Served::Collapsed { forward }, Instant::now()))
                 }
                 Ok(Some(meeting::Result::StandIn(stored))) => Ok(self.instead(&stored)),
-                Ok(Some(meeting::Result::Apart)) => self.fetch(None, forward, known).await,
+                Ok(Some(meeting::Result::Apart)) => self.fetch(None, forward, known, place).await,
                 Ok(Some(meeting::Result::Failed(problem))) => Err(problem),
             };
         }
@@ -208,13 +227,13 @@ where
         from_store(known, &self.relay.asked, Served::Stale(Why::UpstreamError), Instant::now())
     }
 
-    fn fetching(&self, known: Option<Arc<Stored>>) -> Fetching<S> {
-        let Relay { caller, call, wants, policy, .. } = &self.relay;
+    fn fetching(&self, known: Option<Arc<Stored>>, place: Option<Place>) -> Fetching<S> {
+        let Relay { call, wants, policy, .. } = &self.relay;
         Fetching {
             inner: self.inner.clone(),
             responses: self.http.responses.clone(),
-            caller: caller.clone(),
             call: call.with(Method::GET, call.headers.clone()),
+            place,
             known,
             no_store: wants.no_store,
             most: policy.max_page_bytes,
@@ -227,8 +246,9 @@ where
         first: Option<meeting::First>,
         forward: Forward,
         known: Option<Arc<Stored>>,
+        place: Place,
     ) -> Result<Relayed, Problem> {
-        let task = tokio::spawn(self.fetching(known).fetch(first));
+        let task = tokio::spawn(self.fetching(known, Some(place)).fetch(first));
         let brought = task.await.unwrap_or(Err(Problem::UpstreamFailed(Cause::Died)))?;
         let asked = &self.relay.asked;
         match brought {
@@ -249,7 +269,7 @@ where
     /// Fetches what `stored` has become, for those who will ask.
     fn refresh(&self, stored: &Arc<Stored>) {
         if let Role::First(first) = self.http.meetings.join(self.topic()) {
-            let mut fetching = self.fetching(Some(stored.clone()));
+            let mut fetching = self.fetching(Some(stored.clone()), None);
             fetching.call.reason = Reason::Refresh;
             tokio::spawn(fetching.fetch(Some(first)));
         }

@@ -1,35 +1,15 @@
 //! Routes with `cache = "http"`: a shared cache by RFC 9111, from the upstream's own headers alone.
 
-use futures_util::future::join_all;
-use http::{Method, Response};
-use merge_sync_proxy::domain::body::StreamBody;
+use http::Method;
 use merge_sync_proxy::domain::key::TokenHasher;
 use tokio::time::Instant;
 
-use crate::origin::{Site, pass, pipe, reply, streamed};
-use crate::support::{Got, ask, method, with};
-
-const FRESH: (&str, &str) = ("cache-control", "max-age=60");
-
-fn site() -> Site {
-    Site::route("http", "request_headers = ['*']\n")
-}
-
-/// Answers with the number of the call.
-fn counting(
-    headers: &'static [(&'static str, &'static str)],
-) -> impl Fn(&http::request::Parts, usize) -> Result<Response<StreamBody>, tower::BoxError> {
-    const NUMBERS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-    move |_, calls| Ok(reply(200, headers, NUMBERS[calls]))
-}
-
-fn assert_served(got: &Got, body: &str, cache: &str) {
-    assert_eq!((&*got.body, got.cache()), (body.as_bytes(), cache));
-}
+use crate::origin::{FRESH, Site, assert_served, counting, pass, pipe, reply, streamed};
+use crate::support::{ask, method, with};
 
 #[tokio::test(start_paused = true)]
 async fn a_response_lives_as_long_as_it_says_and_is_then_confirmed() {
-    let site = site();
+    let site = Site::http();
     site.answers(
         200,
         &[FRESH, ("etag", "\"a\""), ("x-one", "1"), ("age", "10"), ("content-type", "text/plain")],
@@ -55,7 +35,7 @@ async fn a_response_lives_as_long_as_it_says_and_is_then_confirmed() {
 
 #[tokio::test(start_paused = true)]
 async fn what_says_nothing_is_never_reused() {
-    let site = site();
+    let site = Site::http();
     for headers in [
         &[][..],
         &[("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")],
@@ -74,7 +54,7 @@ async fn what_says_nothing_is_never_reused() {
 
 #[tokio::test(start_paused = true)]
 async fn accounts_share_nothing_and_consumers_of_one_do() {
-    let site = site();
+    let site = Site::http();
     site.script(counting(&[FRESH]));
     let ask_as = |account, key| with("/x/a", &[("x-account-token", account), ("authorization", key)]);
     assert_eq!(site.send(ask_as("acme", "Bearer one")).await.body, "0");
@@ -85,7 +65,7 @@ async fn accounts_share_nothing_and_consumers_of_one_do() {
 
 #[tokio::test(start_paused = true)]
 async fn variants_are_told_apart_by_the_fields_that_select_them() {
-    let site = site();
+    let site = Site::http();
     site.script(counting(&[FRESH, ("vary", "X-Team"), ("vary", "accept-language")]));
     let ask = async |team: &'static str, language: &'static str| {
         site.get_with("/x/a", &[("x-team", team), ("accept-language", language), ("x-other", team)]).await
@@ -105,51 +85,8 @@ async fn variants_are_told_apart_by_the_fields_that_select_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn concurrent_misses_make_one_call_where_one_answer_is_for_all() {
-    let site = site();
-    site.answers(200, &[FRESH], "body");
-    let all = join_all((0..50).map(|_| site.get("/x/a"))).await;
-    assert_eq!((site.calls(), all.len()), (1, 50));
-    assert_eq!(all.iter().filter(|got| got.cache() == "fwd=uri-miss; collapsed").count(), 49);
-    // A failure is shared; what is private is not.
-    site.answers(503, &[], "down");
-    let all = join_all((0..50).map(|_| site.get("/x/b"))).await;
-    assert!(all.iter().all(|got| got.body == "down"));
-    assert_eq!(site.calls(), 2);
-    site.answers(200, &[("cache-control", "private")], "mine");
-    join_all((0..5).map(|_| site.get("/x/c"))).await;
-    assert_eq!(site.calls(), 7);
-    // Others' fields may select another answer.
-    site.answers(200, &[FRESH], "body");
-    let teams =
-        ["a", "b", "a", "b"].map(|team| site.spawn(with("/x/d", &[("x-account-token", "acme"), ("x-team", team)])));
-    join_all(teams).await;
-    assert_eq!(site.calls(), 9);
-    site.assert_idle();
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_first_may_leave_and_the_others_get_their_answer() {
-    let site = site();
-    site.answers(200, &[FRESH], "body");
-    site.hold();
-    let first = site.spawn(ask("/x/a"));
-    site.arrived(1).await;
-    let others: Vec<_> = (0..10).map(|_| site.spawn(ask("/x/a"))).collect();
-    tokio::task::yield_now().await;
-    first.abort();
-    let _ = first.await;
-    site.release();
-    for other in others {
-        assert_eq!(other.await.expect("no panic").body, "body");
-    }
-    assert_eq!(site.calls(), 1);
-    site.assert_idle();
-}
-
-#[tokio::test(start_paused = true)]
 async fn stale_while_revalidate_fetches_once_and_ends() {
-    let site = site();
+    let site = Site::http();
     site.script(counting(&[("cache-control", "max-age=5, stale-while-revalidate=10")]));
     site.get("/x/a").await;
     pass(6).await;
@@ -168,7 +105,7 @@ async fn stale_while_revalidate_fetches_once_and_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn stale_if_error_stands_in_and_leaves_the_upstream_alone() {
-    let site = site();
+    let site = Site::http();
     site.answers(200, &[("cache-control", "max-age=5, stale-if-error=600")], "good");
     site.get("/x/a").await;
     pass(10).await;
@@ -200,7 +137,7 @@ async fn stale_if_error_stands_in_and_leaves_the_upstream_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn what_passes_and_changes_something_invalidates() {
-    let site = site();
+    let site = Site::http();
     let fill = async || {
         site.answers(200, &[FRESH], "old");
         for target in ["/x/a", "/x/b", "/x/c?d=1", "/x/e"] {
@@ -224,7 +161,7 @@ async fn what_passes_and_changes_something_invalidates() {
 
 #[tokio::test(start_paused = true)]
 async fn a_response_from_before_an_invalidation_does_not_come_in_after_it() {
-    let site = site();
+    let site = Site::http();
     site.script(|head, _| Ok(reply(200, &[FRESH], if head.method == "GET" { "old" } else { "done" })));
     site.hold();
     let late = site.spawn(ask("/x/a"));
@@ -241,7 +178,7 @@ async fn a_response_from_before_an_invalidation_does_not_come_in_after_it() {
 
 #[tokio::test(start_paused = true)]
 async fn the_client_has_its_say() {
-    let site = site();
+    let site = Site::http();
     let ask = async |line: &str| site.get_with("/x/a", &[("cache-control", line)]).await;
     assert_eq!(ask("only-if-cached").await.problem(), "not-cached");
     assert_eq!(site.calls(), 0);
@@ -274,7 +211,7 @@ async fn forced_refreshes_are_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn conditions_ranges_and_head_are_answered_from_the_store() {
-    let site = site();
+    let site = Site::http();
     let date = "Sun, 06 Nov 1994 08:49:37 GMT";
     site.answers(200, &[FRESH, ("etag", "\"a\""), ("last-modified", date), ("set-cookie", "a=b")], "0123456789");
     let first = site.get_with("/x/a", &[("if-none-match", "\"old\"")]).await;
@@ -304,14 +241,14 @@ async fn conditions_ranges_and_head_are_answered_from_the_store() {
 
 #[tokio::test(start_paused = true)]
 async fn a_304_that_nobody_asked_for_is_no_answer() {
-    let site = site();
+    let site = Site::http();
     site.answers(304, &[], "");
     assert_eq!(site.get_with("/x/a", &[("if-none-match", "\"a\"")]).await.problem(), "upstream-failed");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_head_renews_what_is_stored_or_shows_that_it_is_old() {
-    let site = site();
+    let site = Site::http();
     let head = || method(Method::HEAD, ask("/x/a"));
     site.answers(200, &[("cache-control", "max-age=5"), ("etag", "\"a\"")], "body");
     site.get("/x/a").await;
@@ -359,7 +296,7 @@ async fn what_is_too_large_passes_and_what_is_cut_short_does_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_purge_makes_an_account_s_responses_stale() {
-    let site = site();
+    let site = Site::http();
     site.answers(200, &[("cache-control", "max-age=60, stale-if-error=600")], "body");
     for account in ["acme", "globex"] {
         site.send(with("/x/a", &[("x-account-token", account)])).await;

@@ -47,6 +47,8 @@ mod held_back;
 
 mod http_cache;
 
+mod http_shared;
+
 mod in_force;
 
 mod keys;

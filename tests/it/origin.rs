@@ -24,6 +24,9 @@ use tower::{BoxError, Service, ServiceExt};
 
 use crate::support::{Got, ask, config, with};
 
+/// What may be stored for a minute.
+pub(crate) const FRESH: (&str, &str) = ("cache-control", "max-age=60");
+
 /// How an origin answers; an error is a connection that closes.
 pub(crate) type Script = dyn Fn(&Parts, usize) -> Result<Response<StreamBody>, BoxError> + Send + Sync;
 
@@ -63,6 +66,11 @@ impl Site {
     pub fn route(cache: &str, more: &str) -> Self {
         let methods = "methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE']";
         Self::new(&format!("[[routes]]\npath = '/x/*'\n{methods}\ncache = '{cache}'\n{more}"))
+    }
+
+    /// With such a route that keeps what the origin allows, and passes all fields of requests on.
+    pub fn http() -> Self {
+        Self::route("http", "request_headers = ['*']\n")
     }
 
     /// From now on every call is answered with this.
@@ -215,6 +223,19 @@ pub(crate) fn streamed(
     response.body(body).expect("a valid answer")
 }
 
+/// Answers with the number of the call.
+pub(crate) fn counting(
+    headers: &'static [(&'static str, &'static str)],
+) -> impl Fn(&Parts, usize) -> Result<Response<StreamBody>, BoxError> {
+    const NUMBERS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    move |_, calls| Ok(reply(200, headers, NUMBERS[calls]))
+}
+
+/// Asserts what came, and from where.
+pub(crate) fn assert_served(got: &Got, body: &str, cache: &str) {
+    assert_eq!((&*got.body, got.cache()), (body.as_bytes(), cache));
+}
+
 /// A body that a test sends piece by piece; dropping the sender ends it.
 pub(crate) fn pipe() -> (mpsc::Sender<&'static str>, Pipe) {
     let (sender, pieces) = mpsc::channel(1);
@@ -255,6 +276,13 @@ impl Body for Pipe {
             Some(piece) => Some(Ok(Frame::data(Bytes::from_static(piece.as_bytes())))),
             None => this.then.take().map(Err),
         })
+    }
+}
+
+/// Lets everything go on that can without more time.
+pub(crate) async fn settle() {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
     }
 }
 

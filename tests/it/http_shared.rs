@@ -1,0 +1,122 @@
+//! Routes with `cache = "http"`: who shares a call, and what each has to wait for.
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::Request;
+use http_body_util::Full;
+
+use crate::origin::{FRESH, Site, pass, settle};
+use crate::support::{ask, consumer, with};
+
+fn ask_as(key: &str, target: &str) -> Request<Full<Bytes>> {
+    with(target, &[("x-account-token", "acme"), ("authorization", &format!("Bearer {key}"))])
+}
+
+/// Consumer `one` has so many places, and `other` as many as it needs.
+fn site_with_places(places: usize) -> Site {
+    let one = consumer("one", &format!("accounts = ['*']\nmax_in_flight_misses = {places}"));
+    Site::route("http", &[one, consumer("other", "accounts = ['*']")].concat())
+}
+
+#[tokio::test(start_paused = true)]
+async fn concurrent_misses_make_one_call_where_one_answer_is_for_all() {
+    let site = Site::http();
+    site.answers(200, &[FRESH], "body");
+    let all = join_all((0..50).map(|_| site.get("/x/a"))).await;
+    assert_eq!((site.calls(), all.len()), (1, 50));
+    assert_eq!(all.iter().filter(|got| got.cache() == "fwd=uri-miss; collapsed").count(), 49);
+    // A failure is shared; what is private is not.
+    site.answers(503, &[], "down");
+    let all = join_all((0..50).map(|_| site.get("/x/b"))).await;
+    assert!(all.iter().all(|got| got.body == "down"));
+    assert_eq!(site.calls(), 2);
+    site.answers(200, &[("cache-control", "private")], "mine");
+    join_all((0..5).map(|_| site.get("/x/c"))).await;
+    assert_eq!(site.calls(), 7);
+    // Others' fields may select another answer.
+    site.answers(200, &[FRESH], "body");
+    let teams =
+        ["a", "b", "a", "b"].map(|team| site.spawn(with("/x/d", &[("x-account-token", "acme"), ("x-team", team)])));
+    join_all(teams).await;
+    assert_eq!(site.calls(), 9);
+    site.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_may_leave_and_the_others_get_their_answer() {
+    let site = Site::http();
+    site.answers(200, &[FRESH], "body");
+    site.hold();
+    let first = site.spawn(ask("/x/a"));
+    site.arrived(1).await;
+    let others: Vec<_> = (0..10).map(|_| site.spawn(ask("/x/a"))).collect();
+    tokio::task::yield_now().await;
+    first.abort();
+    let _ = first.await;
+    site.release();
+    for other in others {
+        assert_eq!(other.await.expect("no panic").body, "body");
+    }
+    assert_eq!(site.calls(), 1);
+    site.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_place_keeps_no_other_consumer_waiting() {
+    let site = site_with_places(1);
+    site.answers(200, &[FRESH], "body");
+    site.hold();
+    let slow = site.spawn(ask_as("one", "/x/slow"));
+    site.arrived(1).await;
+    let without_place = site.spawn(ask_as("one", "/x/a"));
+    settle().await;
+    let other = site.spawn(ask_as("other", "/x/a"));
+    settle().await;
+    assert_eq!(site.calls(), 2, "the other consumer's call goes at once");
+    site.release();
+    for (got, cache) in [
+        (slow, "fwd=uri-miss; fwd-status=200; stored; ttl=60"),
+        (other, "fwd=uri-miss; fwd-status=200; stored; ttl=60"),
+        (without_place, "hit; ttl=60"),
+    ] {
+        assert_eq!(got.await.expect("no panic").cache(), cache);
+    }
+    site.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_another_s_call_takes_a_place_too() {
+    let site = site_with_places(2);
+    site.answers(200, &[FRESH], "body");
+    site.hold();
+    let first = site.spawn(ask_as("other", "/x/a"));
+    site.arrived(1).await;
+    let waiting = [(); 2].map(|()| site.spawn(ask_as("one", "/x/a")));
+    settle().await;
+    let more = site.spawn(ask_as("one", "/x/b"));
+    settle().await;
+    assert_eq!(site.calls(), 1, "both places are taken");
+    // Whoever leaves gives the place back.
+    waiting[0].abort();
+    site.arrived(2).await;
+    site.release();
+    for got in [first, more] {
+        assert_eq!(got.await.expect("no panic").body, "body");
+    }
+    site.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_behind_a_stale_answer_needs_no_place() {
+    let site = site_with_places(1);
+    site.answers(200, &[("cache-control", "max-age=5, stale-while-revalidate=60")], "body");
+    site.send(ask_as("one", "/x/a")).await;
+    pass(10).await;
+    site.hold();
+    let _slow = site.spawn(ask_as("one", "/x/slow"));
+    site.arrived(2).await;
+    assert_eq!(site.send(ask_as("one", "/x/a")).await.cache(), "hit; ttl=-5; detail=revalidating");
+    settle().await;
+    assert_eq!(site.calls(), 3);
+    site.release();
+}
