@@ -227,6 +227,8 @@ pub mod relay {
 
     pub mod store;
 
+    pub mod marks;
+
     pub mod stored;
 
     pub mod verdict;

@@ -109,6 +109,8 @@ pub enum Brought {
         status: StatusCode,
         /// Whether it is in the store now.
         kept: bool,
+        /// Whether those who wait may have it too.
+        is_for_all: bool,
         /// The fields that are for the one who called alone.
         own: HeaderMap,
     },
@@ -127,9 +129,7 @@ where
         let brought = self.bring().await;
         if let Some(first) = first {
             first.end(match &brought {
-                Ok(Brought::Stored { stored, kept, .. }) if *kept || is_failure(stored.status) => {
-                    meeting::Result::Shared(stored.clone())
-                }
+                Ok(Brought::Stored { stored, is_for_all: true, .. }) => meeting::Result::Shared(stored.clone()),
                 // All who waited know the same stored response, which is set back by now.
                 Ok(Brought::StandIn(stored)) => meeting::Result::StandIn(stored.clone()),
                 Ok(_) => meeting::Result::Apart,
@@ -188,7 +188,8 @@ where
             Read::Whole(bytes) => {
                 let stored = Arc::new(came.store(&bytes, selection.clone().unwrap_or_default()));
                 let kept = selection.is_some() && responses.keep(&key, &stored, &request);
-                Ok(Brought::Stored { stored, status: came.status, kept, own: came.withheld() })
+                let own = came.withheld();
+                Ok(Brought::Stored { stored, status: came.status, kept, is_for_all: true, own })
             }
         }
     }
@@ -203,13 +204,14 @@ fn confirm(
     came: &Came,
     no_store: bool,
 ) -> Brought {
+    let (status, own) = (came.status, came.withheld());
     let Some(confirmed) = known.confirmed(came, request) else {
         responses.forget(key, known);
-        return Brought::Stored { stored: known.clone(), status: came.status, kept: false, own: came.withheld() };
+        return Brought::Stored { stored: known.clone(), status, kept: false, is_for_all: false, own };
     };
     let stored = Arc::new(confirmed);
     let kept = !no_store && responses.keep(key, &stored, request);
-    Brought::Stored { stored, status: came.status, kept, own: came.withheld() }
+    Brought::Stored { stored, status, kept, is_for_all: true, own }
 }
 
 /// Renews what is known by the answer to a HEAD, or makes it stale if that is about something else.

@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 use http::{HeaderMap, HeaderName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::stored::Stored;
 use super::vary::normal;
@@ -18,7 +19,14 @@ use crate::domain::problem::Problem;
 
 /// All meetings. Cheap to clone; all clones share them.
 #[derive(Clone, Default)]
-pub struct Meetings(Arc<Mutex<HashMap<Topic, Awaited, RandomState>>>);
+pub struct Meetings(Arc<Mutex<HashMap<Topic, Meeting, RandomState>>>);
+
+/// One meeting.
+#[derive(Clone)]
+struct Meeting {
+    began: Instant,
+    result: Awaited,
+}
 
 /// Where the result will be.
 pub type Awaited = watch::Receiver<Option<Result>>;
@@ -68,17 +76,20 @@ impl Topic {
 }
 
 impl Meetings {
-    /// Comes to the meeting about `topic`.
-    pub fn join(&self, topic: Topic) -> Role {
-        match self.0.lock().entry(topic) {
-            Entry::Occupied(meeting) => Role::Waiting(meeting.get().clone()),
-            Entry::Vacant(vacant) => {
-                let (result, waiting) = watch::channel(None);
-                let topic = vacant.key().clone();
-                vacant.insert(waiting);
-                Role::First(First { meetings: self.clone(), topic, result })
-            }
+    /// Comes to the meeting about `topic`. One that began when what it brings `is_outdated` is for those who came before, and
+    /// another begins in its place.
+    pub fn join(&self, topic: Topic, is_outdated: impl FnOnce(&PageKey, Instant) -> bool) -> Role {
+        let mut meetings = self.0.lock();
+        let place = meetings.entry(topic);
+        if let Entry::Occupied(meeting) = &place
+            && !is_outdated(&meeting.key().key, meeting.get().began)
+        {
+            return Role::Waiting(meeting.get().result.clone());
         }
+        let (sender, result) = watch::channel(None);
+        let topic = place.key().clone();
+        place.insert_entry(Meeting { began: Instant::now(), result });
+        Role::First(First { meetings: self.clone(), topic, result: sender })
     }
 
     /// How many there are.
@@ -90,17 +101,21 @@ impl Meetings {
 impl First {
     /// Ends the meeting. What is stored must be stored by now: whoever comes later finds it or begins anew.
     pub fn end(self, result: Result) {
-        self.meetings.0.lock().remove(&self.topic);
+        self.close();
         self.result.send_replace(Some(result));
+    }
+
+    /// Nobody comes to this meeting any more. After a purge another may be about the same.
+    fn close(&self) {
+        let mut meetings = self.meetings.0.lock();
+        if meetings.get(&self.topic).is_some_and(|meeting| meeting.result.same_channel(&self.result.subscribe())) {
+            meetings.remove(&self.topic);
+        }
     }
 }
 
 impl Drop for First {
     fn drop(&mut self) {
-        // After `end` another meeting may be about the same.
-        let mut meetings = self.meetings.0.lock();
-        if self.result.borrow().is_none() {
-            meetings.remove(&self.topic);
-        }
+        self.close();
     }
 }

@@ -91,11 +91,11 @@ where
     let relayed = pass(inner, relay, Forward::Method).await?;
     if relayed.status.is_success() || relayed.status.is_redirection() {
         let now = Instant::now();
-        responses.invalidate(&key, now);
+        responses.invalidate(&key, &key.place.path, &key.query, now);
         for name in [LOCATION, CONTENT_LOCATION] {
             let also = relayed.headers.get(name).and_then(|value| place::of(value, &target.upstream, &key.place.path));
             if let Some((path, query)) = also {
-                responses.invalidate_path(&key, &path, query.as_str(), now);
+                responses.invalidate(&key, &path, &query, now);
             }
         }
     }
@@ -167,8 +167,9 @@ where
         self.relay.caller.forced_refreshes.as_ref().is_none_or(|bucket| bucket.reserve(Instant::now()).is_ok())
     }
 
-    fn topic(&self) -> Topic {
-        Topic::new(&self.relay.call.key, &self.relay.call.headers)
+    fn join(&self) -> Role {
+        let topic = Topic::new(&self.relay.call.key, &self.relay.call.headers);
+        self.http.meetings.join(topic, |key, began| self.http.responses.outdated_since(key, began))
     }
 
     /// Calls or waits, with one of the consumer's places. It is taken before the meeting begins, as those who come to a meeting whose
@@ -194,7 +195,7 @@ where
     /// Calls, or waits for what somebody else's call brings.
     async fn meet(self, forward: Forward, known: Option<Arc<Stored>>, place: Place) -> Result<Relayed, Problem> {
         loop {
-            let mut result = match self.http.meetings.join(self.topic()) {
+            let mut result = match self.join() {
                 Role::First(first) => {
                     // Whoever missed just before another call landed comes here just after it.
                     return match self.look(Instant::now()) {
@@ -252,7 +253,7 @@ where
         let brought = task.await.unwrap_or(Err(Problem::UpstreamFailed(Cause::Died)))?;
         let asked = &self.relay.asked;
         match brought {
-            Brought::Stored { stored, status, kept, own } => {
+            Brought::Stored { stored, status, kept, own, .. } => {
                 let served = Served::Fetched { forward, status, stored: kept };
                 let mut relayed = from_store(&stored, asked, served, Instant::now());
                 relayed.headers.extend(own);
@@ -268,7 +269,7 @@ where
 
     /// Fetches what `stored` has become, for those who will ask.
     fn refresh(&self, stored: &Arc<Stored>) {
-        if let Role::First(first) = self.http.meetings.join(self.topic()) {
+        if let Role::First(first) = self.join() {
             let mut fetching = self.fetching(Some(stored.clone()), None);
             fetching.call.reason = Reason::Refresh;
             tokio::spawn(fetching.fetch(Some(first)));

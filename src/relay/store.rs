@@ -3,40 +3,34 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use http::HeaderMap;
 use moka::notification::RemovalCause;
 use moka::ops::compute::{CompResult, Op};
 use moka::sync::Cache;
+use parking_lot::RwLock;
 use tokio::time::Instant;
 
+use super::marks::Marks;
 use super::stored::Stored;
 use crate::domain::access::{AccountHash, Name};
-use crate::domain::key::PageKey;
+use crate::domain::key::{CanonicalQuery, KeyParts, PageKey, Place};
 use crate::domain::tally::Keeping;
 
 /// All stored responses. Cheap to clone; all clones share them.
 #[derive(Clone)]
 pub struct Responses {
     entries: Cache<PageKey, Variants, RandomState>,
-    /// What was invalidated when: a response that was asked for before that must not come in after it.
-    invalidated: Cache<Scope, Instant, RandomState>,
+    /// What must not come in as if nothing had happened meanwhile.
+    marks: Arc<Marks>,
+    /// The routes under which anything was ever kept: another may lead to the same.
+    routes: Arc<RwLock<HashSet<Name>>>,
     keeping: Keeping,
 }
 
 /// The responses under one key, newest first.
 type Variants = Arc<[Arc<Stored>]>;
-
-/// What an invalidation is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Scope {
-    Everything,
-    Account(AccountHash),
-    Upstream(Name),
-    Key(PageKey),
-}
 
 /// What is stored for a request.
 #[derive(Clone, Debug)]
@@ -55,9 +49,6 @@ const MOST_VARIANTS: usize = 32;
 /// What moka and the shared pointers need for an entry, in bytes.
 const ENTRY_OVERHEAD: usize = 200;
 
-/// For how long an invalidation is remembered; no call lasts longer.
-const MEMORY: Duration = Duration::from_secs(600);
-
 impl Responses {
     /// An empty store for at most `max_bytes`, keys included.
     pub fn new(max_bytes: u64) -> Self {
@@ -75,8 +66,9 @@ impl Responses {
         let entries = Cache::builder().max_capacity(max_bytes).weigher(weigh).eviction_listener(count);
         Self {
             entries: entries.build_with_hasher(RandomState::default()),
+            marks: Arc::default(),
+            routes: Arc::default(),
             keeping,
-            invalidated: Cache::builder().time_to_live(MEMORY).build_with_hasher(RandomState::default()),
         }
     }
 
@@ -91,6 +83,12 @@ impl Responses {
 
     /// Stores `stored` in place of what `request` selected before, unless that was asked for later; says whether it did.
     pub fn keep(&self, key: &PageKey, stored: &Arc<Stored>, request: &HeaderMap) -> bool {
+        if !self.stands(key, stored) {
+            return false;
+        }
+        if !self.routes.read().contains(&key.place.route) {
+            self.routes.write().insert(key.place.route.clone());
+        }
         let kept = self.entries.entry_by_ref(key).and_compute_with(|entry| {
             let known = entry.as_ref().map_or(&[][..], |entry| entry.value());
             let (same, others): (Vec<_>, Vec<_>) = known.iter().partition(|other| other.selection.fits(request));
@@ -100,9 +98,9 @@ impl Responses {
             let others = others.into_iter().take(MOST_VARIANTS - 1).cloned();
             Op::Put(std::iter::once(stored.clone()).chain(others).collect())
         });
-        // Looked up after the response is visible, as an invalidation first leaves its mark and then visits what is visible.
-        if self.is_invalidated(key, stored.began) {
-            self.entries.invalidate(key);
+        // Once more now that the response is visible, as a purge first leaves its mark and then visits what is visible.
+        if !self.stands(key, stored) {
+            self.forget(key, stored);
             return false;
         }
         let is_kept = matches!(kept, CompResult::Inserted(_) | CompResult::ReplacedWith(_));
@@ -112,10 +110,17 @@ impl Responses {
         is_kept
     }
 
-    fn is_invalidated(&self, key: &PageKey, began: Instant) -> bool {
-        let account = Scope::Account(key.account);
-        let scopes = [Scope::Everything, account, Scope::Upstream(key.upstream.clone()), Scope::Key(key.clone())];
-        scopes.iter().any(|scope| self.invalidated.get(scope).is_some_and(|at| began <= at))
+    /// Whether nothing has changed since `stored` was asked for. What was purged meanwhile stands, but is stale.
+    fn stands(&self, key: &PageKey, stored: &Stored) -> bool {
+        if self.marks.purged_since(key, stored.began) {
+            stored.purge();
+        }
+        !self.marks.changed_since(key, stored.began)
+    }
+
+    /// Whether a call that began then may bring what is not fresh any more, because of a purge or a change.
+    pub fn outdated_since(&self, key: &PageKey, began: Instant) -> bool {
+        self.marks.purged_since(key, began) || self.marks.changed_since(key, began)
     }
 
     /// Drops `stored`, which `request` has selected.
@@ -127,26 +132,20 @@ impl Responses {
         });
     }
 
-    /// Drops all that is stored under `key`.
-    pub fn invalidate(&self, key: &PageKey, now: Instant) {
-        self.invalidated.insert(Scope::Key(key.clone()), now);
-        self.entries.invalidate(key);
-    }
-
     /// Drops all that is stored for the account of `key` under an upstream path and query, on whatever route.
-    pub fn invalidate_path(&self, key: &PageKey, path: &str, query: &str, now: Instant) {
-        for (other, _) in &self.entries {
-            let same = other.account == key.account && other.upstream == key.upstream;
-            if same && *other.place.path == *path && other.query.as_str() == query {
-                self.invalidate(&other, now);
-            }
+    pub fn invalidate(&self, key: &PageKey, path: &str, query: &CanonicalQuery, now: Instant) {
+        self.marks.change(key, path, query, now);
+        for route in &*self.routes.read() {
+            let place = Arc::new(Place { route: route.clone(), path: path.into() });
+            let KeyParts { upstream, account, .. } = (**key).clone();
+            self.entries.invalidate(&PageKey::new(KeyParts { upstream, account, place, query: query.clone() }));
         }
     }
 
     /// Drops all that `upstream` has said, which is another server now, or only its refusals if it is asked with another key.
     /// Says how many keys it dropped.
     pub fn forget_upstream(&self, upstream: &Name, only_refusals: bool, now: Instant) -> usize {
-        self.invalidated.insert(Scope::Upstream(upstream.clone()), now);
+        self.marks.replace(upstream, now);
         let refused = |variants: &Variants| {
             variants.iter().any(|stored| matches!(stored.status.as_u16(), 401 | 403 | 404 | 407 | 410))
         };
@@ -169,14 +168,14 @@ impl Responses {
     /// The same for several in one walk.
     pub fn purge_accounts(&self, accounts: &HashSet<AccountHash>, hard: bool, now: Instant) -> usize {
         for account in accounts {
-            self.invalidated.insert(Scope::Account(*account), now);
+            self.marks.purge(*account, now);
         }
         self.purge(hard, |key| accounts.contains(&key.account))
     }
 
     /// Makes everything stale, or drops it if `hard`; says how many responses it met.
     pub fn purge_all(&self, hard: bool, now: Instant) -> usize {
-        self.invalidated.insert(Scope::Everything, now);
+        self.marks.purge_all(now);
         self.purge(hard, |_| true)
     }
 
@@ -212,6 +211,5 @@ impl Responses {
     /// Does what moka has put off.
     pub fn maintain(&self) {
         self.entries.run_pending_tasks();
-        self.invalidated.run_pending_tasks();
     }
 }

@@ -47,6 +47,7 @@ mod held_back;
 
 mod http_cache;
 
+mod http_purges;
 mod http_shared;
 
 mod in_force;
