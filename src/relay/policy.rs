@@ -90,7 +90,9 @@ fn age(headers: &HeaderMap) -> (Duration, bool) {
 /// asked here.
 pub fn may_store(status: StatusCode, headers: &HeaderMap, directives: &Directives, terms: &Terms) -> bool {
     let understood = status.canonical_reason().is_some();
-    if status.is_informational() || matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED) {
+    // What a range or a condition has caused is for the one who sent it.
+    let for_one = matches!(status.as_u16(), 206 | 304 | 416);
+    if status.is_informational() || for_one {
         return false;
     }
     if directives.must_understand && !understood || directives.no_store && !directives.must_understand {
@@ -179,7 +181,7 @@ mod tests {
         for status in [200, 203, 204, 301, 302, 307, 404, 410, 500, 503, 599] {
             assert!(stored(status, &[fresh]), "{status}");
         }
-        for status in [206, 304] {
+        for status in [206, 304, 416] {
             assert!(!stored(status, &[fresh]), "{status}");
         }
         assert!(stored(200, &[("etag", "\"a\"")]) && !stored(201, &[("etag", "\"a\"")]));

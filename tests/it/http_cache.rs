@@ -240,6 +240,19 @@ async fn conditions_ranges_and_head_are_answered_from_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_range_has_brought_is_for_the_one_who_asked_for_it() {
+    for (status, range) in [(206, "bytes=0-0"), (416, "bytes=99-")] {
+        let site = Site::http();
+        site.script(move |head, _| {
+            let ranged = head.headers.contains_key("range");
+            Ok(if ranged { reply(status, &[FRESH], "part") } else { reply(200, &[FRESH], "whole") })
+        });
+        assert_eq!(site.get_with("/x/a", &[("range", range)]).await.status, status);
+        assert_served(&site.get("/x/a").await, "whole", "fwd=uri-miss; fwd-status=200; stored; ttl=60");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_304_that_nobody_asked_for_is_no_answer() {
     let site = Site::http();
     site.answers(304, &[], "");
