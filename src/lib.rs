@@ -11,8 +11,8 @@
 //! What passes through as itself takes a way of its own, with bodies that stream:
 //!
 //! ```text
-//! Request ──admit──▶ Relay ──resync, relay──▶ Call ──retry, budget──▶ Call ──client──▶ Merge
-//! Response ◀─render── Outcome ◀── Relayed ◀── Called ◀────────────────────────────────────┘
+//! Request ──admit──▶ Relay ──relay──▶ Call ──retry, budget──▶ Call ──client──▶ Merge
+//! Response ◀─render── Outcome ◀── Relayed ◀── Called ◀────────────────────────────┘
 //! ```
 //!
 //! And Merge may say that there is something new, which makes pages stale and has them fetched through the same flights:
@@ -213,9 +213,11 @@ pub mod webhook {
 
 /// `Relay` to `Relayed`: what passes through as itself, or is stored by the upstream's own headers (RFC 9111).
 pub mod relay {
-    pub mod resync;
-
     pub mod service;
+
+    pub mod change;
+
+    pub mod resync;
 
     pub mod answer;
 

@@ -26,7 +26,8 @@ use crate::door::admit;
 use crate::door::fork::Fork;
 use crate::metrics::registry::Metrics;
 use crate::metrics::{calls, requests, webhooks};
-use crate::relay::{resync, service as relay};
+use crate::relay::resync::Forget;
+use crate::relay::service as relay;
 use crate::reply::render;
 use crate::telemetry;
 use crate::trace::attempts;
@@ -111,16 +112,16 @@ where
 
     // Relay -> Relayed: routes with cache = "off" or "http".
     let stale = (ground.store.clone(), ground.http.responses.clone());
-    let forget = move |Target { account, .. }: &Target| {
+    let forget: Forget = Arc::new(move |Target { account, .. }: &Target| {
         let now = Instant::now();
         stale.0.purge_account(account.hash, false, now);
         stale.1.purge_account(account.hash, false, now);
-    };
+    });
     let relay = ServiceBuilder::new()
         .layer(layer_fn(common::<Relay, Relayed>))
         .layer(BoxCloneSyncService::layer())
-        .layer(resync::layer(forget)) // what a resync puts out of date is stale once it has gone through
-        .layer(relay::layer(ground.http.clone())) // "off" passes; "http" is answered from the store if RFC 9111 allows
+        // "off" passes; "http" is answered from the store if RFC 9111 allows; what a change or a resync puts out of date is dropped.
+        .layer(relay::layer(ground.http.clone(), forget))
         .service(call);
 
     // Delivery -> Delivered: Merge says that an account has something new.

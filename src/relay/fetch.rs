@@ -23,7 +23,7 @@ use crate::domain::body::{Holding, ReplyBody, StreamBody, stream};
 use crate::domain::exchange::{Caller, Forward, Reason, Served};
 use crate::domain::key::PageKey;
 use crate::domain::problem::{Cause, Problem};
-use crate::domain::relay::{Call, Called, Relay, Relayed};
+use crate::domain::relay::{Call, Called, Relayed};
 
 /// One of a consumer's places among those who wait for the upstream.
 pub type Place = OwnedSemaphorePermit;
@@ -40,13 +40,12 @@ pub async fn place(caller: &Caller, deadline: Instant) -> Result<(Place, bool), 
     }
 }
 
-/// Passes a request on, and its answer back, as they are.
-pub async fn pass<S>(inner: S, relay: Relay, forward: Forward) -> Result<Relayed, Problem>
+/// Passes a call on, and its answer back, as they are.
+pub async fn pass<S>(inner: S, call: Call, place: Place, forward: Forward) -> Result<Relayed, Problem>
 where
     S: Service<Call, Response = Called, Error = Problem>,
 {
-    let (place, _) = place(&relay.caller, relay.call.deadline).await?;
-    let called = inner.oneshot(Call { reason: Reason::Pass, ..relay.call }).await?;
+    let called = inner.oneshot(Call { reason: Reason::Pass, ..call }).await?;
     Ok(relayed(called.response.map(|body| stream(Holding::new(body, place))), forward))
 }
 

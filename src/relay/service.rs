@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use http::header::{CONTENT_LOCATION, IF_MODIFIED_SINCE, IF_NONE_MATCH, LOCATION};
+use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use http::{HeaderMap, Method};
 use tokio::time::{Instant, timeout_at};
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
 use super::answer::{from_store, unless_known};
+use super::change::change;
 use super::fetch::{self, Brought, Fetching, Place, pass};
 use super::meeting::{self, Meetings, Role, Topic};
-use super::place;
+use super::resync::Forget;
 use super::store::{Found, Responses};
 use super::stored::Stored;
 use super::verdict::Verdict;
@@ -38,9 +39,10 @@ impl Http {
     }
 }
 
-/// The layer: `Relay` in, `Relayed` out; what must go upstream goes on as a [`Call`].
-pub fn layer<S>(http: Http) -> impl Layer<S, Service = Relaying<S>> + Clone {
-    layer_fn(move |inner| Relaying { inner, http: http.clone() })
+/// The layer: `Relay` in, `Relayed` out; what must go upstream goes on as a [`Call`]. It calls `forget` after each resync that may
+/// have gone through.
+pub fn layer<S>(http: Http, forget: Forget) -> impl Layer<S, Service = Relaying<S>> + Clone {
+    layer_fn(move |inner| Relaying { inner, http: http.clone(), forget: forget.clone() })
 }
 
 /// See [`layer`].
@@ -48,6 +50,7 @@ pub fn layer<S>(http: Http) -> impl Layer<S, Service = Relaying<S>> + Clone {
 pub struct Relaying<S> {
     inner: S,
     http: Http,
+    forget: Forget,
 }
 
 impl<S> Service<Relay> for Relaying<S>
@@ -63,16 +66,18 @@ where
     }
 
     fn call(&mut self, relay: Relay) -> Self::Future {
-        let Self { inner, http } = self.clone();
+        let Self { inner, http, forget } = self.clone();
         Box::pin(async move {
-            match (relay.policy.rule, relay.call.method.is_safe()) {
-                (CacheRule::Http, true) if !is_for_the_origin(&relay.asked) => {
-                    Cached { inner, http, relay }.answer().await
+            let forward = match relay.policy.rule {
+                _ if !relay.call.method.is_safe() => return change(inner, http.responses, forget, relay).await,
+                CacheRule::Http if !is_for_the_origin(&relay.asked) => {
+                    return Cached { inner, http, relay }.answer().await;
                 }
-                (CacheRule::Http, true) => pass(inner, relay, Forward::Request).await,
-                (CacheRule::Http, false) => change(inner, &http.responses, relay).await,
-                _ => pass(inner, relay, Forward::Bypass).await,
-            }
+                CacheRule::Http => Forward::Request,
+                _ => Forward::Bypass,
+            };
+            let (place, _) = fetch::place(&relay.caller, relay.call.deadline).await?;
+            pass(inner, relay.call, place, forward).await
         })
     }
 }
@@ -80,26 +85,6 @@ where
 /// Whether a request has conditions that only the origin may evaluate (RFC 9110 §13.2.1).
 fn is_for_the_origin(asked: &HeaderMap) -> bool {
     asked.contains_key(http::header::IF_MATCH) || asked.contains_key(http::header::IF_UNMODIFIED_SINCE)
-}
-
-/// A method that may change something: what it is about is dropped once it has gone through (RFC 9111 §4.4).
-async fn change<S>(inner: S, responses: &Responses, relay: Relay) -> Result<Relayed, Problem>
-where
-    S: Service<Call, Response = Called, Error = Problem>,
-{
-    let (target, key) = (relay.call.target.clone(), relay.call.key.clone());
-    let relayed = pass(inner, relay, Forward::Method).await?;
-    if relayed.status.is_success() || relayed.status.is_redirection() {
-        let now = Instant::now();
-        responses.invalidate(&key, &key.place.path, &key.query, now);
-        for name in [LOCATION, CONTENT_LOCATION] {
-            let also = relayed.headers.get(name).and_then(|value| place::of(value, &target.upstream, &key.place.path));
-            if let Some((path, query)) = also {
-                responses.invalidate(&key, &path, &query, now);
-            }
-        }
-    }
-    Ok(relayed)
 }
 
 /// A GET or HEAD on a route with `cache = "http"`.
@@ -281,7 +266,8 @@ where
         let (key, headers) = (self.relay.call.key.clone(), self.relay.call.headers.clone());
         let asked = std::mem::take(&mut self.relay.asked);
         let (began, wants) = (Instant::now(), self.relay.wants);
-        let relayed = pass(self.inner, self.relay, forward).await?;
+        let (place, _) = fetch::place(&self.relay.caller, self.relay.call.deadline).await?;
+        let relayed = pass(self.inner, self.relay.call, place, forward).await?;
         if let Some(known) = known.filter(|_| relayed.status.is_success() && !wants.no_store) {
             fetch::take_head(&self.http.responses, &key, &headers, &known, &relayed, began);
         }

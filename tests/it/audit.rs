@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Method};
+use merge_sync_proxy::demo::fault::Fault;
 use merge_sync_proxy::domain::peer::Peer;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -95,6 +96,23 @@ async fn each_resync_is_told_with_who_spent_it_and_each_refusal_with_who_tried()
     send(&world, Method::POST, &resync, "may", "canary-raw-token").await;
     let told = log.lines();
     assert_eq!(told[0]["account"].as_str().map(str::len), Some(8), "a raw token has no name: {told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resync_is_told_though_its_answer_is_lost_and_not_if_it_was_never_sent() {
+    let may = consumer("may", "accounts = ['acme']\nresync = true");
+    let budget = "[upstreams.us.budget]\nper_account = '1/min'\nerrors = 'unlimited'\n";
+    let world = World::with(merge(), &format!("{budget}{RESYNC}{may}"));
+    let (log, _guard) = Log::begin();
+    let resync = format!("{SYNC_STATUS}/resync");
+    world.merge.script(Fault::Hang).once();
+    assert_eq!(send(&world, Method::POST, &resync, "may", "acme").await, 504);
+    let line = json!({
+        "message": "resync", "consumer": "may", "account": "acme", "upstream": "us", "peer": "192.0.2.7", "id": "an-id"
+    });
+    assert_eq!(log.lines(), [line]);
+    assert_eq!(send(&world, Method::POST, &resync, "may", "acme").await, 429);
+    assert!(log.lines().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use tower::BoxError;
 
 use crate::origin::{Site, pass, pipe, reply, streamed};
-use crate::support::{ACME_TOKEN, API_KEY, SYNC_STATUS, World, ask, merge, method};
+use crate::support::{ACME_TOKEN, API_KEY, ask, method};
 
 const ALL_HEADERS: &str = "request_headers = ['*']\n";
 
@@ -243,69 +243,6 @@ async fn a_consumer_has_only_its_places() {
     assert_eq!(site.calls(), 1);
     drop((answer, first));
     assert_eq!(second.await.expect("no panic").body, "next");
-}
-
-const RESYNC: &str = "
-[[routes]]
-path = '/api/{category}/v1/sync-status'
-[[routes]]
-path = '/api/{category}/v1/sync-status/resync'
-methods = ['POST']
-cache = 'off'
-[[routes]]
-path = '/api/hris/*'
-methods = ['POST']
-cache = 'http'
-";
-
-#[tokio::test(start_paused = true)]
-async fn a_resync_must_be_granted_and_makes_that_account_s_pages_stale() {
-    let hash = merge_sync_proxy::door::consumer_key::hash;
-    let more = format!(
-        "{RESYNC}[[consumers]]\nname = 'may'\nkey_sha256 = '{}'\naccounts = ['*']\nresync = true\n\
-         [[consumers]]\nname = 'may-not'\nkey_sha256 = '{}'\naccounts = ['*']",
-        hash("may"),
-        hash("may-not"),
-    );
-    let world = World::with(merge(), &more);
-    let send = async |verb: Method, target: &str, account: &str, key: &str| {
-        let fields = [("x-account-token", account), ("authorization", &format!("Bearer {key}"))];
-        world.send(method(verb, crate::support::with(target, &fields))).await
-    };
-    for account in ["acme", "globex"] {
-        assert_eq!(send(Method::GET, SYNC_STATUS, account, "may").await.status, 200, "{account}");
-    }
-    let resync = format!("{SYNC_STATUS}/resync");
-    for target in [&*resync, "/api/hris/v1/sync%2Dstatus/resync"] {
-        let refused = send(Method::POST, target, "acme", "may-not").await;
-        assert_eq!((refused.status.as_u16(), refused.problem().as_str()), (403, "resync-not-allowed"));
-    }
-    assert_eq!(world.merge.calls(), 2);
-    assert!(send(Method::GET, SYNC_STATUS, "acme", "may").await.cache().starts_with("hit"));
-
-    let done = send(Method::POST, &resync, "acme", "may").await;
-    assert!(done.status.is_success(), "{done:?}");
-    assert!(done.cache().starts_with("fwd=bypass"), "{}", done.cache());
-    assert!(send(Method::GET, SYNC_STATUS, "acme", "may").await.cache().starts_with("fwd=stale"));
-    assert!(send(Method::GET, SYNC_STATUS, "globex", "may").await.cache().starts_with("hit"));
-    world.assert_idle();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_resync_that_failed_changes_nothing() {
-    let hash = merge_sync_proxy::door::consumer_key::hash("may");
-    let more = format!("{RESYNC}[[consumers]]\nname = 'may'\nkey_sha256 = '{hash}'\naccounts = ['*']\nresync = true");
-    let site = Site::new(&more);
-    let send = async |verb: Method, target: &str| {
-        let fields = [("x-account-token", "acme"), ("authorization", "Bearer may")];
-        site.send(method(verb, crate::support::with(target, &fields))).await
-    };
-    site.answers(200, &[], "{\"results\":[]}");
-    assert_eq!(send(Method::GET, SYNC_STATUS).await.status, 200);
-    site.answers(500, &[], "no");
-    assert_eq!(send(Method::POST, &format!("{SYNC_STATUS}/resync")).await.status, 500);
-    assert!(send(Method::GET, SYNC_STATUS).await.cache().starts_with("hit"));
-    assert_eq!(site.calls(), 2);
 }
 
 #[tokio::test(start_paused = true)]

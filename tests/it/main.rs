@@ -11,6 +11,8 @@ mod breaker;
 
 mod budget;
 
+mod changes;
+
 mod by_heart;
 
 mod chromium;
