@@ -227,6 +227,8 @@ pub mod relay {
 
     pub mod fetch;
 
+    pub mod body;
+
     pub mod store;
 
     pub mod marks;

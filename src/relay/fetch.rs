@@ -1,19 +1,15 @@
 //! One call for something that may be stored: made, read whole if it is of use to others too, stored.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use http::header::{IF_RANGE, RANGE};
 use http::{HeaderMap, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
-use tower::{BoxError, Service, ServiceExt};
+use tower::{Service, ServiceExt};
 
+use super::body::{Read, read};
 use super::meeting::{self, First};
 use super::policy::may_store;
 use super::store::Responses;
@@ -67,20 +63,18 @@ pub fn is_failure(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
-/// A call that failed for want of the upstream.
-struct Failure {
-    /// When the next may be made, as far as that is known.
-    retry_at: Option<Instant>,
+/// Notes that the upstream failed to renew what is known, and gives that back if it may stand in.
+fn instead(known: Option<&Arc<Stored>>, retry_at: Option<Instant>) -> Option<Brought> {
+    let (known, now) = (known?, Instant::now());
+    known.set_back(now, retry_at);
+    known.stands_in(now).then(|| Brought::StandIn(known.clone()))
 }
 
-/// How a call failed, if it did for want of the upstream.
-fn failure(called: &Result<Called, Problem>) -> Option<Failure> {
-    match called {
-        Ok(called) => is_failure(called.response.status()).then_some(Failure { retry_at: called.retry_at }),
-        Err(problem) => problem
-            .is_upstream()
-            .then(|| Failure { retry_at: problem.row().retry_after.map(|pause| Instant::now() + pause) }),
-    }
+/// What answers in place of a problem, if it is for want of the upstream.
+fn despite(problem: Problem, known: Option<&Arc<Stored>>) -> Result<Brought, Problem> {
+    let retry_at = problem.row().retry_after.map(|pause| Instant::now() + pause);
+    let known = known.filter(|_| problem.is_upstream());
+    instead(known, retry_at).ok_or(problem)
 }
 
 /// A call that is about to be made.
@@ -147,18 +141,19 @@ where
             call.headers.remove(IF_RANGE);
             call.headers.extend(known.validators());
         }
-        let called = inner.oneshot(call).await;
-        if let (Some(known), Some(Failure { retry_at })) = (&known, failure(&called)) {
-            let now = Instant::now();
-            known.set_back(now, retry_at);
-            if known.stands_in(now) {
-                return Ok(Brought::StandIn(known.clone()));
-            }
+        let Called { response, began, retry_at } = match inner.oneshot(call).await {
+            Ok(called) => called,
+            Err(problem) => return despite(problem, known.as_ref()),
+        };
+        let failed = is_failure(response.status());
+        if failed && let Some(stored) = instead(known.as_ref(), retry_at) {
+            return Ok(stored);
         }
-        let Called { response, began, .. } = called?;
         let (head, body) = response.into_parts();
         let came = Came::new(head.status, head.headers, began);
         if came.status == StatusCode::NOT_MODIFIED {
+            // What has no validator was not asked about.
+            let known = known.filter(|known| !known.validators().is_empty());
             let known = known.ok_or(Problem::UpstreamFailed(Cause::Unexpected(304)))?;
             return Ok(confirm(&responses, &key, &request, &known, &came, no_store));
         }
@@ -171,20 +166,22 @@ where
         };
         if selection.is_none() {
             // What was known is no longer what there is.
-            known.iter().filter(|_| !is_failure(came.status)).for_each(|known| responses.forget(&key, known));
-            if !is_failure(came.status) {
+            known.iter().filter(|_| !failed).for_each(|known| responses.forget(&key, known));
+            if !failed {
                 return Ok(passing(body, place));
             }
         }
         // A failure is read whole too: those who wait need not each call for one of their own.
-        match timeout_at(deadline, read(body, most)).await.unwrap_or(Err(Problem::UpstreamTimeout))? {
-            Read::Longer(body) => {
+        match timeout_at(deadline, read(body, most)).await.unwrap_or(Err(Problem::UpstreamTimeout)) {
+            // That it failed has been noted if its status said so.
+            Err(problem) => despite(problem, known.as_ref().filter(|_| !failed)),
+            Ok(Read::Longer(body)) => {
                 if selection.is_some() {
                     responses.keeping().too_large.add();
                 }
                 Ok(passing(body, place))
             }
-            Read::Whole(bytes) => {
+            Ok(Read::Whole(bytes)) => {
                 let stored = Arc::new(came.store(&bytes, selection.clone().unwrap_or_default()));
                 let kept = selection.is_some() && responses.keep(&key, &stored, &request);
                 let own = came.withheld();
@@ -211,79 +208,4 @@ fn confirm(
     let stored = Arc::new(confirmed);
     let kept = !no_store && responses.keep(key, &stored, request);
     Brought::Stored { stored, status, kept, is_for_all: true, own }
-}
-
-/// Renews what is known by the answer to a HEAD, or makes it stale if that is about something else.
-pub fn take_head(
-    responses: &Responses,
-    key: &PageKey,
-    request: &HeaderMap,
-    known: &Arc<Stored>,
-    head: &Relayed,
-    began: Instant,
-) {
-    let came = Came::new(head.status, head.headers.clone(), began);
-    let renewed =
-        known.confirmed(&came, request).filter(|_| known.status == head.status && known.is_meant_by(&head.headers));
-    match renewed {
-        Some(renewed) => drop(responses.keep(key, &Arc::new(renewed), request)),
-        None => known.purge(),
-    }
-}
-
-/// What a body turned out to be.
-enum Read {
-    Whole(Bytes),
-    /// Longer than is stored.
-    Longer(StreamBody),
-}
-
-/// Reads a body up to its verified end, unless it is longer than `most`.
-async fn read(mut body: StreamBody, most: usize) -> Result<Read, Problem> {
-    if body.size_hint().lower() > most as u64 {
-        return Ok(Read::Longer(body));
-    }
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Problem::UpstreamFailed(Cause::Incomplete))?;
-        let Ok(data) = frame.into_data() else { continue };
-        whole.extend_from_slice(&data);
-        if whole.len() > most {
-            return Ok(Read::Longer(stream(Resumed { begun: Some(whole.freeze()), rest: body })));
-        }
-    }
-    Ok(Read::Whole(whole.freeze()))
-}
-
-/// A body of which some has been read already.
-struct Resumed {
-    begun: Option<Bytes>,
-    rest: StreamBody,
-}
-
-impl Body for Resumed {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.begun.take() {
-            Some(begun) => Poll::Ready(Some(Ok(Frame::data(begun)))),
-            None => Pin::new(&mut self.rest).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.begun.is_none() && self.rest.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let begun = self.begun.as_ref().map_or(0, |begun| begun.len() as u64);
-        let rest = self.rest.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower() + begun);
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper + begun);
-        }
-        hint
-    }
 }

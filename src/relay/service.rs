@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
+use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, Method};
 use tokio::time::{Instant, timeout_at};
 use tower::layer::layer_fn;
@@ -87,7 +87,8 @@ fn is_for_the_origin(asked: &HeaderMap) -> bool {
     asked.contains_key(http::header::IF_MATCH) || asked.contains_key(http::header::IF_UNMODIFIED_SINCE)
 }
 
-/// A GET or HEAD on a route with `cache = "http"`.
+/// A GET or HEAD on a route with `cache = "http"`. Where the store has no answer both are fetched with GET: what that brings answers
+/// either, is shared, and may be stored.
 struct Cached<S> {
     inner: S,
     http: Http,
@@ -111,6 +112,13 @@ where
         for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE] {
             self.relay.call.headers.remove(name);
         }
+        if self.relay.call.method == Method::HEAD {
+            // Parts are for GET alone (RFC 9110 §14.2).
+            for headers in [&mut self.relay.call.headers, &mut self.relay.asked] {
+                headers.remove(RANGE);
+                headers.remove(IF_RANGE);
+            }
+        }
         let mut look = self.look(Instant::now())?;
         let forced = matches!(look, Look::Ask(Forward::Request, _)) || self.relay.wants.no_store;
         let refresh_limited = forced && matches!(look, Look::Ask(..)) && !self.may_force();
@@ -125,7 +133,6 @@ where
                 }
                 from_store(&stored, &self.relay.asked, served, Instant::now())
             }
-            Look::Ask(forward, known) if self.relay.call.method == Method::HEAD => self.head(forward, known).await?,
             Look::Ask(forward, known) => self.miss(forward, known).await?,
         };
         Ok(Relayed { refresh_limited, ..relayed })
@@ -259,18 +266,5 @@ where
             fetching.call.reason = Reason::Refresh;
             tokio::spawn(fetching.fetch(Some(first)));
         }
-    }
-
-    /// A HEAD that the store cannot answer; what it brings may renew what is stored, or show that it is out of date.
-    async fn head(mut self, forward: Forward, known: Option<Arc<Stored>>) -> Result<Relayed, Problem> {
-        let (key, headers) = (self.relay.call.key.clone(), self.relay.call.headers.clone());
-        let asked = std::mem::take(&mut self.relay.asked);
-        let (began, wants) = (Instant::now(), self.relay.wants);
-        let (place, _) = fetch::place(&self.relay.caller, self.relay.call.deadline).await?;
-        let relayed = pass(self.inner, self.relay.call, place, forward).await?;
-        if let Some(known) = known.filter(|_| relayed.status.is_success() && !wants.no_store) {
-            fetch::take_head(&self.http.responses, &key, &headers, &known, &relayed, began);
-        }
-        Ok(unless_known(relayed, &asked))
     }
 }

@@ -127,13 +127,6 @@ impl Stored {
         Some(merged.with(self.body.clone(), selection))
     }
 
-    /// Whether a response to HEAD is about this one (RFC 9111 §4.3.5).
-    pub fn is_meant_by(&self, head: &HeaderMap) -> bool {
-        let same = |name: &HeaderName| head.get(name).is_none_or(|value| self.headers.get(name) == Some(value));
-        let length = head.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        same(&ETAG) && same(&LAST_MODIFIED) && length.is_none_or(|length: usize| length == self.body.len())
-    }
-
     /// The fields that ask whether it has changed; none if it has no validator.
     pub fn validators(&self) -> HeaderMap {
         let pairs = [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)];

@@ -49,6 +49,8 @@ mod held_back;
 
 mod http_cache;
 
+mod http_failures;
+
 mod http_purges;
 mod http_shared;
 

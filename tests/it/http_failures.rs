@@ -1,0 +1,151 @@
+//! Routes with `cache = "http"`: answers that fail, are cut short, or do not fit what was asked.
+
+use http::Method;
+use tokio::time::Instant;
+
+use crate::origin::{FRESH, Site, assert_served, pass, pipe, streamed};
+use crate::support::{ask, method, with};
+
+#[tokio::test(start_paused = true)]
+async fn stale_if_error_stands_in_and_leaves_the_upstream_alone() {
+    let site = Site::http();
+    site.answers(200, &[("cache-control", "max-age=5, stale-if-error=600")], "good");
+    site.get("/x/a").await;
+    pass(10).await;
+    site.answers(503, &[], "down");
+    for _ in 0..10 {
+        assert_served(&site.get("/x/a").await, "good", "hit; ttl=-5; detail=upstream-error");
+    }
+    assert_eq!(site.calls(), 2, "one try, then a pause");
+    site.script(|_, _| Err("closed".into()));
+    let start = Instant::now();
+    for _ in 0..300 {
+        assert!(site.get("/x/a").await.cache().ends_with("detail=upstream-error"));
+        pass(1).await;
+    }
+    assert!(site.calls() < 50, "{} calls in {:?}", site.calls(), start.elapsed());
+    pass(60).await;
+    site.answers(200, &[FRESH], "back");
+    assert_eq!(site.get("/x/a").await.body, "back");
+
+    // Without leave nothing stale is served, and never against a directive.
+    for line in ["max-age=5", "max-age=5, must-revalidate, stale-if-error=600", "s-maxage=5, stale-if-error=600"] {
+        site.answers(200, &[("cache-control", line)], "good");
+        site.get("/x/b").await;
+        pass(10).await;
+        site.script(|_, _| Err("closed".into()));
+        assert_eq!(site.get("/x/b").await.problem(), "upstream-failed", "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_304_that_nobody_asked_for_is_no_answer() {
+    let site = Site::http();
+    site.answers(304, &[], "");
+    for verb in [Method::GET, Method::HEAD] {
+        let conditional = with("/x/a", &[("x-account-token", "acme"), ("if-none-match", "\"a\"")]);
+        for request in [ask("/x/a"), conditional] {
+            let got = site.send(method(verb.clone(), request)).await;
+            assert_eq!((got.status.as_u16(), got.header("content-type")), (502, "application/problem+json"), "{verb}");
+        }
+    }
+    // Nor does it renew what has no validator to ask about.
+    site.answers(200, &[("cache-control", "max-age=5")], "old");
+    site.get("/x/b").await;
+    pass(10).await;
+    site.answers(304, &[FRESH], "");
+    assert_eq!(site.get("/x/b").await.problem(), "upstream-failed");
+    assert_eq!(site.sent("if-none-match"), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_large_passes_and_what_is_cut_short_does_not() {
+    let site = Site::new("[[routes]]\npath = '/x/*'\ncache = 'http'\n[cache]\nmax_page_bytes = '1KiB'");
+    let large = "0123456789abcdef".repeat(100);
+    let whole: &'static str = Box::leak(large.into_boxed_str());
+    site.script(move |_, _| {
+        let (sender, body) = pipe();
+        tokio::spawn(async move {
+            for at in (0..whole.len()).step_by(100) {
+                let _ = sender.send(&whole[at..at + 100]).await;
+            }
+        });
+        Ok(streamed(200, &[FRESH], body.body()))
+    });
+    for _ in 0..2 {
+        let got = site.get("/x/a").await;
+        assert_served(&got, whole, "fwd=uri-miss; fwd-status=200");
+    }
+    assert_eq!(site.calls(), 2);
+    site.script(|_, _| {
+        let (sender, body) = pipe();
+        sender.try_send("half").expect("room");
+        Ok(streamed(200, &[FRESH], body.then_breaks().body()))
+    });
+    assert_eq!(site.get("/x/b").await.problem(), "upstream-failed");
+    site.answers(200, &[FRESH], "whole");
+    assert_eq!(site.get("/x/b").await.body, "whole");
+    site.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn stale_if_error_covers_what_breaks_off_or_stops_and_notes_the_failure() {
+    for breaks_off in [true, false] {
+        let site = Site::http();
+        site.answers(200, &[("cache-control", "max-age=5, stale-if-error=600")], "good");
+        site.get("/x/a").await;
+        pass(10).await;
+        site.script(move |_, _| {
+            let (sender, body) = pipe();
+            sender.try_send("half").expect("room");
+            if breaks_off {
+                return Ok(streamed(200, &[FRESH], body.then_breaks().body()));
+            }
+            tokio::spawn(async move { sender.closed().await });
+            Ok(streamed(200, &[FRESH], body.body()))
+        });
+        let got = site.get("/x/a").await;
+        assert!(got.body == "good" && got.cache().ends_with("detail=upstream-error"), "{}", got.cache());
+        assert_eq!(site.get("/x/a").await.body, "good");
+        assert_eq!(site.calls(), 2, "one try, then a pause");
+        site.assert_idle();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn head_is_answered_as_get_would_be() {
+    let site = Site::http();
+    let head = || site.spawn(method(Method::HEAD, ask("/x/a")));
+    site.answers(200, &[("cache-control", "max-age=5, stale-if-error=600"), ("etag", "\"a\"")], "body");
+    let all: Vec<_> = (0..50).map(|_| head()).collect();
+    for got in all {
+        let got = got.await.expect("no panic");
+        assert_eq!((got.status.as_u16(), got.header("content-length"), got.body.len()), (200, "4", 0));
+    }
+    assert_eq!(site.calls(), 1, "they share a call");
+    assert_served(&site.get("/x/a").await, "body", "hit; ttl=5");
+    pass(10).await;
+    site.answers(503, &[], "down");
+    for _ in 0..2 {
+        let got = head().await.expect("no panic");
+        assert_served(&got, "", "hit; ttl=-5; detail=upstream-error");
+    }
+    assert_eq!(site.calls(), 2, "one try, then a pause");
+    pass(60).await;
+    site.answers(304, &[FRESH, ("etag", "\"a\"")], "");
+    assert_eq!(head().await.expect("no panic").cache(), "fwd=stale; fwd-status=304; stored; ttl=60");
+    assert_served(&site.get("/x/a").await, "body", "hit; ttl=60");
+    // It has no parts (RFC 9110 §14.2).
+    for target in ["/x/a", "/x/a?b=c"] {
+        let ranged = with(target, &[("x-account-token", "acme"), ("range", "bytes=2-3")]);
+        site.answers(200, &[FRESH], "body");
+        let got = site.send(method(Method::HEAD, ranged)).await;
+        assert_eq!((got.status.as_u16(), got.header("content-length"), got.header("content-range")), (200, "4", ""));
+    }
+    assert_eq!(site.sent("range"), "");
+    // What may not be stored has its length too.
+    site.answers(200, &[("cache-control", "private"), ("content-length", "4")], "mine");
+    let got = site.send(method(Method::HEAD, ask("/x/b"))).await;
+    assert_eq!((got.status.as_u16(), got.header("content-length"), got.body.len()), (200, "4", 0));
+    site.assert_idle();
+}
