@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use http::header::{IF_RANGE, RANGE};
 use http::{HeaderMap, Response, StatusCode};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use http_body::Body;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{Instant, sleep, timeout_at};
 use tower::{Service, ServiceExt};
 
 use super::body::{Read, read};
@@ -41,8 +42,32 @@ pub async fn pass<S>(inner: S, call: Call, place: Place, forward: Forward) -> Re
 where
     S: Service<Call, Response = Called, Error = Problem>,
 {
-    let called = inner.oneshot(Call { reason: Reason::Pass, ..call }).await?;
+    let called = in_time(inner, Call { reason: Reason::Pass, ..call }).await?;
     Ok(relayed(called.response.map(|body| stream(Holding::new(body, place))), forward))
+}
+
+/// Makes a call, unless no answer has begun by its deadline. How long the caller takes to send a body does not count.
+async fn in_time<S>(inner: S, mut call: Call) -> Result<Called, Problem>
+where
+    S: Service<Call, Response = Called, Error = Problem>,
+{
+    let deadline = call.deadline;
+    if call.body.is_end_stream() {
+        return timeout_at(deadline, inner.oneshot(call)).await.unwrap_or(Err(Problem::UpstreamTimeout));
+    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    let (sending, sent) = oneshot::channel::<()>();
+    call.body = stream(Holding::new(call.body, sending));
+    let overdue = async {
+        // The other end is gone once the body is.
+        let _ = sent.await;
+        sleep(left).await;
+    };
+    tokio::select! {
+        biased;
+        called = inner.oneshot(call) => called,
+        () = overdue => Err(Problem::UpstreamTimeout),
+    }
 }
 
 /// The answer that is nothing but `response`.
@@ -141,7 +166,7 @@ where
             call.headers.remove(IF_RANGE);
             call.headers.extend(known.validators());
         }
-        let Called { response, began, retry_at } = match inner.oneshot(call).await {
+        let Called { response, began, retry_at } = match in_time(inner, call).await {
             Ok(called) => called,
             Err(problem) => return despite(problem, known.as_ref()),
         };
@@ -153,9 +178,10 @@ where
         let came = Came::new(head.status, head.headers, began);
         if came.status == StatusCode::NOT_MODIFIED {
             // What has no validator was not asked about.
-            let known = known.filter(|known| !known.validators().is_empty());
-            let known = known.ok_or(Problem::UpstreamFailed(Cause::Unexpected(304)))?;
-            return Ok(confirm(&responses, &key, &request, &known, &came, no_store));
+            return match known.as_ref().filter(|known| !known.validators().is_empty()) {
+                Some(known) => Ok(confirm(&responses, &key, &request, known, &came, no_store)),
+                None => despite(Problem::UpstreamFailed(Cause::Unexpected(304)), known.as_ref()),
+            };
         }
         let selection = Selection::new(&came.headers, &request)
             .filter(|_| !no_store && may_store(came.status, &came.headers, &came.directives, &came.terms));

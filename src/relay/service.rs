@@ -201,7 +201,7 @@ where
                 Role::Waiting(result) => result,
             };
             let ended = timeout_at(self.relay.call.deadline, result.wait_for(Option::is_some)).await;
-            let ended = ended.map_err(|_| Problem::UpstreamTimeout)?.map(|result| result.clone());
+            let Ok(ended) = ended.map(|ended| ended.map(|result| result.clone())) else { return self.late(known) };
             return match ended {
                 // The one who called has gone without a word.
                 Err(_) | Ok(None) => continue,
@@ -220,12 +220,24 @@ where
         from_store(known, &self.relay.asked, Served::Stale(Why::UpstreamError), Instant::now())
     }
 
+    /// What the caller gets whose time is up.
+    fn late(&self, known: Option<Arc<Stored>>) -> Result<Relayed, Problem> {
+        let known = known.filter(|known| known.stands_in(Instant::now())).ok_or(Problem::UpstreamTimeout)?;
+        Ok(self.instead(&known))
+    }
+
     fn fetching(&self, known: Option<Arc<Stored>>, place: Option<Place>) -> Fetching<S> {
         let Relay { call, wants, policy, .. } = &self.relay;
+        let mut call = call.with(Method::GET, call.headers.clone());
+        if !wants.no_store {
+            // Those who wait for it may have more time than the first, who may have waited for a place before.
+            let upstream = &call.target.upstream;
+            call.deadline = Instant::now() + upstream.budget.max_wait + upstream.client.timeout;
+        }
         Fetching {
             inner: self.inner.clone(),
             responses: self.http.responses.clone(),
-            call: call.with(Method::GET, call.headers.clone()),
+            call,
             place,
             known,
             no_store: wants.no_store,
@@ -241,8 +253,9 @@ where
         known: Option<Arc<Stored>>,
         place: Place,
     ) -> Result<Relayed, Problem> {
-        let task = tokio::spawn(self.fetching(known, Some(place)).fetch(first));
-        let brought = task.await.unwrap_or(Err(Problem::UpstreamFailed(Cause::Died)))?;
+        let task = tokio::spawn(self.fetching(known.clone(), Some(place)).fetch(first));
+        let Ok(brought) = timeout_at(self.relay.call.deadline, task).await else { return self.late(known) };
+        let brought = brought.unwrap_or(Err(Problem::UpstreamFailed(Cause::Died)))?;
         let asked = &self.relay.asked;
         match brought {
             Brought::Stored { stored, status, kept, own, .. } => {

@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http::Request;
+use http::{Method, Request};
 use http_body_util::Full;
+use tokio::time::Instant;
 
 use crate::origin::{FRESH, Site, pass, settle};
-use crate::support::{ask, consumer, with};
+use crate::support::{ask, consumer, method, with};
 
 fn ask_as(key: &str, target: &str) -> Request<Full<Bytes>> {
     with(target, &[("x-account-token", "acme"), ("authorization", &format!("Bearer {key}"))])
@@ -119,4 +120,50 @@ async fn a_refresh_behind_a_stale_answer_needs_no_place() {
     settle().await;
     assert_eq!(site.calls(), 3);
     site.release();
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_longer_than_for_a_turn_a_call_and_a_second() {
+    for (cache, verb) in [("http", Method::GET), ("http", Method::PUT), ("off", Method::GET), ("off", Method::POST)] {
+        let one = consumer("one", "accounts = ['*']\nmax_in_flight_misses = 1");
+        let site = Site::route(cache, &one);
+        site.hold();
+        let start = Instant::now();
+        let all: Vec<_> = (0..3)
+            .map(|n| {
+                let mut request = method(verb.clone(), ask_as("one", &format!("/x/{n}")));
+                if !verb.is_safe() {
+                    *request.body_mut() = Full::from("an upload that ends at once");
+                }
+                site.spawn(request)
+            })
+            .collect();
+        let mut problems = Vec::new();
+        for got in all {
+            problems.push(got.await.expect("no panic").problem());
+        }
+        assert_eq!(problems, ["upstream-timeout", "upstream-timeout", "overloaded"], "{verb} {cache}");
+        assert_eq!(start.elapsed().as_secs(), 1 + 20 + 1, "{verb} {cache}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_more_time_than_the_first_waits_on_and_what_comes_is_kept() {
+    let site = site_with_places(1);
+    site.answers(200, &[FRESH], "body");
+    site.hold();
+    let _slow = site.spawn(ask_as("one", "/x/slow"));
+    site.arrived(1).await;
+    let first = site.spawn(ask_as("one", "/x/a"));
+    // The slow one is given up after 16 s, and the first has six left.
+    site.arrived(2).await;
+    let other = site.spawn(ask_as("other", "/x/a"));
+    assert_eq!(first.await.expect("no panic").problem(), "upstream-timeout");
+    pass(1).await;
+    site.release();
+    assert_eq!(other.await.expect("no panic").cache(), "fwd=uri-miss; collapsed");
+    assert_eq!(
+        (site.get_with("/x/a", &[("authorization", "Bearer other")]).await.cache(), site.calls()),
+        ("hit; ttl=53", 2)
+    );
 }
