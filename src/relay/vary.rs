@@ -1,6 +1,6 @@
 //! `Vary`: which request fields select a response, and whether another request would select the same (RFC 9111 §4.1).
 
-use http::header::VARY;
+use http::header::{ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE, VARY};
 use http::{HeaderMap, HeaderName};
 
 /// The request fields that selected a response, each with its value in normal form; `None` where it was absent.
@@ -33,8 +33,10 @@ impl Selection {
     }
 }
 
-/// The value of a field such that two that mean the same are equal: lines joined, no blanks around commas outside of quotes. What
-/// a client accepts has neither case nor order.
+/// The lists of plain words, which have neither case nor order. `Accept` is none of them: its parameters may have case.
+const WORDS: [HeaderName; 3] = [ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE];
+
+/// The value of a field such that two that mean the same are equal: lines joined, no blanks around commas outside of quotes.
 pub fn normal(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     let mut members: Vec<Vec<u8>> = Vec::new();
     let mut lines = headers.get_all(name).iter().peekable();
@@ -42,7 +44,7 @@ pub fn normal(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     for line in lines {
         members.extend(split(line.as_bytes()));
     }
-    if name.as_str().starts_with("accept") {
+    if WORDS.contains(name) {
         for member in &mut members {
             member.make_ascii_lowercase();
         }
@@ -106,7 +108,13 @@ mod tests {
         assert!(fits(&["foo"], &[("foo", "1,2")], &[("foo", " 1 ,\t2 ")]));
         assert!(!fits(&["foo"], &[("foo", "a, b")], &[("foo", "b, a")]));
         assert!(!fits(&["foo"], &[("foo", "\"a,b\"")], &[("foo", "\"a, b\"")]));
-        assert!(fits(&["accept-language"], &[("accept-language", "en, de")], &[("accept-language", "De,eN")]));
+        for name in ["accept-language", "accept-encoding", "accept-charset"] {
+            assert!(fits(&[name], &[(name, "en, de")], &[(name, "De,eN")]), "{name}");
+        }
+        for name in ["accept", "accept-profile", "accept-patch"] {
+            assert!(!fits(&[name], &[(name, "a/b;c=\"D\"")], &[(name, "a/b;c=\"d\"")]), "{name}");
+            assert!(!fits(&[name], &[(name, "a, b")], &[(name, "b, a")]), "{name}");
+        }
     }
 
     proptest! {

@@ -76,6 +76,13 @@ async fn variants_are_told_apart_by_the_fields_that_select_them() {
     assert_served(&ask("a", "DE,en").await, "0", "hit; ttl=60");
     assert_served(&ask("b", "en").await, "1", "hit; ttl=60");
     assert_eq!(site.get("/x/a").await.body, "2");
+    // Only lists of plain words have neither case nor order.
+    site.script(counting(&[FRESH, ("vary", "accept")]));
+    let calls = site.calls();
+    for accept in ["text/csv;profile=\"A\"", "text/csv;profile=\"a\""] {
+        site.get_with("/x/b", &[("accept", accept)]).await;
+    }
+    assert_eq!(site.calls(), calls + 2);
     // Without the right to send them, all requests are alike.
     let site = Site::route("http", "");
     site.script(counting(&[FRESH, ("vary", "x-team")]));
