@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
-use http::{HeaderMap, Method};
+use http::header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use tokio::time::{Instant, timeout_at};
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
@@ -68,23 +68,27 @@ where
     fn call(&mut self, relay: Relay) -> Self::Future {
         let Self { inner, http, forget } = self.clone();
         Box::pin(async move {
-            let forward = match relay.policy.rule {
-                _ if !relay.call.method.is_safe() => return change(inner, http.responses, forget, relay).await,
-                CacheRule::Http if !is_for_the_origin(&relay.asked) => {
-                    return Cached { inner, http, relay }.answer().await;
-                }
-                CacheRule::Http => Forward::Request,
-                _ => Forward::Bypass,
-            };
+            if !relay.call.method.is_safe() {
+                return change(inner, http.responses, forget, relay).await;
+            }
+            if relay.policy.rule == CacheRule::Http {
+                return Cached { inner, http, relay }.answer().await;
+            }
             let (place, _) = fetch::place(&relay.caller, relay.call.deadline).await?;
-            pass(inner, relay.call, place, forward).await
+            pass(inner, relay.call, place, Forward::Bypass).await
         })
     }
 }
 
+/// The conditions that a cache does not evaluate.
+const FOR_THE_ORIGIN: [HeaderName; 2] = [IF_MATCH, IF_UNMODIFIED_SINCE];
+
+/// Those that it does.
+const FOR_CACHES: [HeaderName; 2] = [IF_NONE_MATCH, IF_MODIFIED_SINCE];
+
 /// Whether a request has conditions that only the origin may evaluate (RFC 9110 §13.2.1).
 fn is_for_the_origin(asked: &HeaderMap) -> bool {
-    asked.contains_key(http::header::IF_MATCH) || asked.contains_key(http::header::IF_UNMODIFIED_SINCE)
+    FOR_THE_ORIGIN.iter().any(|name| asked.contains_key(name))
 }
 
 /// A GET or HEAD on a route with `cache = "http"`. Where the store has no answer both are fetched with GET: what that brings answers
@@ -108,8 +112,19 @@ where
     S: Service<Call, Response = Called, Error = Problem, Future: Send> + Clone + Send + 'static,
 {
     async fn answer(mut self) -> Result<Relayed, Problem> {
+        let mut spent = false;
+        if is_for_the_origin(&self.relay.asked) {
+            if self.relay.wants.only_if_cached {
+                return Err(Problem::NotCached);
+            }
+            if self.may_force() {
+                return self.pass().await;
+            }
+            // It is answered as if it had not insisted.
+            spent = true;
+        }
         // The caller's conditions are evaluated here, against a whole response that others may have too.
-        for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE] {
+        for name in FOR_CACHES.iter().chain(&FOR_THE_ORIGIN) {
             self.relay.call.headers.remove(name);
         }
         if self.relay.call.method == Method::HEAD {
@@ -121,8 +136,8 @@ where
         }
         let mut look = self.look(Instant::now())?;
         let forced = matches!(look, Look::Ask(Forward::Request, _)) || self.relay.wants.no_store;
-        let refresh_limited = forced && matches!(look, Look::Ask(..)) && !self.may_force();
-        if refresh_limited {
+        spent |= forced && matches!(look, Look::Ask(..)) && !self.may_force();
+        if spent {
             self.relay.wants = self.relay.wants.unforced();
             look = self.look(Instant::now())?;
         }
@@ -135,7 +150,18 @@ where
             }
             Look::Ask(forward, known) => self.miss(forward, known).await?,
         };
-        Ok(Relayed { refresh_limited, ..relayed })
+        Ok(Relayed { refresh_limited: spent, ..relayed })
+    }
+
+    /// Has the origin evaluate conditions that only it may.
+    async fn pass(self) -> Result<Relayed, Problem> {
+        let asks = FOR_CACHES.iter().any(|name| self.relay.call.headers.contains_key(name));
+        let (place, _) = fetch::place(&self.relay.caller, self.relay.call.deadline).await?;
+        let relayed = pass(self.inner, self.relay.call, place, Forward::Request).await?;
+        if relayed.status == StatusCode::NOT_MODIFIED && !asks {
+            return Err(Problem::UpstreamFailed(Cause::Unexpected(304)));
+        }
+        Ok(relayed)
     }
 
     fn look(&self, now: Instant) -> Result<Look, Problem> {

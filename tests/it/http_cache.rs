@@ -5,7 +5,7 @@ use merge_sync_proxy::domain::key::TokenHasher;
 use tokio::time::Instant;
 
 use crate::origin::{FRESH, Site, assert_served, counting, pass, reply};
-use crate::support::{method, with};
+use crate::support::{consumer, method, with};
 
 #[tokio::test(start_paused = true)]
 async fn a_response_lives_as_long_as_it_says_and_is_then_confirmed() {
@@ -141,6 +141,36 @@ async fn forced_refreshes_are_counted() {
     ask("").await;
     assert_eq!(ask("no-cache").await.body, "1");
     assert_served(&ask("no-cache").await, "1", "hit; ttl=60; detail=refresh-limited");
+}
+
+#[tokio::test(start_paused = true)]
+async fn conditions_for_the_origin_are_held_to_what_a_cache_is_told_and_to_forced_refreshes() {
+    let one = consumer("one", "accounts = ['*']\nforced_refreshes = '1/min'");
+    let site = Site::route("http", &format!("request_headers = ['*']\n{one}"));
+    site.script(counting(&[FRESH, ("etag", "\"a\"")]));
+    for condition in [("if-match", "\"a\""), ("if-unmodified-since", "Sun, 06 Nov 1994 08:49:37 GMT")] {
+        let ask = async |line: &str| {
+            site.get_with("/x/a", &[("authorization", "Bearer one"), condition, ("cache-control", line)]).await
+        };
+        let calls = site.calls();
+        assert_eq!((ask("only-if-cached").await.problem().as_str(), site.calls()), ("not-cached", calls));
+        assert_eq!(ask("").await.cache(), "fwd=request; fwd-status=200");
+        assert_eq!(site.sent(condition.0), condition.1);
+        // Beyond that the origin is not asked for each, but for what all may have.
+        ask("").await;
+        for line in ["", "no-cache"] {
+            assert_eq!(ask(line).await.cache(), "hit; ttl=60; detail=refresh-limited");
+        }
+        assert_eq!((site.calls(), site.sent(condition.0).as_str()), (calls + 2, ""));
+        pass(60).await;
+    }
+    site.answers(304, &[], "");
+    let asked = [("authorization", "Bearer one"), ("if-match", "\"a\"")];
+    assert_eq!(
+        site.get_with("/x/a", &asked).await.problem(),
+        "upstream-failed",
+        "nobody has asked whether it has changed"
+    );
 }
 
 #[tokio::test(start_paused = true)]
