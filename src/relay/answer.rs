@@ -16,7 +16,9 @@ use crate::domain::relay::Relayed;
 pub fn from_store(stored: &Stored, asked: &HeaderMap, served: Served, now: Instant) -> Relayed {
     let mut headers = stored.headers.clone();
     headers.insert(AGE, stored.age(now).as_secs().into());
-    let (status, body) = match (stored.status, range::part(asked, &headers, stored.body.len())) {
+    // Conditions come before ranges (RFC 9110 §13.2.2).
+    let part = if has_it(&headers, asked) { Part::Whole } else { range::part(asked, &headers, stored.body.len()) };
+    let (status, body) = match (stored.status, part) {
         (StatusCode::OK, Part::Bytes(first, last)) => {
             headers.insert(CONTENT_RANGE, content_range(Some((first, last)), stored.body.len()));
             (StatusCode::PARTIAL_CONTENT, stored.body.slice(first..=last))
