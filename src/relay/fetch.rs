@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{IF_RANGE, RANGE};
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -140,7 +140,7 @@ pub enum Brought {
 
 impl<S> Fetching<S>
 where
-    S: Service<Call, Response = Called, Error = Problem>,
+    S: Service<Call, Response = Called, Error = Problem> + Clone,
 {
     /// Makes the call and tells the meeting, if there is one, how it ended.
     pub async fn fetch(self, first: Option<First>) -> Result<Brought, Problem> {
@@ -158,7 +158,8 @@ where
     }
 
     async fn bring(self) -> Result<Brought, Problem> {
-        let Self { inner, responses, mut call, place, known, no_store, most } = self;
+        let Self { inner, responses, mut call, place, mut known, no_store, most } = self;
+        let plain = call.with(Method::GET, call.headers.clone());
         let (key, request, deadline) = (call.key.clone(), call.headers.clone(), call.deadline);
         if let Some(known) = &known {
             // Whether it has changed is asked of the whole.
@@ -166,7 +167,18 @@ where
             call.headers.remove(IF_RANGE);
             call.headers.extend(known.validators());
         }
-        let Called { response, began, retry_at } = match in_time(inner, call).await {
+        let mut called = in_time(inner.clone(), call).await;
+        if let (Ok(answer), Some(stored)) = (&called, &known)
+            && answer.response.status() == StatusCode::NOT_MODIFIED
+            && stored.is_not_meant_by(answer.response.headers())
+        {
+            // There is another now, which is yet to be seen.
+            responses.forget(&key, stored);
+            drop(called);
+            known = None;
+            called = in_time(inner, Call { reason: Reason::Retry, ..plain }).await;
+        }
+        let Called { response, began, retry_at } = match called {
             Ok(called) => called,
             Err(problem) => return despite(problem, known.as_ref()),
         };

@@ -1,5 +1,6 @@
 //! A stored response: what came, for which requests it is, and how long it may be used.
 
+use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +16,7 @@ use super::policy::{Clocks, Terms, terms};
 use super::vary::Selection;
 use super::verdict::Verdict;
 use crate::domain::cache_control::Wants;
+use crate::domain::condition;
 use crate::domain::detached;
 
 /// One response, whole.
@@ -125,6 +127,12 @@ impl Stored {
         }
         let selection = Selection::new(&merged.headers, request)?;
         Some(merged.with(self.body.clone(), selection))
+    }
+
+    /// Whether a 304 with these fields is about another response (RFC 9111 §4.3.4): it names one, by weak comparison.
+    pub fn is_not_meant_by(&self, headers: &HeaderMap) -> bool {
+        let known = self.headers.get(ETAG);
+        headers.get(ETAG).is_some_and(|tag| known.is_some_and(|known| !condition::names(slice::from_ref(known), tag)))
     }
 
     /// The fields that ask whether it has changed; none if it has no validator.

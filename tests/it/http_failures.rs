@@ -3,7 +3,7 @@
 use http::Method;
 use tokio::time::Instant;
 
-use crate::origin::{FRESH, Site, assert_served, pass, pipe, streamed};
+use crate::origin::{FRESH, Site, assert_served, pass, pipe, reply, streamed};
 use crate::support::{ask, method, with};
 
 #[tokio::test(start_paused = true)]
@@ -148,4 +148,37 @@ async fn head_is_answered_as_get_would_be() {
     let got = site.send(method(Method::HEAD, ask("/x/b"))).await;
     assert_eq!((got.status.as_u16(), got.header("content-length"), got.body.len()), (200, "4", 0));
     site.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_304_that_names_another_response_has_that_fetched_once() {
+    for (stored, told, is_another) in [
+        ("\"a\"", "\"b\"", true),
+        ("W/\"a\"", "W/\"b\"", true),
+        ("W/\"a\"", "\"a\"", false),
+        ("\"a\"", "W/\"a\"", false),
+    ] {
+        let site = Site::route(
+            "http",
+            "[upstreams.us.budget]\nconcurrency = 1\nper_account = 'unlimited'\nerrors = 'unlimited'\n",
+        );
+        let told = ("etag", told);
+        site.answers(200, &[("cache-control", "max-age=5"), ("etag", stored)], "old");
+        site.get("/x/a").await;
+        pass(10).await;
+        site.script(move |head, _| {
+            let asks = head.headers.contains_key("if-none-match");
+            Ok(if asks { reply(304, &[FRESH, told], "") } else { reply(200, &[FRESH, told], "new") })
+        });
+        let (body, status, calls) = if is_another { ("new", 200, 3) } else { ("old", 304, 2) };
+        assert_served(&site.get("/x/a").await, body, &format!("fwd=stale; fwd-status={status}; stored; ttl=60"));
+        assert_served(&site.get("/x/a").await, body, "hit; ttl=60");
+        assert_eq!(site.calls(), calls);
+        // Should it insist, that is no answer.
+        pass(60).await;
+        site.answers(304, &[("etag", "\"c\"")], "");
+        assert_eq!(site.get("/x/a").await.problem(), "upstream-failed");
+        assert_eq!(site.calls(), calls + 2);
+        site.assert_idle();
+    }
 }
