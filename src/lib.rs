@@ -215,6 +215,8 @@ pub mod webhook {
 pub mod relay {
     pub mod service;
 
+    pub mod cached;
+
     pub mod change;
 
     pub mod resync;
