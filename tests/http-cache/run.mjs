@@ -44,6 +44,8 @@ const EXCEPTED = {
   'stale-close-proxy-revalidate': NO_LICENCE,
   'stale-close-no-cache': NO_LICENCE,
   'stale-close-s-maxage=2': NO_LICENCE,
+  '304-etag-update-response-ETag': 'wants a 304 that names another response to renew the stored one all the same, which RFC 9111 §4.3.4 forbids; here ' +
+    'the other is fetched',
   'age-parse-prefix': 'wants "Age: 0,7200" to be fresh, where age-parse-dup-0 wants "Age: 0, 0" to be stale, and no published cache passes both. ' +
     'Taking the first member (RFC 9111 §5.1, a SHOULD) would pass this one, fail age-parse-dup-0 and age-parse-dup-old, and trust an ' +
     'age that something on the way has garbled; here a list is an age that cannot be read, and the response is stale'
