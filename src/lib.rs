@@ -305,6 +305,8 @@ pub mod domain {
 
     pub mod detached;
 
+    pub mod own_name;
+
     pub mod peer;
 
     pub mod clock;
