@@ -228,7 +228,7 @@ mod tests {
             Problem::BodyTooLarge,
             Problem::TargetTooLong,
             Problem::HeadersTooLarge,
-            Problem::QuotaExceeded { rate: Rate::new(30, retry_after * 60).expect("a rate"), retry_after },
+            Problem::QuotaExceeded { rate: Rate::new(30, Duration::from_secs(60)).expect("a rate"), retry_after },
             Problem::BudgetExhausted { kind: Kind::Rate, retry_after },
             Problem::Overloaded { retry_after },
             Problem::NotCached,
