@@ -109,8 +109,9 @@ impl Follows {
     pub fn release(&self) {
         let mut everybody = self.everybody.lock();
         // A stream ends only when its client reads on, and what it asks for must not be asked until then.
-        let released = std::mem::take(&mut everybody.by_key);
-        released.values().for_each(|followers| followers.keeping_fresh.abort());
+        for (_, followers) in everybody.by_key.drain() {
+            followers.keeping_fresh.abort();
+        }
         self.draining.send_modify(|_| ());
     }
 

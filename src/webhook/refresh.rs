@@ -19,7 +19,6 @@ use crate::cache::store::Store;
 use crate::domain::access::AccountHash;
 use crate::domain::ask::Ask;
 use crate::domain::exchange::Reason;
-use crate::domain::key::PageKey;
 use crate::domain::page::{Freshness, Page};
 
 /// The pause between two rounds for one account. When a sync ends, Merge says so for each of its models, one soon after the other.
@@ -79,7 +78,15 @@ impl Refresher {
                 return;
             }
             let now = Instant::now();
-            let Some(seen) = pages.outdated(&ask.key, now) else { continue };
+            // Asked first, as a page is stored before its flight ends.
+            let is_coming = pages.flights.is_under_way(&ask.key);
+            let seen = pages.store.get(&ask.key);
+            // What is coming was asked for before the news, and may not show them. What has been pushed out is not missed, and what is
+            // fresh has been fetched meanwhile.
+            let is_outdated = |page: &Arc<Page>| !matches!(page.freshness(now), Freshness::Fresh { .. });
+            if !seen.as_ref().map_or(is_coming, is_outdated) {
+                continue;
+            }
             let join = Join { ask: Ask { at: now, ..ask }, seen, reason: Reason::Webhook };
             // Whether it succeeds or not, the page or its failure is kept by the flight.
             let Ok(_) = inner.clone().oneshot(join).await;
@@ -103,17 +110,4 @@ pub(super) struct Pages {
     pub(super) demand: Demand,
     pub(super) store: Store,
     pub(super) flights: Flights,
-}
-
-impl Pages {
-    /// What is known of the page of `key`, if it is to be fetched again. What has been pushed out is not missed, and what is fresh has
-    /// been fetched meanwhile.
-    fn outdated(&self, key: &PageKey, now: Instant) -> Option<Option<Arc<Page>>> {
-        // Asked first, as a page is stored before its flight ends. What was asked for before the news may not show them.
-        let is_coming = self.flights.is_under_way(key);
-        match self.store.get(key) {
-            Some(page) => (!matches!(page.freshness(now), Freshness::Fresh { .. })).then_some(Some(page)),
-            None => is_coming.then_some(None),
-        }
-    }
 }
