@@ -146,8 +146,9 @@ impl House {
                 if question.again.is_some() {
                     body.remember(&question);
                 }
-                let follow =
-                    fields.may_follow.then(|| Follow::read(&head.method, &head.headers)).flatten().map(Box::new);
+                // A page is kept fresh for those who follow it, and who wants no call made causes none.
+                let may_follow = fields.may_follow && !wants.only_if_cached;
+                let follow = may_follow.then(|| Follow::read(&head.method, &head.headers)).flatten().map(Box::new);
                 let trace = traced(&head.extensions);
                 Ok(Admitted::Ask(Ask { question, recalled: None, wants, follow, at: now, trace }))
             }

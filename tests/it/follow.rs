@@ -110,14 +110,18 @@ async fn who_has_nothing_to_wait_for_is_answered_at_once() {
     let world = World::with(merge(), FIVE);
     let tag = tag(&world).await;
     let began = Instant::now();
+    let only_if_cached = ("cache-control", "only-if-cached");
     for (fields, status) in [
         (&[("prefer", "wait=30")][..], 200),
+        (&[("prefer", "wait=30"), ("if-none-match", &tag), only_if_cached], 304),
+        (&[("accept", "text/event-stream"), only_if_cached], 200),
         (&[("prefer", "wait=30"), ("if-none-match", "\"another\"")], 200),
         (&[("prefer", "wait=0"), ("if-none-match", &tag)], 304),
         (&[("prefer", "respond-async"), ("if-none-match", &tag)], 304),
     ] {
         let answer = world.get_with(SYNC_STATUS, fields).await;
         assert_eq!((answer.status.as_u16(), answer.header("preference-applied")), (status, ""), "{fields:?}");
+        assert_eq!(world.merge.calls(), 1);
     }
     world.merge.revoke("acme");
     let refused = [("prefer", "wait=30"), ("if-none-match", &*tag), ("cache-control", "no-cache")];
