@@ -49,22 +49,29 @@ impl Refresher {
     where
         S: Service<Join, Response = Joined, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static,
     {
-        match self.0.running.lock().entry(account) {
-            Entry::Occupied(mut news) => *news.get_mut() = true,
-            Entry::Vacant(none) => {
-                none.insert(false);
-                let (refresher, pages, inner) = (self.clone(), pages.clone(), inner.clone());
-                tokio::spawn(async move {
-                    loop {
-                        refresher.round(account, &pages, &inner).await;
-                        sleep(PAUSE).await;
-                        if refresher.is_done(account) {
-                            return;
-                        }
-                    }
-                });
+        let Some(mut turn) = self.take_turn(account) else { return };
+        let (refresher, pages, inner) = (self.clone(), pages.clone(), inner.clone());
+        tokio::spawn(async move {
+            loop {
+                refresher.round(account, &pages, &inner).await;
+                sleep(PAUSE).await;
+                if turn.is_over() {
+                    return;
+                }
             }
-        }
+        });
+    }
+
+    /// The turn of `account`, unless it has one already: then that one hears that there is news.
+    fn take_turn(&self, account: AccountHash) -> Option<Turn> {
+        match self.0.running.lock().entry(account) {
+            Entry::Occupied(mut news) => {
+                *news.get_mut() = true;
+                return None;
+            }
+            Entry::Vacant(none) => none.insert(false),
+        };
+        Some(Turn { refresher: self.clone(), account, is_over: false })
     }
 
     async fn round<S>(&self, account: AccountHash, pages: &Pages, inner: &S)
@@ -92,15 +99,34 @@ impl Refresher {
             let Ok(_) = inner.clone().oneshot(join).await;
         }
     }
+}
 
+/// That the pages of an account are being fetched. If its task breaks off, the next news begins another all the same.
+struct Turn {
+    refresher: Refresher,
+    account: AccountHash,
+    /// Another may have a turn by now.
+    is_over: bool,
+}
+
+impl Turn {
     /// Whether there is no news; then the next begins a task again.
-    fn is_done(&self, account: AccountHash) -> bool {
-        let mut running = self.0.running.lock();
-        let news = running.get_mut(&account).is_some_and(std::mem::take);
+    fn is_over(&mut self) -> bool {
+        let mut running = self.refresher.0.running.lock();
+        let news = running.get_mut(&self.account).is_some_and(std::mem::take);
         if !news {
-            running.remove(&account);
+            running.remove(&self.account);
+            self.is_over = true;
         }
         !news
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.refresher.0.running.lock().remove(&self.account);
+        }
     }
 }
 
@@ -110,4 +136,25 @@ pub(super) struct Pages {
     pub(super) demand: Demand,
     pub(super) store: Store,
     pub(super) flights: Flights,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_has_one_turn_at_a_time_and_another_after_one_that_broke_off() {
+        let refresher = Refresher::default();
+        let take = || refresher.take_turn(AccountHash([1; 16]));
+        let turn = take().expect("nobody has it");
+        assert!(take().is_none() && refresher.take_turn(AccountHash([2; 16])).is_some());
+        drop(turn);
+        let mut turn = take().expect("the one before broke off");
+        assert!(take().is_none());
+        assert!(!turn.is_over(), "there was news");
+        assert!(turn.is_over());
+        let _next = take().expect("it is over");
+        drop(turn);
+        assert!(take().is_none(), "what is over ends no other");
+    }
 }
