@@ -93,6 +93,10 @@ pub fn decide(page: Option<Arc<Page>>, wants: &Wants, now: Instant) -> Decision 
             Decision::Stale(page, Why::Accepted)
         }
         _ if wants.only_if_cached => Decision::NotCached,
+        // Who insists has it tried, and pays for that as for any other try that nobody else would have made.
+        Freshness::Revalidate { .. } | Freshness::IfError { .. } if page.is_set_back(now) && refused => {
+            Decision::Fetch(Forward::Request, Some(page))
+        }
         Freshness::Revalidate { .. } | Freshness::IfError { .. } if page.is_set_back(now) => {
             Decision::Stale(page, Why::UpstreamError)
         }
@@ -246,8 +250,13 @@ mod tests {
         let now = began + Duration::from_secs(6);
         page.set_back(now, None, 0.0);
         assert_eq!(outline(Some(&page), &Wants::default(), now), Outline::Stale(Why::UpstreamError));
+        let insisting = Wants { no_cache: true, ..Wants::default() };
+        assert_eq!(outline(Some(&page), &insisting, now), Outline::Fetch(Forward::Request));
         let later = now + Duration::from_secs(1);
         assert_eq!(outline(Some(&page), &Wants::default(), later), Outline::Stale(Why::Revalidating));
+        page.set_back(later, None, 0.0);
+        page.purge(later);
+        assert_eq!(outline(Some(&page), &Wants::default(), later), Outline::Fetch(Forward::Stale), "once more");
     }
 
     #[test]

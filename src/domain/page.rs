@@ -251,8 +251,9 @@ impl Page {
     }
 
     /// Marks it as no longer fresh from `at` on: the next request then fetches, and only a failure of the upstream may still serve
-    /// it. Of two purges the earlier one counts.
+    /// it: one from now on, and not one of before. Of two purges the earlier one counts.
     pub fn purge(&self, at: Instant) {
+        self.setback.lift();
         let age = u64::try_from(self.age(at).as_millis()).unwrap_or(NEVER);
         self.purged_from.fetch_min(age, Ordering::Relaxed);
     }

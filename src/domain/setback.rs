@@ -21,6 +21,11 @@ impl Setback {
         age < Duration::from_millis(self.next_try.load(Ordering::Relaxed))
     }
 
+    /// The next try may come at once.
+    pub fn lift(&self) {
+        self.next_try.store(0, Ordering::Relaxed);
+    }
+
     /// Counts a failure of a page of this age. The next try comes after the pause that the upstream has `asked` for, or else after
     /// 1 s, which doubles with every failure up to 60 s; `jitter`, from 0 to 1, shortens it by up to a half, so that keys that
     /// failed together do not return together.
@@ -52,6 +57,11 @@ mod tests {
         setback.extend(age, Some(Duration::from_secs(300)), 0.0);
         assert!(setback.holds_at(age + Duration::from_secs(299)));
         assert!(!setback.holds_at(age + Duration::from_secs(300)));
+        setback.extend(age, None, 0.0);
+        setback.lift();
+        assert!(!setback.holds_at(age));
+        setback.extend(age, None, 0.0);
+        assert!(setback.holds_at(age + Duration::from_secs(59)), "its failures still count");
     }
 
     proptest! {

@@ -182,6 +182,26 @@ async fn a_soft_purge_makes_the_next_request_fetch() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_failure_who_purges_or_insists_has_it_tried_again_at_once() {
+    for purges in [false, true] {
+        let world = stored(SECOND * 40).await;
+        world.merge.script(Fault::Status(503)).times(3);
+        assert!(world.get(SYNC_STATUS).await.cache().ends_with("detail=upstream-error"));
+        assert!(world.get(SYNC_STATUS).await.cache().ends_with("detail=upstream-error"));
+        assert_eq!(world.merge.calls(), 4, "the second has the upstream left alone");
+        let answer = if purges {
+            world.app.ground().store.purge_all(false, Instant::now());
+            advance(SECOND / 1_000).await;
+            world.get(SYNC_STATUS).await
+        } else {
+            world.get_with(SYNC_STATUS, &[("cache-control", "no-cache")]).await
+        };
+        let forward = if purges { "stale" } else { "request" };
+        assert_eq!(answer.cache(), format!("fwd={forward}; fwd-status=200; stored; ttl=5"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hard_purge_leaves_nothing_to_stand_in() {
     let world = stored(SECOND).await;
     world.app.ground().store.purge_all(true, Instant::now());
