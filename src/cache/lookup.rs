@@ -77,7 +77,7 @@ where
                 if ask.has_codings {
                     self.store.encode(&ask.key, &page);
                 }
-                let served = if page.kind == Kind::Negative { Served::Negative } else { Served::Hit };
+                let served = hit(&page);
                 Ok(Answer::fresh(page, served, now, ttl, refresh_limited))
             }
             Decision::Stale(page, why) => {
@@ -126,6 +126,11 @@ where
     }
 }
 
+/// What it is to be served this page while it is fresh.
+fn hit(page: &Page) -> Served {
+    if page.kind == Kind::Negative { Served::Negative } else { Served::Hit }
+}
+
 /// Whether a fetch is made only because the client insists: such fetches have a quota of their own.
 fn forces(decision: &Decision, wants: &Wants) -> bool {
     match decision {
@@ -157,11 +162,13 @@ impl Miss {
         let answer = |page, served| Ok(Answer::new(page, served, Instant::now(), refresh_limited).after_waiting());
         let (_place, waited) = place(&ask).await?;
         if waited {
-            // Those who had the places before may have brought the page.
+            // Those who had the places before may have brought the page, or may have failed to.
             match freshness::decide(store.get(&ask.key), &ask.wants, Instant::now()) {
-                Decision::Hit(page, _) if page.kind == Kind::Good => return answer(page, Served::Hit),
+                Decision::Hit(page, _) => return answer(page.clone(), hit(&page)),
+                Decision::Stale(page, Why::Revalidating) => seen = Some(page),
+                Decision::Stale(page, why) => return answer(page, Served::Stale(why)),
                 Decision::Fetch(_, newer) => seen = newer,
-                _ => {}
+                Decision::NotCached => {}
             }
         }
         let join = Join { ask, seen: seen.clone(), reason: Reason::Miss };

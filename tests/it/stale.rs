@@ -7,7 +7,7 @@ use merge_sync_proxy::demo::fault::Fault;
 use parking_lot::Mutex;
 use tokio::time::{Instant, advance};
 
-use crate::support::{Got, SYNC_STATUS, World};
+use crate::support::{Got, SYNC_STATUS, World, consumer, merge, with};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -199,6 +199,34 @@ async fn after_a_failure_who_purges_or_insists_has_it_tried_again_at_once() {
         let forward = if purges { "stale" } else { "request" };
         assert_eq!(answer.cache(), format!("fwd={forward}; fwd-status=200; stored; ttl=5"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gets_a_place_after_a_failure_has_the_upstream_left_alone_too() {
+    let teams = [consumer("one", "accounts = ['*']\nmax_in_flight_misses = 1"), consumer("other", "accounts = ['*']")];
+    let world = World::with(merge(), &format!("{}[cache.stale]\nwhile_revalidate = '0s'\n", teams.concat()));
+    let ask = |key: &str, query: &str| {
+        let bearer = format!("Bearer {key}");
+        let target = format!("{SYNC_STATUS}{query}");
+        let (world, request) =
+            (world.clone(), with(&target, &[("x-account-token", "acme"), ("authorization", &bearer)]));
+        tokio::spawn(async move { world.send(request).await })
+    };
+    assert_eq!(ask("other", "").await.expect("no panic").status, 200);
+    advance(SECOND * 100).await;
+    world.merge.script(Fault::Hang).once();
+    let hanging = ask("one", "?page_size=7");
+    world.merge.arrived(2).await;
+    let waiting = ask("one", "");
+    tokio::task::yield_now().await;
+    world.merge.set(Fault::Status(500));
+    assert!(ask("other", "").await.expect("no panic").cache().ends_with("detail=upstream-error"));
+    let calls = world.merge.calls();
+    world.merge.clear();
+    hanging.abort();
+    let answer = waiting.await.expect("no panic");
+    assert!(answer.cache().ends_with("detail=upstream-error"), "{}", answer.cache());
+    assert_eq!(world.merge.calls(), calls);
 }
 
 #[tokio::test(start_paused = true)]
