@@ -158,7 +158,12 @@ impl Contents {
 
     fn load(&self) -> Result<Loaded, Vec<TlsFault>> {
         let provider = Arc::new(ring::default_provider());
-        let chain = certificates(&self.cert).map_err(|message| TlsFault { part: Part::Cert, message });
+        let chain = self
+            .cert
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|bytes| certificates(bytes))
+            .map_err(|message| TlsFault { part: Part::Cert, message });
         let key = private_key(&self.key).map_err(|message| TlsFault { part: Part::Key, message });
         let clients = self.client_ca.as_ref().map(|authorities| verifier(authorities, &provider)).transpose();
         let clients = clients.map_err(|message| TlsFault { part: Part::ClientCa, message });
@@ -199,8 +204,16 @@ fn read(path: &Path) -> Content {
     }
 }
 
-fn certificates(content: &Content) -> Result<Vec<CertificateDer<'static>>, String> {
-    let bytes = content.as_ref().map_err(Clone::clone)?;
+/// The authorities in a file, each of which can be trusted.
+pub(super) fn authorities(bytes: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(bytes)? {
+        roots.add(authority).map_err(|error| format!("holds an authority that cannot be used: {error}"))?;
+    }
+    Ok(roots)
+}
+
+fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(bytes).collect();
     match found {
         Err(error) => Err(format!("is broken: {error}")),
@@ -244,10 +257,7 @@ fn certified(
 
 /// Accepts the certificates of these authorities, and nobody without one.
 fn verifier(content: &Content, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let mut roots = RootCertStore::empty();
-    for authority in certificates(content)? {
-        roots.add(authority).map_err(|error| format!("holds an authority that cannot be used: {error}"))?;
-    }
+    let roots = authorities(content.as_ref().map_err(Clone::clone)?)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build();
     verifier.map_err(|error| format!("cannot be used: {error}"))
 }

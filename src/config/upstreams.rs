@@ -12,6 +12,7 @@ use super::findings::Findings;
 use super::item::Item;
 use super::schema::{self, File};
 use super::source::closest;
+use super::tls;
 use super::words::parse_name;
 use crate::domain::access::{Credential, Upstream};
 use crate::domain::rules::{BudgetRules, ClientOptions};
@@ -92,14 +93,15 @@ fn upstream(name: &Spanned<String>, table: &schema::Upstream, findings: &mut Fin
 /// The path of a file with certificates, from the folder of the configuration file, and what stands for its content.
 fn ca_file(path: &Item<PathBuf>, findings: &mut Findings<'_>) -> Option<(PathBuf, [u8; 32])> {
     let full = findings.file(path);
-    match fs::read(&full) {
-        Err(error) => findings.fault(path.place(), format!("cannot be read: {error}")),
-        Ok(text) if !text.windows(27).any(|line| line == b"-----BEGIN CERTIFICATE-----") => {
-            findings.fault(path.place(), "holds no certificate in PEM form");
+    let read = fs::read(&full).map_err(|error| format!("cannot be read: {error}"));
+    // Held to what a start needs, so that what passes here does not fail there.
+    match read.and_then(|text| tls::authorities(&text).map(|_| Sha256::digest(&text).into())) {
+        Ok(digest) => Some((full, digest)),
+        Err(message) => {
+            findings.fault(path.place(), message);
+            None
         }
-        Ok(text) => return Some((full, Sha256::digest(text).into())),
     }
-    None
 }
 
 /// Says that there is no upstream `name`, unless there is.
@@ -163,6 +165,32 @@ mod tests {
         let name = "[upstreams.'a b']\nbase_url = 'https://host'\napi_key = { env = 'OTHER' }";
         let told = "proxy.toml:1:12  upstreams.a b: must be 1 to 64 letters, digits, dots, dashes or underscores";
         assert_eq!(faults_of(name), told);
+    }
+
+    #[test]
+    fn certificates_that_cannot_be_trusted_are_told_with_their_place() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("ca.pem");
+        let pem = |body: &str| format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+        let sound = rcgen::generate_simple_self_signed(["ca.test".to_owned()]).expect("a certificate").cert.pem();
+        let text = format!(
+            "[upstreams.us]\nbase_url = 'https://host'\napi_key = {{ env = 'MERGE_API_KEY' }}\nca_file = '{}'\n",
+            file.display()
+        );
+        for (content, told) in [
+            (pem("AAAA"), "holds an authority that cannot be used: "),
+            (format!("{sound}{}", pem("AAAA")), "holds an authority that cannot be used: "),
+            (pem("no base64!"), "is broken: "),
+            (format!("{sound}-----BEGIN CERTIFICATE-----\nAAAA\n"), "is broken: "),
+            (pem("AAAA").replace("CERTIFICATE", "PUBLIC KEY"), "holds no certificate in PEM form"),
+        ] {
+            std::fs::write(&file, &content).expect("written");
+            let fault = faults_of(&text);
+            let expected = format!("proxy.toml:4:11  upstreams.us.ca_file  '{}': {told}", file.display());
+            assert!(fault.starts_with(&expected), "{fault}\n{content}");
+        }
+        std::fs::write(&file, sound.repeat(2)).expect("written");
+        assert!(parse(&text).expect("sound").upstreams[0].client.ca_digest.is_some());
     }
 
     #[test]

@@ -169,6 +169,9 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TransportEr
     if certificates.is_empty() {
         return Err(unreadable("it holds no certificate".into()));
     }
+    // Otherwise it would seem to be the platform's that cannot be used.
+    let mut trusted = RootCertStore::empty();
+    certificates.iter().try_for_each(|one| trusted.add(one.clone())).map_err(|error| unreadable(error.to_string()))?;
     Ok(certificates)
 }
 
