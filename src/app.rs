@@ -113,14 +113,7 @@ impl App {
     /// # Errors
     /// If an upstream's certificates cannot be used.
     pub fn new(config: Config, hasher: &TokenHasher) -> Result<Self, StartError> {
-        let connect = |upstream: &Arc<Upstream>| {
-            let name = upstream.name.clone();
-            match transport::connect(upstream) {
-                Ok(transport) => Ok((name, transport)),
-                Err(reason) => Err(StartError::Upstream { upstream: name, reason }),
-            }
-        };
-        let transports = config.upstreams.iter().map(connect).collect::<Result<_, _>>()?;
+        let transports = Self::ways(&config)?;
         let traces = match &config.telemetry.otlp {
             Some(endpoint) => Traces::start(endpoint, config.telemetry.sample)?,
             None => Traces::default(),
@@ -128,6 +121,26 @@ impl App {
         let mut app = Self::with_transports(config, hasher, transports);
         app.ground.traces = traces;
         Ok(app)
+    }
+
+    /// The ways to the upstreams of `config`.
+    fn ways(config: &Config) -> Result<HashMap<Name, Transport>, StartError> {
+        let connect = |upstream: &Arc<Upstream>| {
+            let name = upstream.name.clone();
+            match transport::connect(upstream) {
+                Ok(transport) => Ok((name, transport)),
+                Err(reason) => Err(StartError::Upstream { upstream: name, reason }),
+            }
+        };
+        config.upstreams.iter().map(connect).collect()
+    }
+
+    /// Whether the surroundings have what the upstreams of `config` need: certificates, and no forward proxy that cannot be used.
+    ///
+    /// # Errors
+    /// If a start would fail for that.
+    pub fn could_connect(config: &Config) -> Result<(), StartError> {
+        Self::ways(config).map(drop)
     }
 
     /// The proxy of `config`, reaching its upstreams through `transports`.

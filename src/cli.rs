@@ -152,6 +152,9 @@ fn check(path: &Path) -> ExitCode {
     for warning in &config.warnings {
         anstream::eprintln!("warning: {warning}");
     }
+    if let Err(error) = App::could_connect(&config) {
+        return wrong(&error.to_string());
+    }
     let mut out = anstream::stdout();
     match report::report(&config, io::stdout().is_terminal(), &mut out) {
         Ok(()) => ExitCode::SUCCESS,

@@ -50,6 +50,16 @@ fn every_mistake_is_told_with_its_place() {
 }
 
 #[test]
+fn a_forward_proxy_that_a_start_cannot_use_is_told_by_a_check_too() {
+    let env = |proxy| [SECRETS[0], SECRETS[1], ("HTTPS_PROXY", proxy), ("NO_PROXY", "")];
+    let config = file(ANY_PORT, "https://merge.test");
+    let (code, out, err) = check(&config, &env("https://proxy.test:3128"));
+    assert_eq!((code, &*out), (2, ""));
+    assert!(err.contains("upstream us: HTTPS_PROXY or ALL_PROXY must start with http://"), "{err}");
+    assert_eq!(check(&config, &env("http://proxy.test:3128")).0, 0);
+}
+
+#[test]
 fn a_variable_that_is_missing_is_named() {
     let (code, _, err) = check(&file(ANY_PORT, NOWHERE), &[("TOKEN", "a-token")]);
     assert_eq!(code, 2);
