@@ -58,7 +58,7 @@ fn start(folder: &Path, count: usize) -> Duration {
             Err(error) => panic!("it has ended: {error}"),
         }
     };
-    stream.write_all(b"GET /api/ats/v1/sync-status HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("it reads");
+    stream.write_all(b"GET /api/ats/v1/sync-status HTTP/1.1\r\nhost: proxy\r\n\r\n").expect("it reads");
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).expect("it answers");
     let took = began.elapsed();

@@ -208,7 +208,6 @@ impl App {
             consumers: Consumers::new(&config.consumers, before.map(|before| &before.consumers), now),
             strangers: Strangers::new(config.server.failed_keys, before.map(|before| &before.strangers), now),
             accounts: Accounts::new(&config.accounts, upstreams.0, upstreams.1, hasher.clone()),
-            is_open_to_pages: config.consumers.is_empty() && config.server.tls.is_none(),
             max_header_bytes: config.server.max_header_bytes,
             audit: before.map_or_else(|| Arc::new(Audit::new(now)), |before| before.audit.clone()),
         }

@@ -305,8 +305,6 @@ pub mod domain {
 
     pub mod detached;
 
-    pub mod own_name;
-
     pub mod peer;
 
     pub mod clock;

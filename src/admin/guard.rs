@@ -6,7 +6,7 @@
 
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
-use http::{Method, Request};
+use http::{HeaderMap, Method, Request};
 
 /// Why a request is refused.
 pub const OTHER_SITE: &str = "another site has asked for this in your browser; open the status page itself";
@@ -33,9 +33,23 @@ pub fn is_same_site<B>(request: &Request<B>) -> bool {
     }
 }
 
+/// Whether the name that the request was sent to is one that no other site can take: an IP address, `localhost`, or none.
+pub fn is_own_name<B>(request: &Request<B>) -> bool {
+    let Some(host) = host_of(request) else { return !has_host(request.headers()) };
+    let host = host.host().trim_start_matches('[').trim_end_matches(']');
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.parse::<std::net::IpAddr>().is_ok()
+        || host.eq_ignore_ascii_case("localhost")
+        || host.to_ascii_lowercase().ends_with(".localhost")
+}
+
 fn host_of<B>(request: &Request<B>) -> Option<Authority> {
     let from_target = request.uri().authority().cloned();
     from_target.or_else(|| request.headers().get(HOST)?.to_str().ok()?.parse().ok())
+}
+
+fn has_host(headers: &HeaderMap) -> bool {
+    headers.get(HOST).is_some_and(|host| !host.is_empty())
 }
 
 #[cfg(test)]
@@ -66,5 +80,25 @@ mod tests {
         ] {
             assert_eq!(is_same_site(&request(Method::DELETE, headers)), may, "{headers:?}");
         }
+    }
+
+    #[test]
+    fn names_that_anybody_can_take_are_not_ours() {
+        for (host, own) in [
+            ("127.0.0.1:8081", true),
+            ("[::1]:8081", true),
+            ("10.0.0.7", true),
+            ("localhost:8081", true),
+            ("LOCALHOST.", true),
+            ("admin.localhost:8081", true),
+            ("", true),
+            ("evil.example:8081", false),
+            ("127.0.0.1.evil.example", false),
+            ("localhost.evil.example", false),
+            ("not a host", false),
+        ] {
+            assert_eq!(is_own_name(&request(Method::GET, &[("host", host)])), own, "{host}");
+        }
+        assert!(is_own_name(&request(Method::GET, &[])));
     }
 }

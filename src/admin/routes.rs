@@ -27,7 +27,6 @@ use crate::config::{Faults, Secret};
 use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
 use crate::domain::bucket::Rate;
-use crate::domain::own_name;
 use crate::domain::peer::{Asker, Peer};
 use crate::domain::problem::{Objection, Problem, whole_seconds};
 use crate::domain::request_id::{self, X_REQUEST_ID};
@@ -185,7 +184,7 @@ impl<O: Operations> Admin<O> {
         if matches!(question, Question::Live | Question::Ready) {
             return None;
         }
-        if self.operations.token().is_none() && !own_name::is_asked(request.uri(), request.headers()) {
+        if self.operations.token().is_none() && !guard::is_own_name(request) {
             return Some(reply(StatusCode::MISDIRECTED_REQUEST, &json!({"error": guard::OTHER_NAME})));
         }
         // The page itself holds nothing, and asks for the token; a link to it may stand anywhere.

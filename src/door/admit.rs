@@ -34,7 +34,6 @@ use crate::domain::exchange::{Admitted, Caller, Given, Outcome, Reason};
 use crate::domain::follow::Follow;
 use crate::domain::gist::Gist;
 use crate::domain::key::{CanonicalQuery, KeyParts, PageKey};
-use crate::domain::own_name;
 use crate::domain::peer::{Asker, Peer};
 use crate::domain::problem::{Objection, Problem};
 use crate::domain::relay::{Call, Relay};
@@ -56,8 +55,6 @@ pub struct House {
     pub strangers: Strangers,
     /// About whom.
     pub accounts: Accounts,
-    /// Whether a web page whose own name leads here could come in, since nobody has to show a key or speak TLS.
-    pub is_open_to_pages: bool,
     /// The largest header section, in bytes.
     pub max_header_bytes: usize,
     /// What webhooks are signed with; none: there are no webhooks.
@@ -65,10 +62,6 @@ pub struct House {
     /// Where it is told who was refused.
     pub audit: Arc<Audit>,
 }
-
-/// What is told to who asks by another name than ours.
-const OTHER_NAME: &str = "While no consumers are configured, ask for an IP address or localhost: any web page can give itself another \
-                          name that leads here.";
 
 /// The longest request target, in bytes.
 const LONGEST_TARGET: usize = 8 << 10;
@@ -106,7 +99,6 @@ impl House {
         };
         progress.known.route = Some(stop.place.route.clone());
         let peer = body.peer();
-        self.check_name(&head, peer)?;
         let identified = self.consumers.identify(fields.authorization, peer, &self.strangers, now);
         let caller = identified.map_err(|stranger| self.refuse(stranger, || progress.asker(&head, peer, now), now))?;
         progress.known.caller = Some(caller.clone());
@@ -223,15 +215,6 @@ impl House {
             let event = Event::AccountDenied { consumer: caller.consumer.name.clone(), account };
             self.audit.tell(event, asker(), now);
         }
-    }
-
-    /// Refuses a name that a web page may have. Programs of this machine need no such name, and webhooks are signed.
-    fn check_name(&self, head: &Parts, peer: Option<&Peer>) -> Result<(), Problem> {
-        let from_network = matches!(peer, Some(Peer::Network { .. }));
-        if self.is_open_to_pages && from_network && !own_name::is_asked(&head.uri, &head.headers) {
-            return Err(Problem::InvalidRequest(OTHER_NAME.into()));
-        }
-        Ok(())
     }
 
     /// Refuses what is too large.

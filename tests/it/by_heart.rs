@@ -43,7 +43,7 @@ struct Answer {
 }
 
 fn head(account: &str, more: &str) -> String {
-    format!("GET {SYNC_STATUS} HTTP/1.1\r\nhost: proxy.localhost\r\nx-account-token: {account}\r\n{more}\r\n")
+    format!("GET {SYNC_STATUS} HTTP/1.1\r\nhost: proxy.test\r\nx-account-token: {account}\r\n{more}\r\n")
 }
 
 async fn plain(wire: &Wire) -> TcpStream {

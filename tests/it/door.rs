@@ -6,8 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request};
 use http_body_util::Full;
 
-use crate::peers::local;
-use crate::support::{SYNC_STATUS, Wire, World, ask, consumer, merge, method, soon, with};
+use crate::support::{SYNC_STATUS, Wire, World, ask, method, soon, with};
 
 type Refused = (Request<Full<Bytes>>, u16, &'static str);
 
@@ -193,29 +192,4 @@ async fn a_head_of_up_to_64_kib_gets_a_problem_over_the_wire_too() {
     assert_eq!(wire.merge.calls(), 0);
     assert_eq!(soon(wire.admin("/readyz")).await.status, 200);
     assert_eq!(soon(wire.drained()).await.cut, 0, "no refusal leaves a connection busy");
-}
-
-#[tokio::test]
-async fn a_web_page_whose_own_name_leads_here_gets_nothing_where_nobody_has_to_show_a_key() {
-    let bearer = "Bearer a-key";
-    let open = Wire::new().await;
-    let closed = Wire::with(merge(), &consumer("a-key", "accounts = ['*']")).await;
-    for (host, is_own) in [("127.0.0.1:8080", true), ("localhost", true), ("[::1]", true), ("evil.example:8080", false)]
-    {
-        let asked = || with(SYNC_STATUS, &[("host", host), ("x-account-token", "acme"), ("authorization", bearer)]);
-        // Again for those who have been heard before.
-        for _ in 0..2 {
-            let got = open.send(asked()).await;
-            let refused = (got.status.as_u16(), &*got.problem()) == (400, "invalid-request");
-            assert_eq!((got.status == 200, refused), (is_own, !is_own), "{host}");
-            assert_eq!(closed.send(asked()).await.status, 200, "with a key any name will do");
-        }
-    }
-    assert_eq!(open.merge.calls(), 1);
-    // Pages cannot open sockets of this machine.
-    let folder = tempfile::tempdir().expect("a folder");
-    let socket = folder.path().join("proxy.sock");
-    let sockets = format!("[server]\nlisten = ['127.0.0.1:0', 'unix:{}']", socket.display());
-    let _local = Wire::with(merge(), &sockets).await;
-    assert_eq!(local(&socket, ask(SYNC_STATUS)).await.status, 200);
 }

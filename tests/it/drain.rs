@@ -22,7 +22,7 @@ async fn wire(server: &str) -> Wire {
 const LONG_DRAIN: &str = "drain = '10min'";
 
 /// A request for acme's page.
-const ASK: &str = "GET /api/ats/v1/sync-status HTTP/1.1\r\nHost: localhost\r\nX-Account-Token: acme\r\n\r\n";
+const ASK: &str = "GET /api/ats/v1/sync-status HTTP/1.1\r\nHost: proxy\r\nX-Account-Token: acme\r\n\r\n";
 
 /// A bare HTTP/1.1 connection.
 struct Bare(TcpStream);

@@ -30,7 +30,7 @@ async fn the_first_of_a_thousand_leaves_and_the_others_do_not_notice() {
     let wire = Wire::new().await;
     let held = wire.merge.hold();
     let mut first = TcpStream::connect(wire.proxy).await.expect("the proxy listens");
-    let request = format!("GET {SYNC_STATUS} HTTP/1.1\r\nHost: localhost\r\nX-Account-Token: acme\r\n\r\n");
+    let request = format!("GET {SYNC_STATUS} HTTP/1.1\r\nHost: proxy\r\nX-Account-Token: acme\r\n\r\n");
     first.write_all(request.as_bytes()).await.expect("it takes a request");
     soon(wire.merge.arrived(1)).await;
     let others = join_all((0..999).map(|_| wire.get(SYNC_STATUS)));

@@ -414,8 +414,7 @@ async fn who_hangs_up_is_no_longer_held() {
     let mut connections = Vec::new();
     for field in fields {
         let mut connection = TcpStream::connect(wire.proxy).await.expect("it listens");
-        let request =
-            format!("GET {SYNC_STATUS} HTTP/1.1\r\nHost: localhost\r\nX-Account-Token: acme\r\n{field}\r\n\r\n");
+        let request = format!("GET {SYNC_STATUS} HTTP/1.1\r\nHost: proxy\r\nX-Account-Token: acme\r\n{field}\r\n\r\n");
         connection.write_all(request.as_bytes()).await.expect("sent");
         connections.push(connection);
     }

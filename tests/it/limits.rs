@@ -25,7 +25,7 @@ pub(crate) async fn connect(proxy: SocketAddr) -> TcpStream {
 
 /// Asks for acme's page and reads the whole answer, which must be one.
 pub(crate) async fn hit(stream: &mut TcpStream) {
-    let request = format!("GET {SYNC_STATUS} HTTP/1.1\r\nHost: localhost\r\nX-Account-Token: acme\r\n\r\n");
+    let request = format!("GET {SYNC_STATUS} HTTP/1.1\r\nHost: proxy\r\nX-Account-Token: acme\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("it is open");
     let mut read = Vec::new();
     while !read.ends_with(b"]}") {
@@ -54,7 +54,7 @@ async fn one_address_gets_its_share_of_connections_and_no_more() {
     // The place is free as soon as the proxy has seen it go.
     let comes_in = async || {
         let mut next = connect(wire.proxy).await;
-        let asked = next.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        let asked = next.write_all(b"GET / HTTP/1.1\r\nHost: proxy\r\n\r\n").await;
         asked.is_ok() && next.read_u8().await.is_ok_and(|byte| byte == b'H')
     };
     let back = async { while !comes_in().await {} };
@@ -94,7 +94,8 @@ async fn a_body_that_dribbles_ends_its_connection_and_the_call_that_waits_for_it
     // Merge could answer before it has the whole body; here it does not.
     let held = wire.merge.hold();
     let mut slow = connect(wire.proxy).await;
-    let opening = "POST /api/ats/v1/candidates HTTP/1.1\r\nHost: localhost\r\nX-Account-Token: acme\r\nContent-Length: 100\r\n\r\n{";
+    let opening =
+        "POST /api/ats/v1/candidates HTTP/1.1\r\nHost: proxy\r\nX-Account-Token: acme\r\nContent-Length: 100\r\n\r\n{";
     slow.write_all(opening.as_bytes()).await.expect("it is open");
     let in_flight = || wire.app.ground().budgets.in_flight("us");
     let begun = async {

@@ -95,12 +95,12 @@ fn get(lines: &str) -> String {
 
 /// Any request line, with Host and account.
 fn line(request_line: &str, lines: &str) -> String {
-    format!("{request_line}\r\nHost: localhost\r\nX-Account-Token: acme\r\n{lines}\r\n")
+    format!("{request_line}\r\nHost: proxy\r\nX-Account-Token: acme\r\n{lines}\r\n")
 }
 
 /// What must never be taken for a request: it asks for another account, so that it would be seen.
 fn smuggled() -> String {
-    format!("GET {SYNC_STATUS}?cursor=smuggled HTTP/1.1\r\nHost: localhost\r\nX-Account-Token: globex\r\n\r\n")
+    format!("GET {SYNC_STATUS}?cursor=smuggled HTTP/1.1\r\nHost: proxy\r\nX-Account-Token: globex\r\n\r\n")
 }
 
 /// A proxy that has acme's page for as long as any test runs, and one route with bodies. Merge has been asked once.

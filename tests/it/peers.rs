@@ -108,7 +108,7 @@ async fn failures_are_counted_for_the_address_of_the_connection() {
 }
 
 /// One answer over a Unix socket.
-pub(crate) async fn local(socket: &std::path::Path, mut request: Request<Full<Bytes>>) -> Got {
+async fn local(socket: &std::path::Path, mut request: Request<Full<Bytes>>) -> Got {
     request.headers_mut().insert("host", "proxy".parse().expect("a header value"));
     let stream = UnixStream::connect(socket).await.expect("the proxy listens");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");

@@ -66,7 +66,7 @@ impl Line {
 
     async fn ask(&mut self, key: &str, account: &str, more: &[(&str, &str)]) -> Got {
         let mut request = match self.sender {
-            Sender::Http1(_) => Request::get(SYNC_STATUS).header("host", "localhost"),
+            Sender::Http1(_) => Request::get(SYNC_STATUS).header("host", "proxy"),
             Sender::Http2(_) => Request::get(format!("http://proxy{SYNC_STATUS}")),
         };
         request = request.header("x-account-token", account);

@@ -246,7 +246,7 @@ async fn over_the_wire_every_answer_has_a_date_and_head_no_body() {
     assert_eq!(answers[3].status, 304);
     let length = answers[0].body.len();
     let mut stream = TcpStream::connect(wire.proxy).await.expect("the proxy listens");
-    let head = format!("HEAD {SYNC_STATUS} HTTP/1.1\r\nHost: localhost\r\nX-Account-Token: acme\r\n");
+    let head = format!("HEAD {SYNC_STATUS} HTTP/1.1\r\nHost: proxy\r\nX-Account-Token: acme\r\n");
     let twice = format!("{head}\r\n{head}Connection: close\r\n\r\n");
     stream.write_all(twice.as_bytes()).await.expect("it takes requests");
     let mut text = String::new();

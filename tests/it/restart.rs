@@ -92,7 +92,7 @@ async fn client(proxy: SocketAddr, met: Arc<Met>) {
 }
 
 async fn request(stream: &mut TcpStream) -> End {
-    let request = format!("GET {SYNC_STATUS} HTTP/1.1\r\nHost: localhost\r\nX-Account-Token: acme\r\n\r\n");
+    let request = format!("GET {SYNC_STATUS} HTTP/1.1\r\nHost: proxy\r\nX-Account-Token: acme\r\n\r\n");
     if stream.write_all(request.as_bytes()).await.is_err() {
         return End::Closed;
     }
@@ -270,7 +270,7 @@ async fn a_unix_socket_changes_hands_and_stays() {
     let (first, ..) = Running::serve(&config, &[]);
     let ask = async || {
         let mut stream = tokio::net::UnixStream::connect(&path).await.expect("somebody listens");
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.expect("written");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n").await.expect("written");
         let mut answer = String::new();
         crate::support::soon(stream.read_to_string(&mut answer)).await.expect("an answer");
         answer.starts_with("HTTP/1.1 404 ")

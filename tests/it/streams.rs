@@ -24,14 +24,14 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// `GET /`, whole and without a body.
 fn request(stream: u32) -> Vec<u8> {
-    frame(HEADERS, 0x5, stream, b"\x82\x84\x86\x41\x09localhost")
+    frame(HEADERS, 0x5, stream, b"\x82\x84\x86\x41\x05proxy")
 }
 
 /// The same for acme's page, with these fields.
 fn page(stream: u32, fields: &[(&str, &str)]) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).expect("short")], text.as_bytes()].concat();
     // Literals without indexing (RFC 7541 §6.2.2): a name of the static table, or one of their own.
-    let mut head = [b"\x82\x86\x41\x09localhost\x04", &*text(SYNC_STATUS)].concat();
+    let mut head = [b"\x82\x86\x41\x05proxy\x04", &*text(SYNC_STATUS)].concat();
     for (name, value) in [&[("x-account-token", "acme")], fields].concat() {
         head.extend([&[0], &*text(name), &*text(value)].concat());
     }

@@ -56,7 +56,7 @@ async fn who_speaks_no_tls_or_another_protocol_gets_no_answer() {
     let files = Files::new(&authority.host());
     let wire = Wire::with(merge(), &files.config("", "")).await;
     let mut plain = TcpStream::connect(wire.proxy).await.expect("the proxy listens");
-    plain.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("it is open");
+    plain.write_all(b"GET / HTTP/1.1\r\nHost: proxy\r\n\r\n").await.expect("it is open");
     let mut said = Vec::new();
     let _ = soon(plain.read_to_end(&mut said)).await;
     assert!(!said.starts_with(b"HTTP/"), "{said:?}");
@@ -176,7 +176,7 @@ async fn certificates_are_renewed_while_it_runs_and_the_last_good_ones_outlive_b
     assert_eq!(shown().await, second.der());
 
     // What was open has stayed open.
-    open.write_all(b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("it is open");
+    open.write_all(b"GET /nowhere HTTP/1.1\r\nHost: proxy\r\n\r\n").await.expect("it is open");
     let mut answer = [0; 12];
     soon(open.read_exact(&mut answer)).await.expect("an answer");
     assert_eq!(&answer, b"HTTP/1.1 404");

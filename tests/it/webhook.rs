@@ -367,7 +367,7 @@ async fn a_body_that_is_too_large_is_refused_before_it_has_come() {
     // This one never sends what it has announced.
     let mut stream = TcpStream::connect(wire.proxy).await.expect("the proxy listens");
     let head = format!(
-        "POST {PATH} HTTP/1.1\r\nHost: localhost\r\n{SIGNATURE}: {}\r\nContent-Length: 1000000\r\n\r\n",
+        "POST {PATH} HTTP/1.1\r\nHost: proxy\r\n{SIGNATURE}: {}\r\nContent-Length: 1000000\r\n\r\n",
         key.sign(b"")
     );
     stream.write_all(head.as_bytes()).await.expect("it is open");

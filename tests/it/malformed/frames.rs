@@ -71,7 +71,7 @@ fn integer(prefix: u32, value: usize) -> Vec<u8> {
 pub(super) const ASK: [(&str, &str); 5] = [
     (":method", "GET"),
     (":scheme", "http"),
-    (":authority", "localhost"),
+    (":authority", "proxy"),
     (":path", SYNC_STATUS),
     ("x-account-token", "acme"),
 ];

@@ -15,7 +15,7 @@ const PARTS: [&str; 10] = [
     "GET /api/ats/v1/sync-status",
     "GET /api/ats/v1/sync-status HTTP/1.1\r\n",
     "GET /api/ats/v1/sync-status HTTP/1.1\r\nHost: pro",
-    "GET /api/ats/v1/sync-status HTTP/1.1\r\nHost: localhost\r\nX-Account-Token: acme\r\n",
+    "GET /api/ats/v1/sync-status HTTP/1.1\r\nHost: proxy\r\nX-Account-Token: acme\r\n",
     "PRI * HTTP/2.0\r\n\r\nSM\r\n",
     "\u{16}\u{3}\u{1}",
 ];

@@ -9,7 +9,7 @@ const OTHER_METHODS: [&str; 9] = ["TRACE", "OPTIONS", "PATCH", "PURGE", "PRI", "
 const PATHS: [&str; 22] = [
     "/",
     "*",
-    "//localhost/api/ats/v1/sync-status",
+    "//proxy/api/ats/v1/sync-status",
     "/api//ats/v1/sync-status",
     "/api/ats/v1/sync-status/",
     "/api/./ats/v1/sync-status",
@@ -69,22 +69,22 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(NO_REQUEST_LINES.map(|(name, text)| bare(name, line(text, ""))));
     let long = |length: usize| target(&format!("{SYNC_STATUS}?cursor={}", "x".repeat(length)));
     cases.extend([
-        refused("CONNECT as it should be", line("CONNECT localhost HTTP/1.1", ""), 404),
+        refused("CONNECT as it should be", line("CONNECT proxy HTTP/1.1", ""), 404),
         refused("OPTIONS for the whole server", line("OPTIONS * HTTP/1.1", ""), 404),
-        page("an absolute target of this host", target(&format!("http://localhost{SYNC_STATUS}"))),
-        page("an absolute target in capitals", target(&format!("HTTP://LOCALHOST{SYNC_STATUS}"))),
+        page("an absolute target of this host", target(&format!("http://proxy{SYNC_STATUS}"))),
+        page("an absolute target in capitals", target(&format!("HTTP://PROXY{SYNC_STATUS}"))),
         page("an empty query", target(&format!("{SYNC_STATUS}?"))),
         untrusted("an absolute target of another host", target(&format!("http://merge.dev{SYNC_STATUS}")), 400),
-        untrusted("an absolute target with another port", target(&format!("http://localhost:1{SYNC_STATUS}")), 400),
-        untrusted("an absolute target with a user", target(&format!("http://user:word@localhost{SYNC_STATUS}")), 400),
-        untrusted("an absolute target of another scheme", target(&format!("ftp://localhost{SYNC_STATUS}")), 400),
-        untrusted("a bare host as target", target("localhost"), 400),
-        untrusted("host and port as target", target("localhost:80"), 400),
+        untrusted("an absolute target with another port", target(&format!("http://proxy:1{SYNC_STATUS}")), 400),
+        untrusted("an absolute target with a user", target(&format!("http://user:word@proxy{SYNC_STATUS}")), 400),
+        untrusted("an absolute target of another scheme", target(&format!("ftp://proxy{SYNC_STATUS}")), 400),
+        untrusted("a bare host as target", target("proxy"), 400),
+        untrusted("host and port as target", target("proxy:80"), 400),
         untrusted("a fragment", target(&format!("{SYNC_STATUS}#top")), 400),
         untrusted("a fragment behind a query", target(&format!("{SYNC_STATUS}?cursor=a#top")), 400),
         untrusted("a path that is not ASCII", target("/api/ats/v1/sync-status\u{e9}"), 400),
         untrusted("a query that is not ASCII", target(&format!("{SYNC_STATUS}?cursor=\u{e9}")), 400),
-        bare("a target that is no text", [b"GET /\xff\xfe HTTP/1.1\r\n", &b"Host: localhost\r\n\r\n"[..]].concat()),
+        bare("a target that is no text", [b"GET /\xff\xfe HTTP/1.1\r\n", &b"Host: proxy\r\n\r\n"[..]].concat()),
         refused("a target of 9 KB", long(9_000), 414),
         refused("a target of 60 KB", long(60_000), 414),
         case("a target of 66 KB", long(66_000), &[Answer::Bare(414)], After::Closes),
@@ -110,7 +110,7 @@ fn foreign() -> Vec<Case> {
         bare("a Redis command", "*1\r\n$4\r\nPING\r\n\r\n"),
         bare("JSON", "{\"method\": \"GET\"}\r\n\r\n"),
         bare("the preface of HTTP/2 with another end", format!("PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n{}", smuggled())),
-        bare("the preface of HTTP/2 with a header", format!("PRI * HTTP/2.0\r\nHost: localhost\r\n\r\n{}", smuggled())),
+        bare("the preface of HTTP/2 with a header", format!("PRI * HTTP/2.0\r\nHost: proxy\r\n\r\n{}", smuggled())),
     ]
 }
 

@@ -92,9 +92,8 @@ async fn get(address: std::net::SocketAddr) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let exchange = async {
         let mut socket = tokio::net::TcpStream::connect(address).await?;
-        let head = format!(
-            "GET {SYNC_STATUS} HTTP/1.1\r\nhost: localhost\r\nx-account-token: raw\r\nconnection: close\r\n\r\n"
-        );
+        let head =
+            format!("GET {SYNC_STATUS} HTTP/1.1\r\nhost: a\r\nx-account-token: raw\r\nconnection: close\r\n\r\n");
         socket.write_all(head.as_bytes()).await?;
         let mut answer = String::new();
         socket.read_to_string(&mut answer).await?;
