@@ -233,7 +233,7 @@ pub mod relay {
 
     pub mod store;
 
-    pub mod marks;
+    pub mod outdated;
 
     pub mod stored;
 
@@ -316,6 +316,8 @@ pub mod domain {
     pub mod ask;
 
     pub mod heads;
+
+    pub mod marks;
 
     pub mod gist;
 

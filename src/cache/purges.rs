@@ -1,55 +1,48 @@
 //! What has been purged: what a fetch that began before brings is not fresh, and when which page of many is stale.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::key::PageKey;
-
-/// For how long a purge is remembered. Only a fetch that began before it needs it, and no fetch lasts this long.
-const MEMORY: Duration = Duration::from_secs(600);
+use crate::domain::marks::Marks;
 
 /// When which account was purged last: a fetch that began before that must not bring a fresh page. And since when which upstream
 /// is another, or asked with another key: what an earlier fetch brings is not kept at all.
 #[derive(Default)]
 pub(super) struct Purges {
-    everything: Option<Instant>,
-    accounts: HashMap<AccountHash, Instant>,
-    upstreams: HashMap<Name, Instant>,
+    accounts: Marks<AccountHash>,
+    upstreams: Marks<Name>,
 }
 
 impl Purges {
     pub(super) fn note(&mut self, accounts: &HashSet<AccountHash>, now: Instant) {
-        self.accounts.retain(|_, at| now.saturating_duration_since(*at) < MEMORY);
-        self.accounts.extend(accounts.iter().map(|account| (*account, now)));
+        accounts.iter().for_each(|account| self.accounts.mark(*account, now));
     }
 
     pub(super) fn note_all(&mut self, now: Instant) {
-        self.everything = Some(now);
+        self.accounts.mark_all(now);
     }
 
     pub(super) fn replace(&mut self, upstream: &Name, now: Instant) {
-        self.upstreams.insert(upstream.clone(), now);
+        self.upstreams.mark(upstream.clone(), now);
     }
 
     /// Whether what a fetch brings that began then is not fresh.
     pub(super) fn cover(&self, key: &PageKey, began: Instant) -> bool {
-        let after = |at: &Instant| began <= *at;
-        self.everything.as_ref().is_some_and(after)
-            || self.accounts.get(&key.account).is_some_and(after)
-            || self.has_replaced(&key.upstream, began)
+        self.accounts.since(&key.account, began) || self.has_replaced(&key.upstream, began)
     }
 
     /// Whether what a fetch brings that began then is from another server, or was asked for with another key.
     pub(super) fn has_replaced(&self, upstream: &Name, began: Instant) -> bool {
-        self.upstreams.get(upstream).is_some_and(|at| began <= *at)
+        self.upstreams.since(upstream, began)
     }
 }
 
-/// How many pages of a soft purge of everything are stale at once, and then in each second more. What is stale is fetched with the next request,
-/// and so many fetches at a time do not crowd out the misses of those who wait.
+/// How many pages of a soft purge of everything are stale at once, and then in each second more. What is stale is fetched with the
+/// next request, and so many fetches at a time do not crowd out the misses of those who wait.
 pub(super) const PURGED_AT_ONCE: usize = 64;
 
 /// How long after a soft purge of everything the page is stale that it meets after `before` others. `jitter` is from 0 to 1.

@@ -12,7 +12,7 @@ use moka::sync::Cache;
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-use super::marks::Marks;
+use super::outdated::Outdated;
 use super::stored::Stored;
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::key::{CanonicalQuery, KeyParts, PageKey, Place};
@@ -23,7 +23,7 @@ use crate::domain::tally::Keeping;
 pub struct Responses {
     entries: Cache<PageKey, Variants, RandomState>,
     /// What must not come in as if nothing had happened meanwhile.
-    marks: Arc<Marks>,
+    marks: Arc<Outdated>,
     /// The routes under which anything was ever kept: another may lead to the same.
     routes: Arc<RwLock<HashSet<Name>>>,
     keeping: Keeping,

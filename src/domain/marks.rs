@@ -1,0 +1,75 @@
+//! When what was purged, changed or replaced: what a call brings that began before that is not what there is now.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
+
+/// Marks of one kind: on each thing, or on all. One matters only to calls that began before it.
+#[derive(Debug)]
+pub struct Marks<T> {
+    all: Option<Instant>,
+    each: HashMap<T, Instant, RandomState>,
+}
+
+/// How many things have a mark of their own. With one more all are marked instead: then calls under way once bring nothing that is
+/// fresh, and no memory grows with what clients choose.
+pub const MOST: usize = 8192;
+
+impl<T> Default for Marks<T> {
+    fn default() -> Self {
+        Self { all: None, each: HashMap::default() }
+    }
+}
+
+impl<T: Eq + Hash> Marks<T> {
+    /// A mark on `what`.
+    pub fn mark(&mut self, what: T, now: Instant) {
+        if self.each.len() >= MOST && !self.each.contains_key(&what) {
+            self.mark_all(now);
+        }
+        self.each.insert(what, now);
+    }
+
+    /// A mark on everything.
+    pub fn mark_all(&mut self, now: Instant) {
+        self.each.clear();
+        self.all = Some(now);
+    }
+
+    /// Whether `what` has been marked since a call for it began.
+    pub fn since(&self, what: &T, began: Instant) -> bool {
+        self.all.is_some_and(|at| began <= at) || self.each.get(what).is_some_and(|at| began <= *at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn however_many_marks_there_are_none_is_forgotten_and_their_memory_is_bounded() {
+        let (mut marks, began) = (Marks::default(), Instant::now());
+        let marked = began + Duration::from_secs(1);
+        for what in 0..3 * MOST {
+            marks.mark(what, marked);
+            assert!(marks.each.len() <= MOST);
+        }
+        for what in [0, MOST, 3 * MOST - 1] {
+            assert!(marks.since(&what, began), "{what}");
+            assert!(!marks.since(&what, marked + Duration::from_secs(1)), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_mark_is_about_what_it_names_and_what_began_before_it_however_long_ago() {
+        let (mut marks, began) = (Marks::default(), Instant::now());
+        let later = began + Duration::from_secs(3_600);
+        marks.mark("a", later);
+        assert!(marks.since(&"a", began) && marks.since(&"a", later) && !marks.since(&"b", began));
+        marks.mark_all(later);
+        assert!(marks.since(&"b", began) && !marks.since(&"b", later + Duration::from_secs(1)));
+    }
+}
