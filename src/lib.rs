@@ -464,6 +464,8 @@ pub mod admin {
 
     pub mod table;
 
+    mod words;
+
     pub mod ask;
 }
 

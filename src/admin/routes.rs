@@ -10,7 +10,7 @@ use http::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
@@ -141,15 +141,16 @@ impl<O: Operations> Admin<O> {
         if let Some(refusal) = self.refuse(&question, request, asker) {
             return refusal;
         }
+        self.tell(question, uri, asker).await.unwrap_or_else(|wrong| wrong_query(&wrong))
+    }
+
+    /// The answer to `question`; the text says what is wrong with its query.
+    async fn tell(&self, question: Question<'_>, uri: &Uri, asker: &Asker) -> Result<Response<ReplyBody>, String> {
         let parameters = match question.parameters() {
-            Some(known) => Parameters::read(uri.query().unwrap_or_default(), known),
-            None => Ok(Parameters::default()),
+            Some(known) => Parameters::read(uri.query().unwrap_or_default(), known)?,
+            None => Parameters::default(),
         };
-        let parameters = match parameters {
-            Ok(parameters) => parameters,
-            Err(wrong) => return wrong_query(&wrong),
-        };
-        match question {
+        Ok(match question {
             Question::Live => reply(StatusCode::OK, &json!({"alive": true})),
             Question::Ready => {
                 let reasons = self.operations.not_ready();
@@ -157,25 +158,22 @@ impl<O: Operations> Admin<O> {
                 reply(status, &json!({"ready": reasons.is_empty(), "reasons": reasons}))
             }
             Question::Page => page::file(uri.path()).unwrap_or_else(no_such_page),
-            Question::State { query } => self.state(query, &parameters).await,
-            Question::Events { query } => self.events(query).await,
+            Question::State { query } => self.state(query, &parameters).await?,
+            Question::Events { query } => self.events(query).await?,
             Question::Metrics => {
                 let text = self.operations.metrics();
                 plain(StatusCode::OK, HeaderValue::from_static(exposition::CONTENT_TYPE), text)
             }
             Question::Purge { account } => {
-                let hard = match parameters.flag("hard") {
-                    Ok(hard) => hard,
-                    Err(wrong) => return wrong_query(&wrong),
-                };
+                let hard = parameters.flag("hard")?;
                 match self.purge(account, hard, asker.clone()).await {
                     Some(pages) => reply(StatusCode::OK, &json!({"purged": pages, "hard": hard})),
                     None => reply(StatusCode::NOT_FOUND, &json!({"error": "no account has this name"})),
                 }
             }
-            Question::Explain => self.explain(&parameters).await,
+            Question::Explain => self.explain(&parameters).await?,
             Question::Reload => self.reload(asker.clone()).await,
-        }
+        })
     }
 
     /// Why this request is not answered, if it is not.
@@ -217,25 +215,19 @@ impl<O: Operations> Admin<O> {
         Some(unwelcome(&self.strangers.refuse(origin, now)))
     }
 
-    async fn state(&self, query: &str, parameters: &Parameters) -> Response<ReplyBody> {
-        let (view, history) = match (View::read(query), parameters.flag("history")) {
-            (Ok(view), Ok(history)) => (view, history),
-            (Err(wrong), _) | (_, Err(wrong)) => return wrong_query(&wrong),
-        };
-        let Some(snapshot) = self.look().await else { return broken() };
+    async fn state(&self, query: &str, parameters: &Parameters) -> Result<Response<ReplyBody>, String> {
+        let (view, history) = (View::read(query)?, parameters.flag("history")?);
+        let Some(snapshot) = self.look().await else { return Ok(broken()) };
         let mut state = view.of(&snapshot);
         if history {
             state.history = Some(self.operations.observer().history());
         }
-        reply(StatusCode::OK, &json!(state))
+        Ok(reply(StatusCode::OK, &json!(state)))
     }
 
-    async fn events(&self, query: &str) -> Response<ReplyBody> {
-        let view = match View::read(query) {
-            Ok(view) => view,
-            Err(wrong) => return wrong_query(&wrong),
-        };
-        let Some(snapshot) = self.look().await else { return broken() };
+    async fn events(&self, query: &str) -> Result<Response<ReplyBody>, String> {
+        let view = View::read(query)?;
+        let Some(snapshot) = self.look().await else { return Ok(broken()) };
         let mut response = Response::new(events::stream(self.operations.observer().clone(), view, snapshot));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -243,7 +235,7 @@ impl<O: Operations> Admin<O> {
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         // A proxy in between that buffers would show the past.
         headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-        response
+        Ok(response)
     }
 
     async fn reload(&self, operator: Asker) -> Response<ReplyBody> {
@@ -265,19 +257,19 @@ impl<O: Operations> Admin<O> {
         tokio::task::spawn_blocking(purge).await.ok().flatten()
     }
 
-    async fn explain(&self, parameters: &Parameters) -> Response<ReplyBody> {
+    async fn explain(&self, parameters: &Parameters) -> Result<Response<ReplyBody>, String> {
         let value = |name| parameters.get(name).map(str::to_owned);
         let (Some(account), Some(category), asked) = (value("account"), value("category"), value("query")) else {
-            return wrong_query("Say account=NAME and category=NAME.");
+            return Err("Say account=NAME and category=NAME.".into());
         };
         let operations = self.operations.clone();
         let explain = move || operations.explain(&account, &category, asked.as_deref().unwrap_or_default());
         // An account without a name is looked for among all pages.
         let explained = tokio::task::spawn_blocking(explain).await.ok().flatten();
-        explained.map_or_else(
+        Ok(explained.map_or_else(
             || reply(StatusCode::NOT_FOUND, &json!({"error": "no account has this name, or no route this category"})),
             |explanation| reply(StatusCode::OK, &explanation),
-        )
+        ))
     }
 }
 

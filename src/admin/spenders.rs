@@ -16,7 +16,6 @@ use crate::domain::hindrance::Sharers;
 use crate::door::admit::House;
 use crate::metrics::numbers::{ConsumerNumbers, Counts};
 use crate::upstream::breaker::State;
-use crate::upstream::obstacle::{Kind, Obstacle};
 use crate::upstream::standing::UpstreamStanding;
 
 /// A row for each upstream.
@@ -40,7 +39,7 @@ pub fn upstreams(from: Lookup<'_>, clock: WallClock) -> Vec<UpstreamRow> {
                 State::Open { until } => Some(clock.millis(until)),
                 State::Closed | State::HalfOpen => None,
             },
-            held_back: standing.and_then(|standing| standing.obstacle).and_then(held_back),
+            held_back: standing.and_then(held_back),
             breaker: Some(breaker_word(breaker).to_owned()),
         }
     };
@@ -49,12 +48,16 @@ pub fn upstreams(from: Lookup<'_>, clock: WallClock) -> Vec<UpstreamRow> {
     rows
 }
 
-/// What holds accounts back that are not proven, where the others may still call.
-fn held_back(obstacle: Obstacle) -> Option<String> {
-    match obstacle.kind {
-        Kind::Failures(share) if share.of == Sharers::Unproven && obstacle.until.is_some() => Some(share.to_string()),
-        _ => None,
-    }
+/// Whose calls are held back while those for accounts whose last call succeeded may go.
+fn held_back(standing: &UpstreamStanding) -> Option<String> {
+    let shares = standing.held_back.iter().filter(|(_, share)| share.of != Sharers::All);
+    let texts: Vec<String> = shares
+        .map(|(consumer, share)| match consumer {
+            Some(name) => format!("consumer {name}: {share}"),
+            None => share.to_string(),
+        })
+        .collect();
+    (!texts.is_empty()).then(|| texts.join("; "))
 }
 
 fn breaker_word(state: State) -> &'static str {

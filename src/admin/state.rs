@@ -131,7 +131,7 @@ pub struct UpstreamRow {
     pub failure_budget: Option<String>,
     /// Until when no call goes, since the failure budget is spent.
     pub blocked_until: Option<Millis>,
-    /// Why no call goes for accounts whose last call did not succeed, if so many others have failed.
+    /// Whose calls do not go since so many have failed, while those for accounts whose last call succeeded do.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub held_back: Option<String>,
     /// The state of the circuit breaker, where there is one: `closed`, `open`, `half-open`.

@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 use anstyle::{AnsiColor, Style};
 
 use super::state::{AccountRow, Condition, ConsumerRow, Millis, ModelRow, State, UpstreamRow};
+use super::words::{counted, duration, latency, percent, size};
 
 const PLAIN: Style = Style::new();
 const BOLD: Style = Style::new().bold();
@@ -143,7 +144,8 @@ fn account(row: &AccountRow, now: Millis) -> Vec<Cell> {
 fn obstacle(row: &AccountRow, now: Millis) -> String {
     let Some(obstacle) = &row.obstacle else { return String::new() };
     let what = if *obstacle == row.because { String::new() } else { format!("; {obstacle}") };
-    let until = row.obstacle_until.filter(|until| *until > now);
+    // What is gone within a second is not worth a word.
+    let until = row.obstacle_until.filter(|until| *until >= now + 1_000);
     let when = until.map_or_else(String::new, |until| format!("; the next call may go in {}", duration(until - now)));
     format!("{what}{when}")
 }
@@ -219,8 +221,8 @@ fn upstreams(rows: &[UpstreamRow], now: Millis, out: &mut String) -> fmt::Result
                 Cell { text: format!("breaker {breaker}"), style: color(AnsiColor::Red) }
             }
             _ if row.held_back.is_some() => {
-                let words = "held back: accounts whose last call did not succeed";
-                Cell { text: words.to_owned(), style: color(AnsiColor::Yellow) }
+                let held_back = row.held_back.as_deref().unwrap_or_default();
+                Cell { text: format!("some are held back: {held_back}"), style: color(AnsiColor::Yellow) }
             }
             _ => Cell { text: "calls may go".to_owned(), style: color(AnsiColor::Green) },
         };
@@ -276,44 +278,6 @@ fn lines(head: &[&str], rows: Vec<Vec<Cell>>, out: &mut String) -> fmt::Result {
     Ok(())
 }
 
-/// A number of things, in the word for one or for several.
-fn counted<N: fmt::Display + PartialEq + From<u8>>(count: N, one: &str, several: &str) -> String {
-    format!("{count} {}", if count == N::from(1) { one } else { several })
-}
-
-fn percent(share: Option<f64>) -> String {
-    share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0))
-}
-
-fn latency(microseconds: Option<f64>) -> String {
-    match microseconds {
-        None => "-".to_owned(),
-        Some(time) if time < 1e3 => format!("{time:.0} µs"),
-        Some(time) if time < 1e6 => format!("{:.1} ms", time / 1e3),
-        Some(time) => format!("{:.1} s", time / 1e6),
-    }
-}
-
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let (mut size, mut unit) = (bytes as f64, 0);
-    while size >= 1024.0 && unit + 1 < UNITS.len() {
-        (size, unit) = (size / 1024.0, unit + 1);
-    }
-    let decimals = usize::from(unit > 0 && size < 100.0);
-    format!("{size:.decimals$} {}", UNITS[unit])
-}
-
-/// A time in its largest unit, as people say it.
-fn duration(milliseconds: Millis) -> String {
-    match milliseconds / 1_000 {
-        seconds @ 0..60 => format!("{seconds} s"),
-        seconds @ 60..3_600 => format!("{} min", seconds / 60),
-        seconds @ 3_600..172_800 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
-        seconds => format!("{} days", seconds / 86_400),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,24 +329,5 @@ mod tests {
         assert_eq!(words(line("team")), "team 12.0 97.5 % 0.3 3 7 of 120 at once (600/min) 2 quota-exceeded");
         assert_eq!(words(line("(3 times)")), "1 s ago purge acme 1 page made stale (3 times)");
         assert!(text.lines().all(|line| !line.ends_with(' ')), "{text}");
-    }
-
-    #[test]
-    fn times_are_said_in_their_largest_unit() {
-        for (milliseconds, said) in
-            [(0, "0 s"), (59_999, "59 s"), (60_000, "1 min"), (3_660_000, "1 h 1 min"), (259_200_000, "3 days")]
-        {
-            assert_eq!(duration(milliseconds), said);
-        }
-        for (count, said) in [(0, "0 pages"), (1, "1 page"), (2, "2 pages")] {
-            assert_eq!(counted(count, "page", "pages"), said);
-        }
-        for (bytes, said) in [(0, "0 B"), (1_536, "1.5 KiB"), (256 << 20, "256 MiB"), (u64::MAX, "16777216 TiB")] {
-            assert_eq!(size(bytes), said);
-        }
-        assert_eq!(
-            (latency(Some(85.0)), latency(Some(2_500.0)), latency(None)),
-            ("85 µs".into(), "2.5 ms".into(), "-".into())
-        );
     }
 }

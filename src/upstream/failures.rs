@@ -80,6 +80,11 @@ impl Failures {
         }
     }
 
+    /// The consumers whose calls have failed.
+    pub fn payers(&self) -> impl Iterator<Item = &Name> {
+        self.spent.payers.keys()
+    }
+
     /// What stands in the way of a call. Shares are kept only if there are `others` to keep them for.
     pub fn obstacle(&self, suspect: &Suspect, others: bool) -> Option<Obstacle> {
         let rate = self.allowed?;

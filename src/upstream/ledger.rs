@@ -12,8 +12,9 @@ use super::breaker::{Breaker, Sign, State};
 use super::failures::{AccountKey, Failures, Suspect};
 use super::obstacle::{Kind, Obstacle};
 use super::rate_limit_fields::Left;
-use crate::domain::access::Name;
+use crate::domain::access::{AccountHash, Name};
 use crate::domain::bucket::Rate;
+use crate::domain::hindrance::Share;
 use crate::domain::received::Received;
 use crate::domain::rules::BudgetRules;
 
@@ -80,6 +81,23 @@ impl Ledger {
     pub fn obstacle_for(&self, account: &AccountKey, now: Instant) -> Option<Obstacle> {
         // No consumer has this name.
         self.before(&self.suspect(account, &"".into()), 0, now)
+    }
+
+    /// Which shares of the failure budget failures alone have used up: that of all accounts that are not proven, or else those of
+    /// consumers, by name.
+    pub fn held_back(&self, upstream: &Name, now: Instant) -> Vec<(Option<Name>, Share)> {
+        let nobody = (upstream.clone(), AccountHash([0; 16]));
+        let share = |payer: &Name| match self.before(&self.suspect(&nobody, payer), 0, now)? {
+            Obstacle { kind: Kind::Failures(share), until: Some(_) } => Some(share),
+            _ => None,
+        };
+        if let Some(share) = share(&"".into()) {
+            return vec![(None, share)];
+        }
+        let mut consumers: Vec<_> =
+            self.failures.payers().filter_map(|payer| Some((Some(payer.clone()), share(payer)?))).collect();
+        consumers.sort_by(|(one, _), (other, _)| one.cmp(other));
+        consumers
     }
 
     fn before(&self, suspect: &Suspect, ahead: u32, now: Instant) -> Option<Obstacle> {

@@ -9,6 +9,7 @@ use super::ledger::{Ledger, Standing};
 use super::obstacle::Obstacle;
 use crate::domain::access::{AccountHash, Name, Upstream};
 use crate::domain::bucket::Rate;
+use crate::domain::hindrance::Share;
 use crate::domain::rules::BudgetRules;
 
 /// How one upstream stands.
@@ -34,8 +35,8 @@ pub struct UpstreamStanding {
     pub risked: usize,
     /// How many there may be of both; `None` is unlimited.
     pub failures_allowed: Option<usize>,
-    /// What stands in the way of a call for an account that is not proven, for a consumer whose calls have not failed.
-    pub obstacle: Option<Obstacle>,
+    /// The shares of the failure budget that are used up, each with the consumer that it is for, if it is for one.
+    pub held_back: Vec<(Option<Name>, Share)>,
 }
 
 /// How one account stands at its upstream.
@@ -52,9 +53,6 @@ pub struct AccountStanding {
     /// What stands in the way of a call, for a consumer whose calls have not failed.
     pub obstacle: Option<Obstacle>,
 }
-
-/// An account that nobody has asked for.
-const NOBODY: AccountHash = AccountHash([0; 16]);
 
 impl Budgets {
     /// All upstreams that have been called.
@@ -73,7 +71,7 @@ impl Budgets {
                 failed,
                 risked,
                 failures_allowed,
-                obstacle: ledger.obstacle_for(&(name.clone(), NOBODY), now),
+                held_back: ledger.held_back(name, now),
             };
             ledger.upstreams().map(standing).collect::<Vec<_>>()
         };

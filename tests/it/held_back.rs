@@ -84,6 +84,8 @@ async fn a_consumer_and_all_accounts_that_do_not_work_have_shares_that_are_named
     let share = "4 of the 4 that one consumer may take for accounts whose last call did not succeed in 10 s";
     assert!(refused.status == 429 && detail(&refused).contains(share), "{}", detail(&refused));
     assert_eq!(calls(&world, "acme")["may_go"], true, "for others");
+    let shown = line(&state(&world), "4 of 10");
+    assert!(shown.contains("some are held back: consumer one: ") && shown.contains(share), "{shown}");
     for number in 4..7 {
         assert_eq!(ask(&world, "two", &format!("wrong-token-{number}")).await.status, 401);
     }
@@ -92,7 +94,9 @@ async fn a_consumer_and_all_accounts_that_do_not_work_have_shares_that_are_named
     assert!(refused.status == 429 && detail(&refused).contains(share), "{}", detail(&refused));
     assert!(calls(&world, "acme")["because"].as_str().expect("a reason").contains(share));
     assert_eq!(calls(&world, "globex")["may_go"], true, "its last call succeeded");
-    assert!(line(&state(&world), "7 of 10").contains("held back: accounts whose last call did not succeed"));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let shown = line(&state(&world), "7 of 10");
+    assert!(shown.contains("some are held back: ") && shown.contains(share), "{shown}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -222,7 +222,7 @@ function showTimes(line) {
   const due = row.next_sync - time;
   two(next, row.next_sync === null ? "–" : due > 0 ? `in ${duration(due)}` : "due", row.next_sync === null ? "" : clock(row.next_sync));
   const held = Math.max(row.paused_until ?? 0, row.obstacle_until ?? 0) - time;
-  const pause = held > 0 ? `${row.paused_until > time ? "paused" : "no call"} for ${duration(held)}` : "";
+  const pause = held >= 1000 ? `${row.paused_until > time ? "paused" : "no call"} for ${duration(held)}` : "";
   two(error, row.last_error ? row.last_error.text : "–", row.last_error ? [`${duration(time - row.last_error.at)} ago`, pause].filter(Boolean).join(", ") : pause);
   next.classList.toggle("none", row.next_sync === null);
   error.classList.toggle("none", !row.last_error);
