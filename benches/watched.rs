@@ -74,7 +74,7 @@ fn main() {
 }
 
 fn measure() {
-    telemetry::start(false, "info", true);
+    telemetry::start(false, "info", true).expect("a thread");
     let ground = Ground::new(1_000, 1_000);
     let client = runtime();
     let shared = ground.app.ground();

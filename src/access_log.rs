@@ -1,7 +1,11 @@
-//! The access log as JSON, one line a request, for those who answer thousands of requests a second.
+//! The log: the way that all its lines take, and those of requests as JSON, for those who answer thousands of them a second.
 //!
-//! A line looks like every other line of the log, and takes a fraction of the time: whoever serves notes only what no other line says,
-//! and a thread of its own makes lines of that and writes them. At the end of the process [`AccessLog::flush`] writes the rest.
+//! Whoever serves never waits for whoever reads the log. Lines come together in a bounded buffer, and a thread of its own writes them.
+//! What finds no room there, or cannot be written, is left out, and a later line says how many were. At the end of the process
+//! [`Log::flush`] has the rest written.
+//!
+//! A line of a request looks like every other line, and takes a fraction of the time: whoever serves notes only what no other line
+//! says, and the thread makes a line of that.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -10,120 +14,199 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use tracing::Metadata;
+use tracing_subscriber::fmt::MakeWriter;
 
 use self::line::{Entry, Moment};
-use self::pending::Pending;
+use self::out::Out;
+use self::pending::{Line, Pending};
 use crate::domain::ask::Logged;
 
 /// What a line looks like.
 pub mod line;
 
+mod out;
 mod pending;
 
 /// Takes lines. Cheap to clone; all clones are the same log.
 #[derive(Clone)]
-pub struct AccessLog(Arc<Shared>);
+pub struct Log(Arc<Shared>);
 
 struct Shared {
-    /// The lines that are to be written.
-    pending: Mutex<Pending>,
+    waiting: Mutex<Waiting>,
     has_come: Condvar,
-    /// Lines that were left out, since nobody takes what is written.
+    is_hurried: Condvar,
+    has_gone: Condvar,
+    /// Lines that were left out, in all.
     left_out: AtomicU64,
-    out: Mutex<Out>,
 }
 
-struct Out {
-    to: Box<dyn Write + Send>,
-    /// What the last lines were kept in. It and that of the next take turns, so that the memory is there and in the caches.
-    spare: Vec<u8>,
-    /// Lines on their way out.
-    text: Vec<u8>,
+/// What waits for the thread that writes.
+#[derive(Default)]
+struct Waiting {
+    /// The lines that are to be written.
+    lines: Pending,
+    /// Whether somebody waits for the last of them.
+    is_hurried: bool,
+    /// Whether lines have been taken out and are not written yet.
+    is_writing: bool,
 }
 
 /// How long lines come together before they are written: long enough that a busy proxy writes hundreds at once, and too short for
 /// anybody who reads along to notice.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// The most that waits to be written, in bytes: some thousand lines. A log that stands still must not fill the memory.
+/// The most that the lines of requests may fill, in bytes: some thousand lines. A log that stands still must not fill the memory.
 const MOST: usize = 1 << 20;
 
-/// How many bytes of lines are written at a time, if there are so many: half of what a pipe holds, so that its reader need not be waited
-/// for with each.
-const AT_ONCE: usize = 32 << 10;
+/// Likewise for all other lines. There are fewer, and each tells more: so many of them still find room when the lines of requests do
+/// not any more.
+const MOST_OF_ALL: usize = MOST + MOST / 4;
 
-impl AccessLog {
-    /// A log that is written to `out`.
+/// The target of the lines of requests.
+const REQUESTS: &str = "access";
+
+impl Log {
+    /// A log that is written to `out`, whole lines at a time.
     ///
     /// # Errors
     /// If there can be no thread for it.
     pub fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            pending: Mutex::default(),
+            waiting: Mutex::default(),
             has_come: Condvar::new(),
+            is_hurried: Condvar::new(),
+            has_gone: Condvar::new(),
             left_out: AtomicU64::new(0),
-            out: Mutex::new(Out { to: Box::new(out), spare: Vec::new(), text: Vec::new() }),
         });
         let writing = Arc::downgrade(&shared);
-        thread::Builder::new().name("access-log".into()).spawn(move || {
+        let (mut out, mut taken, mut told) = (Out::new(out), Vec::new(), Told::default());
+        thread::Builder::new().name("log".into()).spawn(move || {
             while let Some(shared) = writing.upgrade() {
                 shared.wait();
-                thread::sleep(GATHER);
-                shared.write();
+                shared.write(&mut out, &mut taken, &mut told);
             }
         })?;
         Ok(Self(shared))
     }
 
-    /// Adds a line. The entries of one `same` are all the same, so only the first of them is asked for.
+    /// Adds the line of a request. The entries of one `same` are all the same, so only the first of them is asked for.
     pub fn log<'a>(&self, moment: &Moment<'_>, same: Option<&Logged>, entry: impl FnOnce() -> Entry<'a>) {
-        let mut pending = self.0.pending.lock();
-        let was_empty = pending.is_empty();
-        if !pending.add(moment, same, entry) {
+        self.add(|lines| lines.add(moment, same, entry));
+    }
+
+    /// Adds a line as it is, with its end.
+    pub fn tell(&self, line: &[u8]) {
+        self.add(|lines| lines.add_whole(line, MOST_OF_ALL));
+    }
+
+    fn add(&self, add: impl FnOnce(&mut Pending) -> bool) {
+        let mut waiting = self.0.waiting.lock();
+        let was_empty = waiting.lines.is_empty();
+        if !add(&mut waiting.lines) {
             self.0.left_out.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        drop(pending);
+        drop(waiting);
         if was_empty {
             self.0.has_come.notify_one();
         }
     }
 
-    /// Writes all lines that there are.
-    pub fn flush(&self) {
-        self.0.write();
+    /// Waits until all lines are written, for no longer than `patience`: nobody may ever read them.
+    pub fn flush(&self, patience: Duration) {
+        let mut waiting = self.0.waiting.lock();
+        waiting.is_hurried = true;
+        self.0.is_hurried.notify_one();
+        let is_left = |waiting: &mut Waiting| waiting.is_writing || !waiting.lines.is_empty();
+        self.0.has_gone.wait_while_for(&mut waiting, is_left, patience);
+        waiting.is_hurried = false;
     }
 }
 
+/// What has been said of lines that were left out.
+#[derive(Default)]
+struct Told {
+    /// How many, in all.
+    lines: u64,
+    /// How many of these are known to have been written: the line that says so may be lost itself.
+    surely: u64,
+}
+
 impl Shared {
-    /// Waits for a line, for no longer than a second, so that a log that nobody has any more ends.
+    /// Waits for a line, for no longer than a second, so that a log that nobody has any more ends; and for others to come.
     fn wait(&self) {
-        let mut pending = self.pending.lock();
-        if pending.is_empty() {
-            self.has_come.wait_for(&mut pending, Duration::from_secs(1));
+        let mut waiting = self.waiting.lock();
+        if waiting.lines.is_empty() {
+            self.has_come.wait_for(&mut waiting, Duration::from_secs(1));
+        }
+        if !waiting.lines.is_empty() {
+            self.is_hurried.wait_while_for(&mut waiting, |waiting| !waiting.is_hurried, GATHER);
         }
     }
 
-    fn write(&self) {
-        // Whoever has the way out takes what is there now, so lines stay in order.
-        let mut out = self.out.lock();
-        let Out { to, spare, text } = &mut *out;
-        self.pending.lock().take(spare);
-        let left_out = self.left_out.swap(0, Ordering::Relaxed);
-        for (moment, entry) in pending::lines(spare) {
-            moment.write(entry, text);
-            if text.len() >= AT_ONCE {
-                // A log that cannot be written cannot say so either.
-                let _ = to.write_all(text);
-                text.clear();
+    fn write(&self, out: &mut Out, taken: &mut Vec<u8>, told: &mut Told) {
+        let mut waiting = self.waiting.lock();
+        if waiting.lines.is_empty() {
+            return;
+        }
+        // What is taken and what comes next take turns at the same memory, so that it is there and in the caches.
+        waiting.lines.take(taken);
+        waiting.is_writing = true;
+        drop(waiting);
+        for line in pending::lines(taken) {
+            out.line(|text| match line {
+                Line::Request(moment, entry) => moment.write(entry, text),
+                Line::Whole(whole) => text.extend_from_slice(whole),
+            });
+        }
+        taken.clear();
+        let lost = out.end();
+        let left_out = self.left_out.fetch_add(lost, Ordering::Relaxed) + lost;
+        if lost > 0 {
+            // Nothing can be written now, not even that. The next lines that can be are followed by it.
+            told.lines = told.surely;
+        } else {
+            told.surely = told.lines;
+            if left_out > told.lines {
+                let left_out = left_out - std::mem::replace(&mut told.lines, left_out);
+                tracing::warn!(
+                    left_out,
+                    "lines of the log were left out, since they could not be written as fast as they came"
+                );
             }
         }
-        let _ = to.write_all(text);
-        text.clear();
-        spare.clear();
-        if left_out > 0 {
-            tracing::warn!(left_out, "lines of the access log were left out, since it was not read fast enough");
-        }
+        self.waiting.lock().is_writing = false;
+        self.has_gone.notify_all();
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Lines<'a>;
+
+    fn make_writer(&'a self) -> Lines<'a> {
+        Lines { log: self, most: MOST_OF_ALL }
+    }
+
+    fn make_writer_for(&'a self, about: &Metadata<'_>) -> Lines<'a> {
+        Lines { log: self, most: if about.target() == REQUESTS { MOST } else { MOST_OF_ALL } }
+    }
+}
+
+/// Takes one line with each write, and never fails.
+pub struct Lines<'a> {
+    log: &'a Log,
+    most: usize,
+}
+
+impl Write for Lines<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.log.add(|lines| lines.add_whole(line, self.most));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -149,13 +232,18 @@ mod tests {
     #[test]
     fn lines_stay_whole_and_in_order_and_the_rest_is_written_at_the_end() {
         let taken = Taken::default();
-        let log = AccessLog::start(taken.clone()).expect("a thread");
+        let log = Log::start(taken.clone()).expect("a thread");
         let same = Logged::default();
         for microseconds in 0..5_000 {
+            if microseconds % 7 == 0 {
+                let line = format!("{{\"microseconds\":{microseconds}}}\n");
+                log.make_writer().write_all(line.as_bytes()).expect("it never fails");
+                continue;
+            }
             let same = (microseconds % 3 > 0).then_some(&same);
             log.log(&Moment { microseconds, ..MOMENT }, same, || ENTRY);
         }
-        log.flush();
+        log.flush(Duration::from_secs(60));
         let bytes = taken.0.lock().clone();
         let lines: Vec<u64> = std::str::from_utf8(&bytes)
             .expect("text")
@@ -169,16 +257,21 @@ mod tests {
     #[test]
     fn a_log_that_nobody_reads_is_bounded() {
         let taken = Taken::default();
-        let log = AccessLog::start(taken.clone()).expect("a thread");
-        let stuck = log.0.out.lock();
-        for _ in 0..10_000 {
+        let log = Log::start(taken.clone()).expect("a thread");
+        let stuck = taken.0.lock();
+        for _ in 0..20_000 {
             log.log(&MOMENT, None, || ENTRY);
         }
         let left_out = log.0.left_out.load(Ordering::Relaxed);
-        assert!((1_000..10_000).contains(&left_out), "{left_out}");
+        assert!((1_000..20_000).contains(&left_out), "{left_out}");
+        log.tell(b"{\"target\":\"audit\"}\n");
+        assert_eq!(log.0.left_out.load(Ordering::Relaxed), left_out, "what is not about requests still finds room");
+        let began = std::time::Instant::now();
+        log.flush(Duration::from_millis(10));
+        assert!(began.elapsed() < Duration::from_secs(10), "whoever ends does not wait for whoever does not read");
         drop(stuck);
-        log.flush();
+        log.flush(Duration::from_secs(60));
         let written = std::str::from_utf8(&taken.0.lock()).expect("text").lines().count() as u64;
-        assert_eq!(written + left_out, 10_000);
+        assert_eq!(written + left_out, 20_001);
     }
 }

@@ -1,6 +1,7 @@
 //! The command line.
 
-use std::io::{self, IsTerminal};
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -123,19 +124,26 @@ fn load(path: &Path) -> Result<(Config, TokenHasher), Faults> {
     Ok((Config::load(path, &hasher)?, hasher))
 }
 
+/// Says it on standard error. Where that cannot be written, there is nobody who could be told.
+fn say(message: &dyn Display) {
+    let _ = writeln!(anstream::stderr(), "{message}");
+}
+
 fn refuse(faults: &Faults) -> ExitCode {
-    anstream::eprintln!("{faults}");
+    say(faults);
     ExitCode::from(WRONG)
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {
-    anstream::eprintln!("merge-sync-proxy: {}", redact::redacted(&error.to_string()));
+    // After the lines of the log, which may say more about it.
+    telemetry::tell(&format!("merge-sync-proxy: {error}"));
+    telemetry::finish();
     ExitCode::from(FAILED)
 }
 
 /// The usage is wrong in a way that only a look at the surroundings shows.
 fn wrong(message: &str) -> ExitCode {
-    anstream::eprintln!("merge-sync-proxy: {message}");
+    say(&format_args!("merge-sync-proxy: {message}"));
     ExitCode::from(WRONG)
 }
 
@@ -147,10 +155,10 @@ fn check(path: &Path) -> ExitCode {
     // As a start would.
     descriptors::raise();
     if let Some(warning) = descriptors::warning(config.server.max_connections, descriptors::limit()) {
-        anstream::eprintln!("warning: {warning}");
+        say(&format_args!("warning: {warning}"));
     }
     for warning in &config.warnings {
-        anstream::eprintln!("warning: {warning}");
+        say(&format_args!("warning: {warning}"));
     }
     if let Err(error) = App::could_connect(&config) {
         return wrong(&error.to_string());
@@ -169,7 +177,9 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
     };
     let pretty = config.telemetry.log.map_or_else(|| io::stderr().is_terminal(), |log| log == LogFormat::Pretty);
     redact::conceal(config.secrets());
-    telemetry::start(pretty, &config.telemetry.filter, config.telemetry.access_log);
+    if let Err(error) = telemetry::start(pretty, &config.telemetry.filter, config.telemetry.access_log) {
+        return fail(&error);
+    }
     descriptors::raise();
     if let Some(warning) = descriptors::warning(config.server.max_connections, descriptors::limit()) {
         tracing::warn!(%warning, "configuration");
@@ -238,11 +248,11 @@ fn demo(options: run::Options) -> ExitCode {
 
 fn new_key(name: &str) -> ExitCode {
     if !is_name(name) {
-        anstream::eprintln!("merge-sync-proxy: a name has 1 to 64 letters, digits, dots, hyphens and underscores");
-        return ExitCode::from(WRONG);
+        return wrong("a name has 1 to 64 letters, digits, dots, hyphens and underscores");
     }
     let key = consumer_key::generate();
-    anstream::println!(
+    let written = writeln!(
+        anstream::stdout(),
         "\
 The key of {name}; it is shown this once, so hand it over now:
 
@@ -256,7 +266,7 @@ key_sha256 = \"{}\"
 accounts = []              # names and globs of the accounts that it may ask for",
         consumer_key::hash(&key)
     );
-    ExitCode::SUCCESS
+    written.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
 }
 
 fn is_name(name: &str) -> bool {

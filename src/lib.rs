@@ -96,7 +96,7 @@ pub mod listen {
 /// A log line for every request.
 pub mod telemetry;
 
-/// The log line of a request, for those who answer many.
+/// The way of all lines of the log, and those of requests for whoever answers many.
 pub mod access_log;
 
 /// Which requests are recorded, and where that goes.

@@ -5,12 +5,14 @@ pub mod redact;
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io::{IsTerminal, Stderr, Write};
+use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::thread;
+use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
 use pin_project_lite::pin_project;
@@ -21,7 +23,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::redact::Redacting;
-use crate::access_log::AccessLog;
+use crate::access_log::Log;
 use crate::access_log::line::{Entry, Moment};
 use crate::domain::arrival::Arrived;
 use crate::domain::ask::Whose;
@@ -35,13 +37,21 @@ use crate::trace::requests;
 
 /// Begins logging to standard error what `filter` lets through: lines for people if `pretty`, else one JSON object a line.
 /// What is [concealed](redact::conceal) is in none of them. A second call changes nothing.
-pub fn start(pretty: bool, filter: &str, access_log: bool) {
-    let out = Redacting(std::io::stderr as fn() -> Stderr);
-    let lines = tracing_subscriber::fmt().with_env_filter(parse(filter, access_log)).with_writer(out);
-    let lines = lines.with_ansi(std::io::stderr().is_terminal());
-    if !pretty && let Ok(log) = AccessLog::start(Redacting(std::io::stderr())) {
-        let _ = ACCESS_LOG.set(log);
+///
+/// # Errors
+/// If there can be no thread that writes.
+pub fn start(pretty: bool, filter: &str, access_log: bool) -> io::Result<()> {
+    if LOG.get().is_some() {
+        return Ok(());
     }
+    let log = Log::start(Redacting(io::stderr()))?;
+    // What cannot be written is lost and counted. To say so on standard error, where it could not be written, would be a panic.
+    let lines = tracing_subscriber::fmt().with_writer(log.clone()).log_internal_errors(false);
+    let lines = lines.with_env_filter(parse(filter, access_log)).with_ansi(io::stderr().is_terminal());
+    if !pretty {
+        let _ = REQUEST_LOG.set(log.clone());
+    }
+    let _ = LOG.set(log);
     // What a panic quotes may be anything; and a line for people among lines of JSON would not be read by what reads those.
     std::panic::set_hook(Box::new(tell_panic));
     // The two formats are two types, and so are their handles.
@@ -54,6 +64,7 @@ pub fn start(pretty: bool, filter: &str, access_log: bool) {
         let handle = lines.reload_handle();
         install(lines, move |filter| handle.reload(filter).is_ok());
     }
+    Ok(())
 }
 
 /// A panic, as one line of the log, or on its own where the filter lets no error through.
@@ -63,7 +74,21 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
     if tracing::enabled!(target: "panic", tracing::Level::ERROR) {
         tracing::error!(target: "panic", at, "{message}");
     } else {
-        let _ = writeln!(Redacting(std::io::stderr()), "panic at {}: {message}", at.unwrap_or_default());
+        tell(&format!("panic at {}: {message}", at.unwrap_or_default()));
+    }
+    // It is the last that the process says.
+    if thread::current().name() == Some("main") {
+        finish();
+    }
+}
+
+/// Writes a line that no filter may keep back, after all that has been logged.
+pub fn tell(line: &str) {
+    let line = format!("{line}\n");
+    match LOG.get() {
+        Some(log) => log.tell(line.as_bytes()),
+        // Whoever cannot be told cannot be told that either.
+        None => drop(Redacting(io::stderr()).write_all(line.as_bytes())),
     }
 }
 
@@ -74,7 +99,7 @@ static IS_LOGGED: AtomicBool = AtomicBool::new(false);
 
 /// Whether a request gets a line.
 fn is_logged() -> bool {
-    match ACCESS_LOG.get() {
+    match REQUEST_LOG.get() {
         Some(_) => IS_LOGGED.load(Ordering::Relaxed),
         None => passes_filter(),
     }
@@ -116,13 +141,19 @@ fn parse(text: &str, access_log: bool) -> EnvFilter {
     filter
 }
 
-/// Where the lines of requests go, if not among all others.
-static ACCESS_LOG: OnceLock<AccessLog> = OnceLock::new();
+/// Where all lines go.
+static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Writes what has been logged and not written yet. Nothing that is logged later is sure to be written.
+/// The same, if it makes the lines of requests itself.
+static REQUEST_LOG: OnceLock<Log> = OnceLock::new();
+
+/// How long the end of the process waits for whoever reads the log.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Writes what has been logged and not written yet, unless that takes too long. Nothing that is logged later is sure to be written.
 pub fn finish() {
-    if let Some(log) = ACCESS_LOG.get() {
-        log.flush();
+    if let Some(log) = LOG.get() {
+        log.flush(LAST_LINES);
     }
 }
 
@@ -195,7 +226,7 @@ impl Line {
             microseconds: u64::try_from(reply.took.as_micros()).unwrap_or(u64::MAX),
             id: reply.request_id.as_bytes(),
         };
-        let Some(log) = ACCESS_LOG.get() else { return tell(&entry(), &moment) };
+        let Some(log) = REQUEST_LOG.get() else { return tell_people(&entry(), &moment) };
         // Of a question that is asked again and again all hits say the same but when, how fast and by which name.
         let same = match whose {
             Whose::Admitted(question) if ending == Ending::Hit && reply.response.status() == StatusCode::OK => {
@@ -208,7 +239,7 @@ impl Line {
 }
 
 /// The line of a request among all others, for people.
-fn tell(entry: &Entry<'_>, moment: &Moment<'_>) {
+fn tell_people(entry: &Entry<'_>, moment: &Moment<'_>) {
     let Entry { method, path, status, result, reason, route, consumer, account } = *entry;
     let Moment { microseconds, id, .. } = *moment;
     let id = str::from_utf8(id).ok();
@@ -249,7 +280,7 @@ mod tests {
     use super::*;
     use parking_lot::Mutex;
     use secrecy::zeroize::Zeroizing;
-    use std::{panic, thread};
+    use std::panic;
 
     #[test]
     fn audit_lines_pass_a_filter_that_does_not_speak_of_them() {

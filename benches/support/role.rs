@@ -107,7 +107,7 @@ pub(crate) fn play() -> bool {
     };
     let runtime = runtime(layout.workers);
     if role == "logged" {
-        telemetry::start(false, "info", true);
+        telemetry::start(false, "info", true).expect("a thread");
     }
     if role == "bare" {
         runtime.block_on(play_bare(&layout));

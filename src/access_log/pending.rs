@@ -10,7 +10,8 @@ use crate::domain::ask::Logged;
 
 /// The lines since the last time that they were taken.
 ///
-/// Each is a head of fixed length, the name of the request, and then the text of its [`Entry`], unless that stands further up.
+/// Each is a head of fixed length, the name of the request, and then the text of its [`Entry`], unless that stands further up. A line
+/// that is not about a request is a head and its text.
 pub(super) struct Pending {
     bytes: Vec<u8>,
     /// How often lines have been taken, plus one: places in what was taken before are places no more.
@@ -19,6 +20,9 @@ pub(super) struct Pending {
 
 /// Instant, duration, place and length of the text, length of the name.
 const HEAD: usize = 8 + 8 + 4 + 4 + 1;
+
+/// What stands for the length of the name where the text is a line as it is. Names have at most 128 bytes.
+const WHOLE: u8 = u8::MAX;
 
 /// How many bits of a [`Logged`]'s place say where in the bytes; the others say in which turn, and last for centuries.
 const PLACE_BITS: u32 = 24;
@@ -42,8 +46,7 @@ impl Pending {
         entry: impl FnOnce() -> Entry<'a>,
     ) -> bool {
         let Moment { at, microseconds, id } = *moment;
-        // Names have at most 128 bytes.
-        let id = if u8::try_from(id.len()).is_ok() { id } else { &[] };
+        let id = if id.len() < usize::from(WHOLE) { id } else { &[] };
         let before = self.bytes.len();
         let here = before + HEAD + id.len();
         let known = same.and_then(|same| self.place_of(same));
@@ -66,6 +69,21 @@ impl Pending {
             self.bytes.truncate(before);
         }
         fits
+    }
+
+    /// Adds a line that is written as it is; false if there would be more than `most` bytes with it.
+    pub(super) fn add_whole(&mut self, line: &[u8], most: usize) -> bool {
+        let here = self.bytes.len() + HEAD;
+        if here + line.len() > most {
+            return false;
+        }
+        let mut head = [0; HEAD];
+        head[16..20].copy_from_slice(&number(here).to_le_bytes());
+        head[20..24].copy_from_slice(&number(line.len()).to_le_bytes());
+        head[24] = WHOLE;
+        self.bytes.extend_from_slice(&head);
+        self.bytes.extend_from_slice(line);
+        true
     }
 
     /// Where the text of `same` stands, and how long it is.
@@ -107,8 +125,17 @@ fn number(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
+/// A line that is to be written.
+#[derive(Debug)]
+pub(super) enum Line<'a> {
+    /// That of a request: when it was, and the text of its entry.
+    Request(Moment<'a>, &'a [u8]),
+    /// Any other.
+    Whole(&'a [u8]),
+}
+
 /// The lines in bytes that were [taken](Pending::take).
-pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = (Moment<'_>, &[u8])> {
+pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = Line<'_>> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let (head, rest) = bytes.get(at..)?.split_first_chunk::<HEAD>()?;
@@ -116,7 +143,8 @@ pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = (Moment<'_>, &[u8])> {
         let (took, head) = head.split_first_chunk::<8>()?;
         let (place, head) = head.split_first_chunk::<4>()?;
         let (length, head) = head.split_first_chunk::<4>()?;
-        let id = rest.get(..usize::from(head[0]))?;
+        let is_whole = head[0] == WHOLE;
+        let id = rest.get(..if is_whole { 0 } else { usize::from(head[0]) })?;
         let [place, length] = [place, length].map(|number| u32::from_le_bytes(*number) as usize);
         let here = at + HEAD + id.len();
         at = if place == here { here + length } else { here };
@@ -125,7 +153,8 @@ pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = (Moment<'_>, &[u8])> {
             microseconds: u64::from_le_bytes(*took),
             id,
         };
-        Some((moment, bytes.get(place..place + length)?))
+        let text = bytes.get(place..place + length)?;
+        Some(if is_whole { Line::Whole(text) } else { Line::Request(moment, text) })
     })
 }
 
@@ -141,33 +170,42 @@ mod tests {
         text
     }
 
+    /// What a line is to say, as plain values.
+    fn said(line: Line<'_>) -> (Duration, u64, Vec<u8>, Vec<u8>) {
+        match line {
+            Line::Request(moment, text) => (moment.at, moment.microseconds, moment.id.to_vec(), text.to_vec()),
+            Line::Whole(text) => (Duration::ZERO, 0, Vec::new(), text.to_vec()),
+        }
+    }
+
     proptest! {
         /// What is taken out is what was put in, in order, whichever lines share what, and however often lines are taken.
         #[test]
         fn what_comes_out_is_what_went_in(
-            steps in proptest::collection::vec((0..4_usize, 0..1_000_u64, "[!-~]{0,128}", 0..8_u8), 1..200),
+            steps in proptest::collection::vec((0..5_usize, 0..1_000_u64, "[!-~]{0,128}", 0..8_u8), 1..200),
         ) {
             let paths = ["/a", "/b\"", "/c/d", "/e"];
             let same: [Logged; 3] = Default::default();
             let (mut pending, mut taken) = (Pending::default(), Vec::new());
             let (mut put, mut got) = (Vec::new(), Vec::new());
             for (which, microseconds, id, take) in &steps {
-                let entry = Entry { path: paths[*which], ..ENTRY };
-                let moment = Moment { microseconds: *microseconds, id: id.as_bytes(), ..MOMENT };
-                prop_assert!(pending.add(&moment, same.get(*which), || entry));
-                put.push((moment.at, *microseconds, id.clone().into_bytes(), text(&entry)));
+                if let Some(path) = paths.get(*which) {
+                    let entry = Entry { path, ..ENTRY };
+                    let moment = Moment { microseconds: *microseconds, id: id.as_bytes(), ..MOMENT };
+                    prop_assert!(pending.add(&moment, same.get(*which), || entry));
+                    put.push((moment.at, *microseconds, id.clone().into_bytes(), text(&entry)));
+                } else {
+                    prop_assert!(pending.add_whole(id.as_bytes(), MOST));
+                    put.push((Duration::ZERO, 0, Vec::new(), id.clone().into_bytes()));
+                }
                 if *take == 0 {
                     pending.take(&mut taken);
-                    got.extend(lines(&taken).map(|(moment, text)| {
-                        (moment.at, moment.microseconds, moment.id.to_vec(), text.to_vec())
-                    }));
+                    got.extend(lines(&taken).map(said));
                     taken.clear();
                 }
             }
             pending.take(&mut taken);
-            got.extend(lines(&taken).map(|(moment, text)| {
-                (moment.at, moment.microseconds, moment.id.to_vec(), text.to_vec())
-            }));
+            got.extend(lines(&taken).map(said));
             prop_assert_eq!(got, put);
         }
     }
@@ -195,6 +233,8 @@ mod tests {
         assert_eq!(pending.bytes.len(), full);
         pending.take(&mut Vec::new());
         assert!(pending.add(&MOMENT, Some(&same), || ENTRY));
-        assert_eq!(lines(&pending.bytes).map(|(_, entry)| entry.to_vec()).collect::<Vec<_>>(), [text(&ENTRY)]);
+        assert_eq!(lines(&pending.bytes).map(|line| said(line).3).collect::<Vec<_>>(), [text(&ENTRY)]);
+        let left = MOST - pending.bytes.len() - HEAD;
+        assert!(!pending.add_whole(&vec![b'-'; left + 1], MOST) && pending.add_whole(&vec![b'-'; left], MOST));
     }
 }

@@ -61,6 +61,7 @@ mod keys;
 mod layers;
 
 mod limits;
+mod log;
 mod malformed;
 
 mod merge;

@@ -1,0 +1,210 @@
+//! The log must never hold up the proxy: not if it cannot be written, and not if nobody reads it.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::process::{Folder, command};
+use crate::support::SYNC_STATUS;
+use sha2::{Digest, Sha256};
+
+/// Longer than anything takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const KEY: &str = "msp_of_a_team";
+
+/// More lines than the log may hold, and than a pipe takes beside it.
+const MANY: usize = 12_000;
+
+/// A proxy whose log goes somewhere else.
+struct Proxy {
+    child: Child,
+    address: SocketAddr,
+    admin: SocketAddr,
+    folder: Folder,
+}
+
+/// A port that the system has just called free: where no line can be read, none says which it is.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port")
+}
+
+impl Proxy {
+    fn start(telemetry: &str, log: impl Into<Stdio>) -> Self {
+        let [address, admin] = [free(), free()];
+        let folder = Folder::new(&format!(
+            "[server]\nlisten = ['{address}']\ndrain = '1s'\n[admin]\nlisten = '{admin}'\n\
+             [upstreams.us]\nbase_url = 'http://127.0.0.1:1'\napi_key = 'test-api-key'\n\
+             [[accounts]]\nname = 'acme'\ntoken = 'token-of-acme'\n\
+             [[consumers]]\nname = 'team'\nkey_sha256 = '{}'\naccounts = []\n[telemetry]\n{telemetry}\n",
+            hex::encode(Sha256::digest(KEY)),
+        ));
+        let file = folder.file();
+        let child = command(&["--config", file.to_str().expect("UTF-8")], &[]).stderr(log).spawn();
+        let proxy = Self { child: child.expect("the binary starts"), address, admin, folder };
+        let until = Instant::now() + PATIENCE;
+        while TcpStream::connect(admin).is_err() {
+            assert!(Instant::now() < until, "it does not start");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        proxy
+    }
+
+    /// Asks so often, each time for another account, so that many requests have an audit line as well; all must be answered.
+    fn answers(&self, times: usize) {
+        let stream = connect(self.address).expect("it accepts");
+        let mut answers = BufReader::new(stream.try_clone().expect("a descriptor"));
+        for number in 0..times {
+            let request = format!(
+                "GET {SYNC_STATUS} HTTP/1.1\r\nHost: proxy\r\nAuthorization: Bearer {KEY}\r\nX-Account-Token: of-{number}\r\n\r\n"
+            );
+            (&stream).write_all(request.as_bytes()).expect("it reads");
+            let status = whole(&mut answers).unwrap_or_else(|error| panic!("no answer to request {number}: {error}"));
+            assert!(status.starts_with("HTTP/1.1 403 "), "{status}");
+        }
+        let mut admin = connect(self.admin).expect("it accepts");
+        admin.write_all(b"GET /livez HTTP/1.1\r\nHost: proxy\r\n\r\n").expect("it reads");
+        let alive = whole(&mut BufReader::new(admin)).expect("an answer");
+        assert!(alive.starts_with("HTTP/1.1 200 "), "{alive}");
+    }
+
+    /// What is not about a request is a line as well.
+    fn fails_to_reload(&self) {
+        std::fs::write(self.folder.file(), "nothing = 1").expect("written");
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = std::process::Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(sent.expect("there is a kill").success());
+    }
+
+    /// Stops it; it must end soon after the drain.
+    fn stop(mut self) -> ExitStatus {
+        self.signal("-TERM");
+        let until = Instant::now() + Duration::from_secs(3);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is a child") {
+                return status;
+            }
+            assert!(Instant::now() < until, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Reads one answer with a length, and returns its first line.
+fn whole(answers: &mut impl BufRead) -> io::Result<String> {
+    let (mut first, mut length) = (String::new(), 0);
+    answers.read_line(&mut first)?;
+    loop {
+        let mut field = String::new();
+        if answers.read_line(&mut field)? <= 2 {
+            break;
+        }
+        let field = field.to_lowercase();
+        length =
+            field.strip_prefix("content-length:").map_or(Ok(length), |text| text.trim().parse()).expect("a number");
+    }
+    answers.read_exact(&mut vec![0; length])?;
+    Ok(first)
+}
+
+const FORMATS: [&str; 4] =
+    ["log = 'json'", "log = 'pretty'", "log = 'json'\naccess_log = false", "log = 'pretty'\naccess_log = false"];
+
+#[test]
+fn a_log_that_cannot_be_written_costs_its_lines_and_nothing_else() {
+    for telemetry in FORMATS {
+        let full = File::options().write(true).open("/dev/full").expect("there is one");
+        let proxy = Proxy::start(telemetry, full);
+        proxy.answers(100);
+        proxy.fails_to_reload();
+        std::thread::sleep(Duration::from_millis(300));
+        proxy.answers(100);
+        assert_eq!(proxy.stop().code(), Some(0), "{telemetry}");
+    }
+}
+
+#[test]
+fn a_log_whose_reader_has_gone_costs_its_lines_and_nothing_else() {
+    for telemetry in FORMATS {
+        let (reader, log) = io::pipe().expect("a pipe");
+        let proxy = Proxy::start(telemetry, log);
+        drop(reader);
+        proxy.answers(100);
+        assert_eq!(proxy.stop().code(), Some(0), "{telemetry}");
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_neither_answers_nor_the_end() {
+    for telemetry in FORMATS {
+        let (_unread, log) = io::pipe().expect("a pipe");
+        let proxy = Proxy::start(telemetry, log);
+        proxy.answers(MANY);
+        proxy.fails_to_reload();
+        std::thread::sleep(Duration::from_millis(300));
+        proxy.answers(10);
+        assert_eq!(proxy.stop().code(), Some(0), "{telemetry}");
+    }
+}
+
+#[test]
+fn a_log_that_is_read_again_says_how_many_lines_are_missing() {
+    for telemetry in &FORMATS[..2] {
+        let (mut unread, log) = io::pipe().expect("a pipe");
+        let proxy = Proxy::start(telemetry, log);
+        proxy.answers(MANY);
+        let reader = std::thread::spawn(move || {
+            let mut text = String::new();
+            unread.read_to_string(&mut text).map(|_| text)
+        });
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(proxy.stop().code(), Some(0));
+        let text = reader.join().expect("no panic").expect("UTF-8");
+        let lines = text.lines().filter(|line| line.contains(SYNC_STATUS)).count();
+        let notice = text.lines().find(|line| line.contains("left_out")).expect("a line says so");
+        let digits =
+            notice.split("left_out").nth(1).expect("a number").trim_start_matches(|c: char| !c.is_ascii_digit());
+        let digits = digits.split(|c: char| !c.is_ascii_digit()).next().expect("a number");
+        let left_out: usize = digits.parse().expect("a number");
+        assert_eq!(lines + left_out, MANY, "{notice}");
+        assert!(left_out > 0 && text.lines().last().is_some_and(|line| line.contains("drained")), "{telemetry}");
+    }
+}
+
+#[test]
+fn why_a_start_fails_is_told_although_the_log_has_begun() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound");
+    for format in ["json", "pretty"] {
+        let folder = Folder::new(&format!(
+            "[server]\nlisten = ['{address}']\n[upstreams.us]\nbase_url = 'http://127.0.0.1:1'\napi_key = 'plain'\n\
+             [telemetry]\nlog = '{format}'\n"
+        ));
+        let file = folder.file();
+        let output = command(&["--config", file.to_str().expect("UTF-8")], &[]).output().expect("the binary starts");
+        let said = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let last = said.lines().last().expect("a line");
+        assert!(last.starts_with("merge-sync-proxy: ") && last.contains(&address.to_string()), "{said}");
+        assert!(said.contains("api_key"), "the warning about the plain key comes before it: {said}");
+    }
+}
