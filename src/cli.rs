@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::{App, Listeners, descriptors, watch};
+use crate::config::address::ListenAddress;
 use crate::config::effective::Config;
 use crate::config::fault::Faults;
 use crate::config::report;
@@ -196,8 +197,8 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
             Ok(listeners) => listeners,
             Err(error) => return fail(&error),
         };
-        let addresses: Vec<String> = config.server.listen.iter().map(ToString::to_string).collect();
-        let bound = listeners.proxy.iter().filter_map(Listener::tcp_address).collect::<Vec<_>>();
+        let listen: Vec<_> = config.server.listen.iter().zip(&listeners.proxy).map(told).collect();
+        let (listen, admin) = (listen.join(", "), told((&config.admin.listen, &listeners.admin)));
         let app = match App::new(config, &hasher) {
             Ok(app) => app,
             Err(error) => return fail(&error),
@@ -217,7 +218,7 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
                 app.cut_short();
             });
         };
-        tracing::info!(?addresses, ?bound, admin = ?listeners.admin.tcp_address(), "serving");
+        tracing::info!(listen, admin, "serving");
         match app.serve(listeners, stop).await {
             Drained { cut: 0 } => {
                 tracing::info!("drained: everything finished");
@@ -231,6 +232,11 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
     });
     telemetry::finish();
     ended
+}
+
+/// How the log calls a place where the process listens: by the port that it has got, where it has asked for any.
+fn told((address, listener): (&ListenAddress, &Listener)) -> String {
+    listener.tcp_address().map_or_else(|| address.to_string(), |bound| bound.to_string())
 }
 
 fn demo(options: run::Options) -> ExitCode {

@@ -1,7 +1,7 @@
 //! Who is at the other end of a connection, as far as the connection itself says it. No header can say otherwise.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::HeaderValue;
 
@@ -48,6 +48,20 @@ impl Origin {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address),
             IpAddr::V6(address) => Self::V6(*address.octets().first_chunk().expect("sixteen bytes hold eight")),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V4(address) => address.fmt(f),
+            Self::V6(half) => {
+                let mut whole = [0; 16];
+                whole[..8].copy_from_slice(half);
+                write!(f, "{}/64", Ipv6Addr::from(whole))
+            }
+            Self::Uid(uid) => write!(f, "uid {uid}"),
         }
     }
 }
@@ -121,6 +135,8 @@ mod tests {
         assert_eq!(origin("2001:db8:1:2::1"), origin("2001:db8:1:2:ffff::"));
         assert_ne!(origin("2001:db8:1:2::1"), origin("2001:db8:1:3::1"));
         assert_eq!(origin("::ffff:192.0.2.1"), origin("192.0.2.1"));
+        assert_eq!(origin("2001:db8:1:2::1").to_string(), "2001:db8:1:2::/64");
+        assert_eq!([origin("192.0.2.1"), Origin::Uid(7)].map(|origin| origin.to_string()), ["192.0.2.1", "uid 7"]);
         assert_ne!(origin("192.0.2.2"), origin("192.0.2.1"));
     }
 

@@ -104,7 +104,7 @@ impl Taken {
         let now = Instant::now();
         if self.told.is_none_or(|told| now >= told + TELL) {
             self.told = Some(now);
-            tracing::warn!(?origin, turned_away, "too many connections of one address; closed at once");
+            tracing::warn!(%origin, turned_away, "too many connections of one address; closed at once");
         }
     }
 }

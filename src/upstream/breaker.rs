@@ -61,6 +61,11 @@ impl Breaker {
         }
     }
 
+    /// How many failures in a row there have been.
+    pub fn streak(&self) -> u32 {
+        self.streak
+    }
+
     /// What stands in the way of a call now.
     pub fn obstacle(&self, now: Instant) -> Option<Obstacle> {
         match self.state(now) {

@@ -179,10 +179,17 @@ impl Ledger {
         if standing.breaker.state(now) == State::HalfOpen && !ticket.probe && sign != Sign::Alive {
             return;
         }
-        if standing.breaker.learn(sign, standing.rules.breaker, now, jitter) {
-            let state = standing.breaker.state(now);
-            tracing::warn!(target: "budget", %upstream, ?state, "the circuit breaker has changed");
+        if !standing.breaker.learn(sign, standing.rules.breaker, now, jitter) {
+            return;
         }
+        let State::Open { until } = standing.breaker.state(now) else {
+            tracing::warn!(target: "budget", %upstream, state = "closed", "calls to {upstream} may go again");
+            return;
+        };
+        let seconds = (until.saturating_duration_since(now).as_secs_f64() * 10.0).round() / 10.0;
+        let failures = standing.breaker.streak();
+        tracing::warn!(target: "budget", %upstream, state = "open", seconds, failures,
+            "calls to {upstream} are stopped for {seconds} s: {failures} failures in a row");
     }
 
     fn given_up(&mut self, upstream: &Name) {

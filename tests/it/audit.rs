@@ -18,7 +18,7 @@ use crate::support::{ACME_TOKEN, SYNC_STATUS, World, consumer, merge, method, wi
 
 /// What this thread logs while it lives.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -32,19 +32,24 @@ impl Write for Log {
 }
 
 impl Log {
-    fn begin() -> (Self, DefaultGuard) {
+    pub fn begin() -> (Self, DefaultGuard) {
         let log = Self::default();
         let writer = log.clone();
         let lines = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone()).finish();
         (log, tracing::subscriber::set_default(lines))
     }
 
-    /// The audit lines so far, without their time.
-    fn lines(&self) -> Vec<Value> {
+    /// The lines of this target so far.
+    pub fn of(&self, target: &str) -> Vec<Value> {
         let text = String::from_utf8(std::mem::take(&mut *self.0.lock())).expect("UTF-8");
         assert!(!text.contains("canary") && !text.contains(ACME_TOKEN), "{text}");
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-        let mut lines: Vec<Value> = lines.filter(|line| line["target"] == "audit").collect();
+        lines.filter(|line| line["target"] == target).collect()
+    }
+
+    /// The audit lines so far, without their time.
+    fn lines(&self) -> Vec<Value> {
+        let mut lines = self.of("audit");
         for line in &mut lines {
             let fields = line.as_object_mut().expect("an object");
             for field in ["timestamp", "target", "level"] {

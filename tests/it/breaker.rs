@@ -5,8 +5,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use merge_sync_proxy::admin::routes::Operations;
 use merge_sync_proxy::demo::fault::Fault;
+use serde_json::Value;
 use tokio::time::{Instant, advance, sleep};
 
+use crate::audit::Log;
 use crate::exposition::count;
 use crate::support::{self, SYNC_STATUS, World, with};
 
@@ -58,6 +60,35 @@ async fn a_dead_upstream_is_left_alone_and_asked_once_before_all_may_ask_again()
     let after = join_all((0..10).map(|number| world.begin(&page(4_000 + number)))).await;
     assert!(after.into_iter().all(|got| got.expect("no panic").status == 200));
     world.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_becomes_of_the_breaker_is_told_in_words() {
+    let world = world("per_account = 'unlimited'\nerrors = 'unlimited'\nmax_wait = '0s'\nbreaker = 3");
+    let (log, _guard) = Log::begin();
+    let told = || {
+        let lines = log.of("budget");
+        let words = |line: &Value| {
+            [&line["message"], &line["state"], &line["upstream"]].map(|word| word.as_str().map(str::to_owned))
+        };
+        lines
+            .iter()
+            .map(|line| (words(line).map(Option::unwrap_or_default), line["seconds"].as_f64()))
+            .collect::<Vec<_>>()
+    };
+    world.merge.set(Fault::ResetBeforeHeaders);
+    for number in 0..6 {
+        world.get(&page(number)).await;
+    }
+    let lines = told();
+    let [([message, state, upstream], Some(seconds))] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!(*message, format!("calls to us are stopped for {seconds} s: 3 failures in a row"));
+    assert_eq!((&**state, &**upstream, (1.0..=1.3).contains(seconds)), ("open", "us", true), "{seconds}");
+    advance(SECOND * 2).await;
+    world.merge.clear();
+    assert_eq!(world.get(&page(7)).await.status, 200);
+    let words = ["calls to us may go again", "closed", "us"].map(str::to_owned);
+    assert_eq!(told(), [(words, None)]);
 }
 
 #[tokio::test(start_paused = true)]

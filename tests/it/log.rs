@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -207,4 +208,34 @@ fn why_a_start_fails_is_told_although_the_log_has_begun() {
         assert!(last.starts_with("merge-sync-proxy: ") && last.contains(&address.to_string()), "{said}");
         assert!(said.contains("api_key"), "the warning about the plain key comes before it: {said}");
     }
+}
+
+/// What is written as `?field` shows the insides of a program, which mean nothing to whoever reads a log.
+#[test]
+fn no_line_has_a_field_in_the_form_for_debugging() {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut macros = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("it can be read") {
+            let path = entry.expect("it can be read").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap_or_default();
+            for call in source.split("tracing::").skip(1).filter(|rest| rest.contains("!(")) {
+                let Some((name, rest)) = call.split_once("!(") else { continue };
+                if !["error", "warn", "info", "debug", "trace"].contains(&name) {
+                    continue;
+                }
+                let fields = rest.split(";\n").next().unwrap_or_default();
+                assert!(
+                    !["(?", " ?", "= ?"].iter().any(|part| format!("({fields}").contains(part)),
+                    "{path:?}: {fields}"
+                );
+                macros += 1;
+            }
+        }
+    }
+    assert!(macros > 20, "{macros}: there are log lines");
 }

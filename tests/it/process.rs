@@ -110,11 +110,10 @@ impl Running {
         let line = self.line_with("\"serving\"");
         let line: serde_json::Value = serde_json::from_str(&line).expect("a JSON line");
         let address = |field: &str| {
-            let text = line[field].as_str().expect("a field").to_owned();
-            let digits = text.trim_start_matches(|c: char| !c.is_ascii_digit()).trim_end_matches([')', ']']);
-            digits.parse().expect("an address")
+            let text = line[field].as_str().expect("a field");
+            text.split(", ").find_map(|text| text.parse().ok()).expect("an address")
         };
-        let (proxy, admin) = (address("bound"), address("admin"));
+        let (proxy, admin) = (address("listen"), address("admin"));
         (self, proxy, admin)
     }
 

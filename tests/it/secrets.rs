@@ -180,7 +180,7 @@ async fn a_log_for_people_holds_no_secret_either() {
     std::fs::write(folder.file(), file).expect("written");
     let proxy = Running::start(&["--config", folder.file().to_str().expect("UTF-8")], &ENV);
     let line = proxy.line_with("serving");
-    let port = line.split("bound=[127.0.0.1:").nth(1).expect("an address").split(']').next().expect("a port");
+    let port = line.split("listen=\"127.0.0.1:").nth(1).expect("an address").split('"').next().expect("a port");
     let mut caller = Caller::new(format!("127.0.0.1:{port}").parse().expect("an address"), false);
     assert_eq!(caller.get(CONSUMER, RAW, "").await, 502);
     proxy.terminate();
@@ -228,7 +228,7 @@ async fn a_secret_that_a_caller_puts_where_it_is_logged_is_cut_out_of_the_line()
         std::fs::write(folder.file(), &file).expect("written");
         let proxy = Running::start(&["--config", folder.file().to_str().expect("UTF-8")], &ENV);
         let line = proxy.line_with("serving");
-        let bound = line.split("bound").nth(1).and_then(|rest| rest.split("127.0.0.1:").nth(1)).expect("an address");
+        let bound = line.split("listen").nth(1).and_then(|rest| rest.split("127.0.0.1:").nth(1)).expect("an address");
         let port = bound.split(|c: char| !c.is_ascii_digit()).next().expect("a port");
         let address: SocketAddr = format!("127.0.0.1:{port}").parse().expect("an address");
         let mut caller = Caller::new(address, false);
