@@ -337,6 +337,8 @@ pub mod domain {
 
     pub mod trace;
 
+    pub mod under_way;
+
     pub mod body;
 
     pub mod end_to_end;

@@ -14,9 +14,10 @@ use std::task::{Context, Poll, ready};
 use std::thread;
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use pin_project_lite::pin_project;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 use tracing_subscriber::EnvFilter;
@@ -31,7 +32,8 @@ use crate::domain::body::ReplyBody;
 use crate::domain::clock::since_epoch;
 use crate::domain::ending::Ending;
 use crate::domain::trace::Trace;
-use crate::reply::render::Reply;
+use crate::domain::under_way::{Abandoned, UnderWay};
+use crate::reply::render::{End, Reply};
 use crate::trace::export::Traces;
 use crate::trace::requests;
 
@@ -157,8 +159,8 @@ pub fn finish() {
     }
 }
 
-/// The outermost layer: logs each request when it has been answered, has `count` count it, and puts a span around those that are
-/// recorded.
+/// The outermost layer: logs each request when it has ended, has `count` count it, and puts a span around those that are recorded. One
+/// whose client does not wait for the answer has ended as well.
 pub fn layer<S, C: Clone>(traces: Traces, count: C) -> impl Layer<S, Service = Telemetry<S, C>> + Clone {
     layer_fn(move |inner| Telemetry { inner, traces: traces.clone(), count: Arc::new(count.clone()) })
 }
@@ -181,7 +183,8 @@ impl<S: Clone, C: Clone> Clone for Telemetry<S, C> {
 impl<S, C, B> Service<Request<Arrived<B>>> for Telemetry<S, C>
 where
     S: Service<Request<Arrived<B>>, Response = Reply, Error = Infallible>,
-    C: Fn(&Reply, Ending),
+    S::Future: UnderWay<Known = Abandoned>,
+    C: Fn(End<'_>),
 {
     type Response = Response<ReplyBody>;
     type Error = Infallible;
@@ -210,11 +213,21 @@ struct Line {
 
 impl Line {
     fn write(&self, reply: &Reply, ending: Ending) {
-        let whose = &reply.outcome.whose;
+        let (whose, status) = (&reply.outcome.whose, reply.response.status());
+        self.tell(whose, status, ending, (reply.ended, reply.took, &reply.request_id));
+    }
+
+    fn tell(
+        &self,
+        whose: &Whose,
+        status: StatusCode,
+        ending: Ending,
+        (ended, took, id): (Instant, Duration, &HeaderValue),
+    ) {
         let entry = || Entry {
             method: self.method.as_str(),
             path: str::from_utf8(&self.path).unwrap_or_default(),
-            status: reply.response.status().as_u16(),
+            status: status.as_u16(),
             result: ending.result(),
             reason: Some(ending.reason()).filter(|reason| !reason.is_empty()),
             route: whose.route().map(|route| &**route),
@@ -222,14 +235,14 @@ impl Line {
             account: whose.account().map(|account| account.label()),
         };
         let moment = Moment {
-            at: since_epoch(reply.ended),
-            microseconds: u64::try_from(reply.took.as_micros()).unwrap_or(u64::MAX),
-            id: reply.request_id.as_bytes(),
+            at: since_epoch(ended),
+            microseconds: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            id: id.as_bytes(),
         };
         let Some(log) = REQUEST_LOG.get() else { return tell_people(&entry(), &moment) };
         // Of a question that is asked again and again all hits say the same but when, how fast and by which name.
         let same = match whose {
-            Whose::Admitted(question) if ending == Ending::Hit && reply.response.status() == StatusCode::OK => {
+            Whose::Admitted(question) if ending == Ending::Hit && status == StatusCode::OK => {
                 question.again.as_ref().map(|again| &again.logged)
             }
             _ => None,
@@ -250,23 +263,49 @@ fn tell_people(entry: &Entry<'_>, moment: &Moment<'_>) {
 
 pin_project! {
     /// The future of [`Telemetry`].
-    pub struct Answering<F, C> {
+    pub struct Answering<F, C>
+    where
+        F: UnderWay<Known = Abandoned>,
+        C: Fn(End<'_>),
+    {
         line: Option<Line>,
         trace: Trace,
         count: Arc<C>,
         #[pin]
         reply: F,
     }
+
+    impl<F, C> PinnedDrop for Answering<F, C>
+    where
+        F: UnderWay<Known = Abandoned>,
+        C: Fn(End<'_>),
+    {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let Some(abandoned) = this.reply.abandon() {
+                let Abandoned { whose, request_id, ended, took } = &abandoned;
+                (this.count)(End::Abandoned(&abandoned));
+                requests::abandon(this.trace, &abandoned);
+                if let Some(line) = this.line {
+                    line.tell(whose, Abandoned::status(), Ending::Abandoned, (*ended, *took, request_id));
+                }
+            }
+        }
+    }
 }
 
-impl<F: Future<Output = Result<Reply, Infallible>>, C: Fn(&Reply, Ending)> Future for Answering<F, C> {
+impl<F, C> Future for Answering<F, C>
+where
+    F: Future<Output = Result<Reply, Infallible>> + UnderWay<Known = Abandoned>,
+    C: Fn(End<'_>),
+{
     type Output = Result<Response<ReplyBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(reply) = ready!(this.reply.poll(cx));
         let ending = Ending::of(&reply.outcome.result);
-        (this.count)(&reply, ending);
+        (this.count)(End::Answered(&reply, ending));
         requests::end(this.trace, &reply, ending);
         if let Some(line) = this.line.take() {
             line.write(&reply, ending);

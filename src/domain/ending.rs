@@ -37,6 +37,7 @@ pub enum Ending {
     NotCached,
     UpstreamFailed,
     UpstreamTimeout,
+    Abandoned,
 }
 
 /// Where the page of an answer was from.
@@ -52,7 +53,7 @@ pub enum Source {
 
 impl Ending {
     /// All of them, each at the place that its number says.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Hit,
         Self::Negative,
         Self::StaleRevalidating,
@@ -81,6 +82,7 @@ impl Ending {
         Self::NotCached,
         Self::UpstreamFailed,
         Self::UpstreamTimeout,
+        Self::Abandoned,
     ];
 
     /// How a request with this result ended.
@@ -159,6 +161,7 @@ impl Ending {
             Self::NotCached => ("refused", "not-cached"),
             Self::UpstreamFailed => ("failed", "upstream-failed"),
             Self::UpstreamTimeout => ("failed", "upstream-timeout"),
+            Self::Abandoned => ("abandoned", ""),
         }
     }
 

@@ -41,6 +41,7 @@ use crate::domain::request_id::{self, X_REQUEST_ID};
 use crate::domain::rules::CacheRule;
 use crate::domain::signature::{SigningKey, Unsigned};
 use crate::domain::trace::Trace;
+use crate::domain::under_way::UnderWay;
 
 /// Who may come in, as of now. A reload replaces it whole; each request sees one version.
 #[derive(Debug)]
@@ -309,6 +310,15 @@ pin_project! {
     enum Step<F> {
         Refused { problem: Option<Problem> },
         Asking { #[pin] answer: F },
+    }
+}
+
+impl<F> UnderWay for Admitting<F> {
+    type Known = (Whose, Option<Box<HeaderValue>>);
+
+    fn abandon(self: Pin<&mut Self>) -> Option<Self::Known> {
+        let this = self.project();
+        Some((this.whose.take()?, this.id.take()))
     }
 }
 

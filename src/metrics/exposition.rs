@@ -73,7 +73,12 @@ impl Ours {
                 Row::of(labels, count.requests as f64)
             })
         });
-        out.write("requests", "Requests by how they ended", MetricType::Counter, rows)?;
+        out.write(
+            "requests",
+            "Requests by how they ended; abandoned: their client had gone by then",
+            MetricType::Counter,
+            rows,
+        )?;
         let charged = tallies.iter().filter_map(|(name, tally)| {
             let consumer = name.as_deref()?.to_owned();
             Some(Row::of([("consumer", consumer)], tally.calls.get() as f64))

@@ -51,6 +51,8 @@ pub struct Counts {
     pub refused_by: BTreeMap<&'static str, u64>,
     /// Without an answer, since Merge gave none of use.
     pub failed: u64,
+    /// Without an answer, since their client had gone by then.
+    pub abandoned: u64,
     /// Those that waited for no call of their own.
     pub ready: u64,
     /// Those that would have been calls to Merge if there were no proxy.
@@ -79,6 +81,7 @@ impl Counts {
             "bypass" => &mut self.bypassed,
             "webhook" => &mut self.webhooks,
             "refused" => &mut self.refused,
+            "abandoned" => &mut self.abandoned,
             _ => &mut self.failed,
         };
         *field += requests;
@@ -113,6 +116,7 @@ impl Counts {
             *self.refused_by.entry(reason).or_default() += refused;
         }
         self.failed += others.failed;
+        self.abandoned += others.abandoned;
         self.ready += others.ready;
         self.for_merge += others.for_merge;
     }

@@ -23,6 +23,7 @@ use crate::domain::exchange::{Given, Outcome, Target};
 use crate::domain::follow::How;
 use crate::domain::problem::Problem;
 use crate::domain::tally::{Connections, Counter, RouteTally, Tally};
+use crate::domain::under_way::Abandoned;
 
 /// The counters. Cheap to clone; all clones are the same counters.
 #[derive(Clone, Debug)]
@@ -141,7 +142,7 @@ impl Metrics {
         accounts.into_iter().for_each(|account| drop(self.calls_for(&account.upstream.name, account)));
     }
 
-    /// A request has ended: the one place where requests are counted.
+    /// A request has been answered: here all are counted that are.
     pub fn count(&self, outcome: &Outcome, ending: Ending, status: StatusCode, took: Duration) {
         match &outcome.whose {
             Whose::Admitted(question) if let Some(again) = &question.again => {
@@ -157,6 +158,11 @@ impl Metrics {
         {
             self.0.ages.observe(answer.age);
         }
+    }
+
+    /// A request has ended without an answer. How long its client has waited says nothing of how long answers take.
+    pub fn abandoned(&self, abandoned: &Abandoned) {
+        self.tally(&abandoned.whose).count(Ending::Abandoned, Abandoned::status());
     }
 
     /// Where a request is counted.

@@ -20,16 +20,19 @@ use tower::{Layer, Service};
 
 use super::{accept_encoding, cache_status, events};
 use crate::domain::arrival::Arrived;
+use crate::domain::ask::Whose;
 use crate::domain::body::ReplyBody;
 use crate::domain::condition::Conditions;
 use crate::domain::delivery::Delivered;
 use crate::domain::encoding::Coding;
+use crate::domain::ending::Ending;
 use crate::domain::exchange::{Answer, Given, Outcome, Served};
 use crate::domain::follow::{Followed, How};
 use crate::domain::page::Kind;
 use crate::domain::problem::{Problem, whole_seconds};
 use crate::domain::relay::Relayed;
 use crate::domain::request_id::{self, X_REQUEST_ID};
+use crate::domain::under_way::{Abandoned, UnderWay};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -72,6 +75,14 @@ pub struct Reply {
     pub ended: Instant,
     /// How long it has taken.
     pub took: Duration,
+}
+
+/// How a request came to its end.
+pub enum End<'a> {
+    /// With an answer.
+    Answered(&'a Reply, Ending),
+    /// Without one.
+    Abandoned(&'a Abandoned),
 }
 
 /// What matters of a request for the form of its answer.
@@ -326,6 +337,18 @@ pin_project! {
         reading: Reading,
         #[pin]
         outcome: F,
+    }
+}
+
+impl<F: UnderWay<Known = (Whose, Option<Box<HeaderValue>>)>> UnderWay for Rendering<F> {
+    type Known = Abandoned;
+
+    fn abandon(self: Pin<&mut Self>) -> Option<Abandoned> {
+        let this = self.project();
+        let (whose, told) = this.outcome.abandon()?;
+        let ended = Instant::now();
+        let request_id = told.map_or_else(|| this.reading.request_id.clone(), |told| *told);
+        Some(Abandoned { whose, request_id, ended, took: ended.saturating_duration_since(*this.began) })
     }
 }
 

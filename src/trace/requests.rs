@@ -1,10 +1,12 @@
 //! A span around every request that is recorded.
 
-use http::Request;
+use http::{HeaderValue, Request, StatusCode};
 
 use super::export::Traces;
+use crate::domain::ask::Whose;
 use crate::domain::ending::Ending;
 use crate::domain::trace::Trace;
+use crate::domain::under_way::Abandoned;
 use crate::reply::render::Reply;
 
 /// Takes up the trace of who sent `request`, or begins one, and hands it on among the request's extensions.
@@ -20,14 +22,20 @@ pub fn begin<B>(traces: &Traces, request: &mut Request<B>) -> Trace {
 /// Says in the trace how it has ended. What goes on without the caller, such as a refresh, may still hold the trace.
 pub fn end(trace: &Trace, reply: &Reply, ending: Ending) {
     if trace.is_recorded() {
-        describe(trace, reply, ending);
+        describe(trace, &reply.outcome.whose, reply.response.status(), &reply.request_id, ending);
         trace.end();
     }
 }
 
-fn describe(trace: &Trace, reply: &Reply, ending: Ending) {
-    let whose = &reply.outcome.whose;
-    let status = reply.response.status();
+/// Says in the trace that it has ended without an answer.
+pub fn abandon(trace: &Trace, abandoned: &Abandoned) {
+    if trace.is_recorded() {
+        describe(trace, &abandoned.whose, Abandoned::status(), &abandoned.request_id, Ending::Abandoned);
+        trace.end();
+    }
+}
+
+fn describe(trace: &Trace, whose: &Whose, status: StatusCode, request_id: &HeaderValue, ending: Ending) {
     trace.note("http.response.status_code", i64::from(status.as_u16()));
     trace.note("proxy.result", ending.result());
     if !ending.reason().is_empty() {
@@ -37,7 +45,7 @@ fn describe(trace: &Trace, reply: &Reply, ending: Ending) {
         ("proxy.consumer", whose.caller().map(|caller| &*caller.consumer.name)),
         ("proxy.account", whose.account().map(|account| account.label())),
         ("http.route", whose.route().map(|route| &**route)),
-        ("proxy.request_id", reply.request_id.to_str().ok()),
+        ("proxy.request_id", request_id.to_str().ok()),
     ] {
         if let Some(name) = name {
             trace.note(key, name.to_owned());
