@@ -286,6 +286,8 @@ pub mod upstream {
 
     pub mod cause;
 
+    pub mod trouble;
+
     pub mod transport;
 
     pub mod pool;

@@ -31,6 +31,7 @@ use crate::domain::ask::Whose;
 use crate::domain::body::ReplyBody;
 use crate::domain::clock::since_epoch;
 use crate::domain::ending::Ending;
+use crate::domain::problem::{Cause, Problem};
 use crate::domain::trace::Trace;
 use crate::domain::under_way::{Abandoned, UnderWay};
 use crate::reply::render::{End, Reply};
@@ -214,14 +215,18 @@ struct Line {
 impl Line {
     fn write(&self, reply: &Reply, ending: Ending) {
         let (whose, status) = (&reply.outcome.whose, reply.response.status());
-        self.tell(whose, status, ending, (reply.ended, reply.took, &reply.request_id));
+        let cause = match &reply.outcome.result {
+            Err(Problem::UpstreamFailed(cause)) => Some(*cause),
+            _ => None,
+        };
+        self.tell(whose, status, (ending, cause), (reply.ended, reply.took, &reply.request_id));
     }
 
     fn tell(
         &self,
         whose: &Whose,
         status: StatusCode,
-        ending: Ending,
+        (ending, cause): (Ending, Option<Cause>),
         (ended, took, id): (Instant, Duration, &HeaderValue),
     ) {
         let entry = || Entry {
@@ -230,6 +235,7 @@ impl Line {
             status: status.as_u16(),
             result: ending.result(),
             reason: Some(ending.reason()).filter(|reason| !reason.is_empty()),
+            cause,
             route: whose.route().map(|route| &**route),
             consumer: whose.caller().map(|caller| &*caller.consumer.name),
             account: whose.account().map(|account| account.label()),
@@ -253,11 +259,12 @@ impl Line {
 
 /// The line of a request among all others, for people.
 fn tell_people(entry: &Entry<'_>, moment: &Moment<'_>) {
-    let Entry { method, path, status, result, reason, route, consumer, account } = *entry;
+    let Entry { method, path, status, result, reason, cause, route, consumer, account } = *entry;
+    let cause = cause.map(tracing::field::display);
     let Moment { microseconds, id, .. } = *moment;
     let id = str::from_utf8(id).ok();
     tracing::info!(
-        target: "access", method, path, status, result, reason, route, consumer, account, microseconds, id
+        target: "access", method, path, status, result, reason, cause, route, consumer, account, microseconds, id
     );
 }
 
@@ -287,7 +294,7 @@ pin_project! {
                 (this.count)(End::Abandoned(&abandoned));
                 requests::abandon(this.trace, &abandoned);
                 if let Some(line) = this.line {
-                    line.tell(whose, Abandoned::status(), Ending::Abandoned, (*ended, *took, request_id));
+                    line.tell(whose, Abandoned::status(), (Ending::Abandoned, None), (*ended, *took, request_id));
                 }
             }
         }

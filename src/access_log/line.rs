@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use memchr::memchr2;
 
+use crate::domain::problem::Cause;
+
 /// What a line tells of a request.
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "they are the fields of the line")]
@@ -14,6 +16,7 @@ pub struct Entry<'a> {
     pub status: u16,
     pub result: &'a str,
     pub reason: Option<&'a str>,
+    pub cause: Option<Cause>,
     pub route: Option<&'a str>,
     pub consumer: Option<&'a str>,
     pub account: Option<&'a str>,
@@ -56,9 +59,11 @@ impl Entry<'_> {
         escape(self.path.as_bytes(), line);
         line.extend_from_slice(b"\",\"status\":");
         number(u64::from(self.status), line);
+        let cause = self.cause.map(|cause| cause.to_string());
         let words = [
             (&b",\"result\":\""[..], Some(self.result)),
             (b",\"reason\":\"", self.reason),
+            (b",\"cause\":\"", cause.as_deref()),
             (b",\"consumer\":\"", self.consumer),
             (b",\"account\":\"", self.account),
             (b",\"route\":\"", self.route),
@@ -122,6 +127,7 @@ pub(super) mod tests {
         status: 200,
         result: "hit",
         reason: None,
+        cause: None,
         route: Some("/api/{category}/v1/sync-status"),
         consumer: Some("team"),
         account: Some("acme"),
@@ -151,6 +157,8 @@ pub(super) mod tests {
         let at = AT + Duration::from_micros(999_958);
         let later = line(Entry { reason: Some("expired"), ..ENTRY }, &Moment { at, ..MOMENT });
         assert_eq!((&later["timestamp"], &later["reason"]), (&"2026-04-15T10:00:01.000000Z".into(), &"expired".into()));
+        let failed = line(Entry { cause: Some(Cause::Unexpected(204)), ..ENTRY }, &MOMENT);
+        assert_eq!(failed["cause"], "unexpected status 204");
     }
 
     proptest! {

@@ -16,8 +16,9 @@ use tower::{BoxError, Service, ServiceExt};
 use tower_http::decompression::{Decompression, DecompressionBody};
 
 use super::patience::Patient;
+use super::trouble::{Failed, Troubles, Why};
 use super::ways::{InForce, Transport, Way};
-use super::{cause, retry_after, sign, sync_status};
+use super::{cause, retry_after, sign, sync_status, trouble};
 use crate::domain::access::Upstream;
 use crate::domain::body::{StreamBody, empty};
 use crate::domain::exchange::Fetch;
@@ -31,6 +32,7 @@ const MAX_BODY: usize = 64 << 20;
 #[derive(Clone)]
 pub struct Client {
     in_force: InForce,
+    pub(super) troubles: Troubles,
 }
 
 /// A call about to be made: when it began, to which upstream, and on which way, which may not keep it waiting for longer than that
@@ -44,7 +46,7 @@ pub(super) struct Leaving {
 impl Client {
     /// A client that takes the ways that are in force when it is called.
     pub fn new(in_force: InForce) -> Self {
-        Self { in_force }
+        Self { in_force, troubles: Troubles::default() }
     }
 
     /// How to reach the upstream that `admitted` has become.
@@ -68,11 +70,17 @@ impl Service<Fetch> for Client {
     }
 
     fn call(&mut self, fetch: Fetch) -> Self::Future {
-        let leaving = self.leave(&fetch.target.upstream);
+        let (leaving, troubles) = (self.leave(&fetch.target.upstream), self.troubles.clone());
         Box::pin(async move {
             let Leaving { began, upstream, way } = leaving?;
             let request = sign(&upstream, &fetch)?;
-            call(way, request, began, &fetch).await
+            let outcome = call(way, request, began, &fetch).await;
+            let why = match &outcome {
+                Ok(received) => unusable(&received, &fetch),
+                Err(failed) => failed.why.clone(),
+            };
+            why.inspect(|why| troubles.tell(&fetch.target, why));
+            outcome.map_err(|failed| failed.problem)
         })
     }
 }
@@ -89,20 +97,33 @@ fn sign(upstream: &Upstream, fetch: &Fetch) -> Result<Request<StreamBody>, Probl
     sign::request(to, (&fetch.key.place.path, fetch.query.as_deref()), Method::GET, headers, empty())
 }
 
+/// Why an answer is none that can be used, as far as its head and its form tell.
+fn unusable(received: &Received, fetch: &Fetch) -> Option<Why> {
+    match received.status {
+        StatusCode::OK if received.digest.json => None,
+        StatusCode::OK => Some(Why::new("the answer is not JSON", None)),
+        StatusCode::NOT_MODIFIED if fetch.known.is_some() => None,
+        status if status.as_u16() < 400 => {
+            Some(Why::new("a status that makes no sense here", Some(status.as_str().to_owned())))
+        }
+        status => trouble::of_status(status),
+    }
+}
+
 async fn call(
     way: Patient<Transport>,
     request: Request<StreamBody>,
     began: Instant,
     fetch: &Fetch,
-) -> Result<Received, Problem> {
+) -> Result<Received, Failed> {
     let (known, deadline) = (fetch.known.as_deref(), fetch.deadline);
     let response = timeout_at(deadline, send(way, request)).await.map_err(|_elapsed| Problem::UpstreamTimeout)?;
     let (head, body) = response.map_err(|error| cause::before_the_answer(&*error))?.into_parts();
-    let body = timeout_at(deadline, read(body, &head.headers)).await.unwrap_or(Err(Problem::UpstreamTimeout));
-    let body = body.map_err(|problem| match head.status.as_u16() {
+    let body = timeout_at(deadline, read(body, &head.headers)).await.unwrap_or(Err(Problem::UpstreamTimeout.into()));
+    let body = body.map_err(|failed| match head.status.as_u16() {
         // To Merge the call has failed, whatever becomes of the body: the budget has to know of it.
-        status @ 400.. => Problem::UpstreamFailed(Cause::Unexpected(status)),
-        _ => problem,
+        status @ 400.. => Failed { problem: Problem::UpstreamFailed(Cause::Unexpected(status)), ..failed },
+        _ => failed,
     })?;
     let date = head.headers.get(DATE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok());
     let clock = date.unwrap_or_else(SystemTime::now);
@@ -134,10 +155,10 @@ fn send(
 }
 
 /// The whole body, or nothing.
-async fn read<B: Body<Data = Bytes, Error = BoxError>>(body: B, headers: &HeaderMap) -> Result<Bytes, Problem> {
+async fn read<B: Body<Data = Bytes, Error = BoxError>>(body: B, headers: &HeaderMap) -> Result<Bytes, Failed> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > MAX_BODY) {
-        return Err(Problem::UpstreamFailed(Cause::TooLarge));
+        return Err(Problem::UpstreamFailed(Cause::TooLarge).into());
     }
     let mut body = pin!(body);
     // Most come in one piece, which need not be copied.
@@ -146,7 +167,7 @@ async fn read<B: Body<Data = Bytes, Error = BoxError>>(body: B, headers: &Header
         let frame = frame.map_err(|error| cause::within_the_answer(&*error))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len().max(whole.len()) + data.len() > MAX_BODY {
-            return Err(Problem::UpstreamFailed(Cause::TooLarge));
+            return Err(Problem::UpstreamFailed(Cause::TooLarge).into());
         }
         if first.is_empty() {
             first = data;

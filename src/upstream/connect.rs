@@ -32,6 +32,11 @@ pub enum Unreached {
     LateTls(Duration),
 }
 
+/// A name has no address, as far as the resolver knows.
+#[derive(Debug, thiserror::Error)]
+#[error("the name does not resolve")]
+pub struct Unresolved(#[source] pub BoxError);
+
 impl Unreached {
     /// Whether it is the peer's identity or protocol that is wrong, which no second try mends.
     pub fn is_distrust(&self) -> bool {

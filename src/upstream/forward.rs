@@ -12,7 +12,7 @@ use tower::{BoxError, Service, ServiceExt};
 use super::client::{Client, Leaving};
 use super::patience::Patient;
 use super::ways::Transport;
-use super::{cause, retry_after, sign};
+use super::{cause, retry_after, sign, trouble};
 use crate::domain::body::{StreamBody, Untrailed, stream};
 use crate::domain::end_to_end;
 use crate::domain::problem::Problem;
@@ -31,12 +31,18 @@ impl Service<Call> for Client {
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let leaving = self.leave(&call.target.upstream);
+        let (leaving, troubles) = (self.leave(&call.target.upstream), self.troubles.clone());
         Box::pin(async move {
             let Leaving { began, upstream, way } = leaving?;
             let (to, what) = ((&*upstream, &*call.target.account), (&*call.key.place.path, call.uri.query()));
             let request = sign::request(to, what, call.method, call.headers, call.body)?;
-            let mut response = send(way, request).await.map_err(|error| cause::before_the_answer(&*error))?;
+            let answer = send(way, request).await.map_err(|error| cause::before_the_answer(&*error));
+            let why = match &answer {
+                Ok(response) => trouble::of_status(response.status()),
+                Err(failed) => failed.why.clone(),
+            };
+            why.inspect(|why| troubles.tell(&call.target, why));
+            let mut response = answer.map_err(|failed| failed.problem)?;
             let headers = response.headers_mut();
             end_to_end::strip(headers);
             for name in COOKIES {

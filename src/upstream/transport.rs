@@ -21,7 +21,7 @@ use rustls_platform_verifier::Verifier;
 use tokio_rustls::TlsConnector;
 use tower::{BoxError, ServiceExt};
 
-use super::connect::{Secure, Within};
+use super::connect::{Secure, Unresolved, Within};
 use super::pool::{Kept, Pool};
 use super::ways::{Transport, transport};
 use crate::domain::access::{Credential, Upstream};
@@ -75,6 +75,7 @@ where
     R: Clone + Send + Sync + 'static,
 {
     let options = &upstream.client;
+    let resolver = resolver.map_err(|error| Unresolved(error.into()));
     let tcp = addresses(resolver, options.connect_timeout);
     let tls = TlsConnector::from(Arc::new(tls(upstream)?));
     Ok(match proxy(upstream, &Matcher::from_env())? {

@@ -15,6 +15,8 @@ mod changes;
 
 mod by_heart;
 
+mod causes;
+
 mod chromium;
 
 mod cli;
