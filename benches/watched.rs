@@ -33,7 +33,8 @@ use merge_sync_proxy::listen::accept::{self, Limits, Listener};
 use merge_sync_proxy::listen::converse::Asked;
 use merge_sync_proxy::listen::pulse::Patience;
 use merge_sync_proxy::reply::render::{self, Reply};
-use merge_sync_proxy::{stack, telemetry};
+use merge_sync_proxy::stack;
+use merge_sync_proxy::telemetry::log;
 use support::ground::Ground;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -74,7 +75,7 @@ fn main() {
 }
 
 fn measure() {
-    telemetry::start(false, "info", true).expect("a thread");
+    log::start(false, "info", true).expect("a thread");
     let ground = Ground::new(1_000, 1_000);
     let client = runtime();
     let shared = ground.app.ground();

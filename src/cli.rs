@@ -21,7 +21,7 @@ use crate::domain::key::TokenHasher;
 use crate::door::consumer_key;
 use crate::listen::accept::{Drained, Listener};
 use crate::listen::bind::Presence;
-use crate::telemetry::{self, redact};
+use crate::telemetry::{log, redact};
 
 mod status;
 
@@ -137,8 +137,8 @@ fn refuse(faults: &Faults) -> ExitCode {
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {
     // After the lines of the log, which may say more about it.
-    telemetry::tell(&format!("merge-sync-proxy: {error}"));
-    telemetry::finish();
+    log::tell(&format!("merge-sync-proxy: {error}"));
+    log::finish();
     ExitCode::from(FAILED)
 }
 
@@ -178,7 +178,7 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
     };
     let pretty = config.telemetry.log.map_or_else(|| io::stderr().is_terminal(), |log| log == LogFormat::Pretty);
     redact::conceal(config.secrets());
-    if let Err(error) = telemetry::start(pretty, &config.telemetry.filter, config.telemetry.access_log) {
+    if let Err(error) = log::start(pretty, &config.telemetry.filter, config.telemetry.access_log) {
         return fail(&error);
     }
     descriptors::raise();
@@ -230,7 +230,7 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
             }
         }
     });
-    telemetry::finish();
+    log::finish();
     ended
 }
 

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use merge_sync_proxy::app::Listeners;
-use merge_sync_proxy::telemetry;
+use merge_sync_proxy::telemetry::log;
 use socket2::{Domain, Socket, Type};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -107,7 +107,7 @@ pub(crate) fn play() -> bool {
     };
     let runtime = runtime(layout.workers);
     if role == "logged" {
-        telemetry::start(false, "info", true).expect("a thread");
+        log::start(false, "info", true).expect("a thread");
     }
     if role == "bare" {
         runtime.block_on(play_bare(&layout));

@@ -19,7 +19,7 @@ use crate::domain::access::{Name, Upstream};
 use crate::domain::event::Kind;
 use crate::domain::key::TokenHasher;
 use crate::domain::peer::Asker;
-use crate::telemetry::{self, redact};
+use crate::telemetry::{log, redact};
 use crate::upstream::transport;
 use crate::upstream::ways::{Transport, Ways};
 
@@ -194,7 +194,7 @@ impl App {
         redact::conceal(config.secrets());
         if (&config.telemetry.filter, config.telemetry.access_log) != (&old.telemetry.filter, old.telemetry.access_log)
         {
-            telemetry::refilter(&config.telemetry.filter, config.telemetry.access_log);
+            log::refilter(&config.telemetry.filter, config.telemetry.access_log);
         }
         // In this order, so that whoever is admitted to an upstream finds the way to it.
         self.ground.in_force.replace(ways.after(&self.ground.in_force.ways()));
