@@ -18,6 +18,7 @@ mod certificates;
 /// How many connections fit into the open files that the process may have.
 pub mod descriptors;
 
+pub(crate) use self::sockets::ADMIN;
 pub use self::sockets::{Listeners, StartError};
 
 use std::collections::HashMap;

@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -78,11 +77,11 @@ enum Command {
         #[arg(long, value_name = "N")]
         requests: Option<u64>,
         /// Where the proxy listens
-        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-        listen: SocketAddr,
+        #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = local_address)]
+        listen: ListenAddress,
         /// Where its admin listener is
-        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
-        admin: SocketAddr,
+        #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8081", value_parser = local_address)]
+        admin: ListenAddress,
     },
     /// Show what a running proxy does: accounts, consumers, budgets, cache, events
     Status(status::Arguments),
@@ -112,11 +111,31 @@ pub fn run() -> ExitCode {
         Command::Check(file) => check(&file.config),
         Command::Demo { requests, listen, admin } => {
             // A tour is over before anybody could use its addresses, so it takes any that are free.
-            let free = |address: SocketAddr| if requests.is_some() { (address.ip(), 0).into() } else { address };
-            demo(run::Options { requests, listen: free(listen), admin: free(admin) })
+            let free = |address| match address {
+                ListenAddress::Tcp { host, .. } if requests.is_some() => ListenAddress::Tcp { host, port: 0 },
+                address => address,
+            };
+            let (listen, admin) = (free(listen), free(admin));
+            if listen.clashes_with(&admin) {
+                return wrong(&format!("--listen and --admin are both {listen}; give one of them another port"));
+            }
+            demo(run::Options { requests, listen, admin })
         }
         Command::Status(arguments) => status::run(&arguments),
         Command::Key { command: KeyCommand::New { name } } => new_key(&name),
+    }
+}
+
+/// An address for the demo, which anybody who reaches it may use.
+fn local_address(text: &str) -> Result<ListenAddress, String> {
+    match ListenAddress::parse(text) {
+        Ok(address @ ListenAddress::Tcp { .. }) if address.is_local() => Ok(address),
+        Ok(ListenAddress::Tcp { .. }) => {
+            Err("the demo is for this machine alone: localhost, 127.0.0.1 or [::1]".into())
+        }
+        Ok(ListenAddress::Unix(_)) => Err("the demo listens on TCP: write host:port, as in 127.0.0.1:8080".into()),
+        Err(_) if text.parse::<u16>().is_ok() => Err(format!("write host:port, as in 127.0.0.1:{text}")),
+        Err(message) => Err(message),
     }
 }
 

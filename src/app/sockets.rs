@@ -12,14 +12,21 @@ use crate::listen::tls::Tls;
 use crate::listen::unix;
 use crate::upstream::transport::TransportError;
 
+/// The key of the address for operators.
+pub(crate) const ADMIN: &str = "admin.listen";
+
 /// Why a start failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {reason}{}", advice(reason))]
+    #[error("cannot listen on {address} ({key}): {reason}{}", advice(reason, *presence))]
     Listen {
         /// The address as configured.
         address: String,
+        /// The key that it is configured with.
+        key: &'static str,
+        /// Who else was to be allowed there.
+        presence: Presence,
         /// The operating system's reason.
         reason: io::Error,
     },
@@ -37,9 +44,14 @@ pub enum StartError {
 }
 
 /// What to do about an address that cannot be had.
-fn advice(reason: &io::Error) -> &'static str {
-    match reason.kind() {
-        io::ErrorKind::AddrInUse => "; to take over from a proxy that runs there, start with --replace",
+fn advice(reason: &io::Error, presence: Presence) -> &'static str {
+    match (reason.kind(), presence) {
+        (io::ErrorKind::AddrInUse, Presence::Alone) => {
+            "; to take over from a proxy that runs there, start with --replace"
+        }
+        (io::ErrorKind::AddrInUse, Presence::Beside) => {
+            "; --replace works only where a merge-sync-proxy of the same user listens"
+        }
         _ => "",
     }
 }
@@ -72,22 +84,27 @@ impl Listeners {
         let tls = config.server.tls.as_ref().map(|tls| Tls::new(tls.loaded.server.clone(), tls.handshake_timeout));
         let mut proxy = Vec::new();
         for address in &config.server.listen {
-            let listener = bind(address, config.server.unix, presence).await?;
+            let listener = bind("server.listen", address, config.server.unix, presence).await?;
             proxy.push(match &tls {
                 Some(tls) => listener.secured(tls),
                 None => listener,
             });
         }
         // Who may ask is not thereby an operator.
-        let admin = bind(&config.admin.listen, SocketAccess::OWNER, presence).await?;
+        let admin = bind(ADMIN, &config.admin.listen, SocketAccess::OWNER, presence).await?;
         Ok(Self { proxy, admin, tls })
     }
 }
 
-async fn bind(address: &ListenAddress, access: SocketAccess, presence: Presence) -> Result<Listener, StartError> {
+async fn bind(
+    key: &'static str,
+    address: &ListenAddress,
+    access: SocketAccess,
+    presence: Presence,
+) -> Result<Listener, StartError> {
     let bound = match address {
         ListenAddress::Tcp { host, port } => bind::tcp(host, *port, presence).await.map(Listener::Tcp),
         ListenAddress::Unix(path) => unix::bind(path, access, presence).map(Listener::Unix),
     };
-    bound.map_err(|reason| StartError::Listen { address: address.to_string(), reason })
+    bound.map_err(|reason| StartError::Listen { address: address.to_string(), key, presence, reason })
 }

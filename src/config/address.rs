@@ -1,7 +1,7 @@
 //! Where to listen and whom to call: listen addresses, base URLs, forward proxies.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,6 +33,9 @@ pub enum ListenAddress {
 /// What `sun_path` holds on Linux, less the closing NUL. The smaller limit of other systems shows when binding.
 const LONGEST_SOCKET_PATH: usize = 107;
 
+const ADDRESS: &str = "must be host:port, [v6]:port or unix:/path, as in 127.0.0.1:8080";
+const BRACKETS: &str = "an IPv6 address stands in brackets, as in [::1]:8080";
+
 impl ListenAddress {
     /// Reads `host:port`, `[v6]:port` or `unix:/path`.
     pub fn parse(text: &str) -> Result<Self, String> {
@@ -43,21 +46,33 @@ impl ListenAddress {
                 _ => Ok(Self::Unix(path.into())),
             };
         }
-        let (host, port) = text.rsplit_once(':').ok_or("must be host:port, [v6]:port or unix:/path")?;
+        if let Some((scheme, _)) = text.split_once("://") {
+            let known = ["http", "https"].into_iter().find(|known| scheme.eq_ignore_ascii_case(known));
+            let scheme = known.map_or_else(|| "a scheme".to_owned(), |scheme| format!("{scheme}://"));
+            return Err(format!("write host:port without {scheme}, as in 127.0.0.1:8080"));
+        }
+        let is_v6 = |text: &str| text.parse::<Ipv6Addr>().is_ok();
+        if is_v6(text) {
+            return Err(BRACKETS.into());
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(ADDRESS)?;
         let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
         let port = port.parse().ok().filter(|_| digits).ok_or("the port must be a whole number from 0 to 65535")?;
         let host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
-            Some(v6) => {
-                v6.filter(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok()).ok_or("no IPv6 address in brackets")?
-            }
+            Some(v6) => v6.filter(|v6| is_v6(v6)).ok_or("no IPv6 address in brackets")?,
             None if host.is_empty() || host == "*" => {
                 return Err(format!("write 0.0.0.0:{port} or [::]:{port} to listen on every interface"));
             }
-            None if host.contains(':') => return Err("an IPv6 address stands in brackets, as in [::1]:8080".into()),
-            None if !is_host(host) => return Err("must be host:port, [v6]:port or unix:/path".into()),
+            None if is_v6(host) => return Err(BRACKETS.into()),
+            None if !is_host(host) => return Err(ADDRESS.into()),
             None => host,
         };
         Ok(Self::Tcp { host: host.into(), port })
+    }
+
+    /// Whether both cannot be bound; port 0 is another port each time.
+    pub fn clashes_with(&self, other: &Self) -> bool {
+        self == other && !matches!(self, Self::Tcp { port: 0, .. })
     }
 
     /// Whether only this machine can reach it: loopback or a Unix socket.
@@ -220,14 +235,19 @@ mod tests {
     #[test]
     fn a_bad_listen_address_is_told_what_is_allowed() {
         for (text, message) in [
-            ("8080", "must be host:port, [v6]:port or unix:/path"),
-            ("a b:1", "must be host:port, [v6]:port or unix:/path"),
+            ("8080", ADDRESS),
+            ("a b:1", ADDRESS),
+            ("a:b:1", ADDRESS),
+            ("http://127.0.0.1:8080", "write host:port without http://, as in 127.0.0.1:8080"),
+            ("HTTPS://localhost", "write host:port without https://, as in 127.0.0.1:8080"),
+            ("tcp://[::1]:8080/", "write host:port without a scheme, as in 127.0.0.1:8080"),
             ("localhost:http", "the port must be a whole number from 0 to 65535"),
             ("localhost:+80", "the port must be a whole number from 0 to 65535"),
             ("localhost:65536", "the port must be a whole number from 0 to 65535"),
             (":8080", "write 0.0.0.0:8080 or [::]:8080 to listen on every interface"),
             ("*:8080", "write 0.0.0.0:8080 or [::]:8080 to listen on every interface"),
-            ("::1:8080", "an IPv6 address stands in brackets, as in [::1]:8080"),
+            ("::1:8080", BRACKETS),
+            ("2001:db8::a", BRACKETS),
             ("[nope]:8080", "no IPv6 address in brackets"),
             ("unix:proxy.sock", "a Unix socket is written as unix:/absolute/path"),
         ] {

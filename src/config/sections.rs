@@ -25,7 +25,7 @@ const LARGEST_PAGE: u64 = 64 << 20;
 /// `[server]`, with bounds on everything that others can use up.
 pub(super) fn server(server: &schema::Server, findings: &mut Findings<'_>) -> Server {
     for (index, address) in server.listen.iter().enumerate() {
-        if server.listen[..index].iter().any(|earlier| clash(earlier, address)) {
+        if server.listen[..index].iter().any(|earlier| earlier.clashes_with(address)) {
             findings.fault(address.place(), "is given twice");
         }
     }
@@ -112,11 +112,6 @@ fn secure(table: &Table<schema::Tls>, listen: &[Item<ListenAddress>], findings: 
     }
 }
 
-/// Whether both cannot be bound; port 0 is another port each time.
-fn clash(one: &ListenAddress, other: &ListenAddress) -> bool {
-    one == other && !matches!(one, ListenAddress::Tcp { port: 0, .. })
-}
-
 /// `[admin]`, guarded where others can reach it.
 pub(super) fn admin(file: &File, findings: &mut Findings<'_>) -> Admin {
     let listen = &file.admin.listen;
@@ -124,9 +119,14 @@ pub(super) fn admin(file: &File, findings: &mut Findings<'_>) -> Admin {
     if token.is_none() && !listen.is_local() && !findings.touch("admin.token") {
         findings.fault(listen.place(), "others can reach this address: set admin.token, or listen on 127.0.0.1");
     }
-    if let Some(taken) = file.server.listen.iter().find(|taken| clash(taken, listen)) {
+    if let Some(taken) = file.server.listen.iter().find(|taken| taken.clashes_with(listen)) {
         let place = if listen.is_written() { listen.place() } else { taken.place() };
-        findings.fault(place, "is the same address for server.listen and admin.listen");
+        let other = match **listen {
+            ListenAddress::Tcp { .. } => "port",
+            ListenAddress::Unix(_) => "path",
+        };
+        let message = format!("server.listen and admin.listen are both {}; give one of them another {other}", **listen);
+        findings.fault(place, message);
     }
     Admin { listen: (**listen).clone(), token }
 }
@@ -251,11 +251,18 @@ mod tests {
             ),
             (
                 "[admin]\nlisten = '127.0.0.1:8080'",
-                "2:10  admin.listen  '127.0.0.1:8080': is the same address for server.listen and admin.listen",
+                "2:10  admin.listen  '127.0.0.1:8080': server.listen and admin.listen are both 127.0.0.1:8080; \
+                 give one of them another port",
             ),
             (
                 "[server]\nlisten = '127.0.0.1:8081'",
-                "2:10  server.listen  '127.0.0.1:8081': is the same address for server.listen and admin.listen",
+                "2:10  server.listen  '127.0.0.1:8081': server.listen and admin.listen are both 127.0.0.1:8081; \
+                 give one of them another port",
+            ),
+            (
+                "[server]\nlisten = 'unix:/p.sock'\n[admin]\nlisten = 'unix:/p.sock'",
+                "4:10  admin.listen  'unix:/p.sock': server.listen and admin.listen are both unix:/p.sock; \
+                 give one of them another path",
             ),
         ]);
         let guarded = config("[admin]\nlisten = '[::]:8081'\ntoken = { env = 'TOKEN' }");

@@ -184,7 +184,7 @@ mod tests {
             ("[telemetry]\naccess_log = 1.5", "2:14  telemetry.access_log  1.5: must be true or false, without quotes"),
             (
                 "[server]\nlisten = ['127.0.0.1:1', '8080']",
-                "2:26  server.listen[1]  '8080': must be host:port, [v6]:port or unix:/path",
+                "2:26  server.listen[1]  '8080': must be host:port, [v6]:port or unix:/path, as in 127.0.0.1:8080",
             ),
             (
                 "[server]\nlisten = [5]",

@@ -9,18 +9,19 @@ use tokio::net::TcpListener;
 
 use super::merge::Merge;
 use super::tour::Tour;
-use crate::app::{App, Listeners, StartError};
+use crate::app::{ADMIN, App, Listeners, StartError};
+use crate::config::address::ListenAddress;
 use crate::config::effective::Config;
 use crate::domain::key::TokenHasher;
 use crate::listen::accept::Listener;
 
 /// What the demo is asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
-    /// Where the proxy listens.
-    pub listen: SocketAddr,
-    /// Where its admin listener is.
-    pub admin: SocketAddr,
+    /// Where the proxy listens, on TCP.
+    pub listen: ListenAddress,
+    /// Where its admin listener is, on TCP.
+    pub admin: ListenAddress,
     /// Run so many requests and end.
     pub requests: Option<u64>,
 }
@@ -28,9 +29,19 @@ pub struct Options {
 /// Why the demo could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {reason}; choose another with {option}")]
+    Listen {
+        /// The address as given.
+        address: String,
+        /// The operating system's reason.
+        reason: io::Error,
+        /// The option that gives the address.
+        option: &'static str,
+    },
     /// The proxy did not start.
     #[error(transparent)]
-    Start(#[from] StartError),
+    Start(StartError),
     /// A socket or the terminal failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -40,6 +51,18 @@ pub enum DemoError {
     /// Some requests of the tour failed.
     #[error("{0} requests of the tour got no answer")]
     Tour(u64),
+}
+
+impl From<StartError> for DemoError {
+    /// In the words of the command line: the demo has no file whose keys could be named, and takes over from nobody.
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Listen { address, key, reason, .. } => {
+                Self::Listen { address, reason, option: if key == ADMIN { "--admin" } else { "--listen" } }
+            }
+            other => Self::Start(other),
+        }
+    }
 }
 
 /// What the simulated Merge signs its webhooks with.
@@ -57,8 +80,8 @@ pub async fn run(options: Options, stop: impl Future, out: &mut impl Write) -> R
     let config = config(&merge, upstream, &options, &hasher)?;
     let listeners = Listeners::bind(&config).await?;
     let app = App::new(config, &hasher)?;
-    let proxy = listeners.proxy.iter().find_map(Listener::tcp_address).unwrap_or(options.listen);
-    let admin = listeners.admin.tcp_address().unwrap_or(options.admin);
+    let bound = (listeners.proxy.iter().find_map(Listener::tcp_address), listeners.admin.tcp_address());
+    let (Some(proxy), Some(admin)) = bound else { return Err(DemoError::Config("it listens on TCP".into())) };
     let simulation = tokio::spawn(merge.clone().serve(simulated, std::future::pending::<()>()));
     let webhooks = tokio::spawn(merge.clone().send_webhooks(proxy, WEBHOOK_SECRET));
     let result = match options.requests {

@@ -114,9 +114,44 @@ fn a_port_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("it is bound");
     let folder = Folder::new(&file(&format!("listen = ['{address}']"), NOWHERE));
-    let (code, _, err) = told(&run(&["--config", folder.file().to_str().expect("UTF-8")], &SECRETS));
+    let (code, _, err) = told_of(&folder, &[]);
     assert_eq!(code, 1);
-    assert!(err.contains(&format!("cannot listen on {address}: Address already in use")), "{err}");
+    let said = format!("cannot listen on {address} (server.listen): Address already in use");
+    assert!(err.contains(&said) && err.contains("start with --replace"), "{err}");
+    let (code, _, err) = told_of(&folder, &["--replace"]);
+    assert!(code == 1 && err.contains("--replace works only where a merge-sync-proxy"), "{err}");
+    let config =
+        file(ANY_PORT, NOWHERE).replace("[admin]\nlisten = '127.0.0.1:0'", &format!("[admin]\nlisten = '{address}'"));
+    let (code, _, err) = told_of(&Folder::new(&config), &[]);
+    assert!(code == 1 && err.contains(&format!("cannot listen on {address} (admin.listen): ")), "{err}");
+}
+
+/// A start with the file in `folder`, which must fail.
+fn told_of(folder: &Folder, more: &[&str]) -> (i32, String, String) {
+    told(&run(&[&["--config", folder.file().to_str().expect("UTF-8")], more].concat(), &SECRETS))
+}
+
+#[test]
+fn the_demo_says_how_to_give_it_other_addresses() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    for (option, other) in [("--listen", "--admin"), ("--admin", "--listen")] {
+        let (code, out, err) = told(&run(&["demo", option, &address, other, "127.0.0.1:0"], &[]));
+        assert_eq!((code, &*out), (1, ""));
+        let said =
+            format!("cannot listen on {address}: Address already in use (os error 98); choose another with {option}\n");
+        assert!(err.ends_with(&said), "{err}");
+    }
+    for (written, said) in [
+        ("8080", "write host:port, as in 127.0.0.1:8080"),
+        ("http://localhost:8080", "write host:port without http://"),
+        ("0.0.0.0:8080", "for this machine alone: localhost, "),
+        ("unix:/p.sock", "write host:port, as in 127.0.0.1:8080"),
+        ("127.0.0.1:8081", "--listen and --admin are both 127.0.0.1:8081; give one of them another port"),
+    ] {
+        let (code, out, err) = told(&run(&["demo", "--listen", written], &[]));
+        assert_eq!((code, &*out, err.contains(said)), (2, "", true), "{err}");
+    }
 }
 
 #[test]
@@ -142,7 +177,7 @@ async fn get(url: &str, account: &str) -> impl Fn(&str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_line_that_the_demo_prints_works() {
-    let demo = Running::start(&["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"], &[]);
+    let demo = Running::start(&["demo", "--listen", "localhost:0", "--admin", "127.0.0.1:0"], &[]);
     let line = demo.line_with("curl ");
     let account = line.split("X-Account-Token: ").nth(1).expect("a header").split('\'').next().expect("a name");
     let url = line.split_whitespace().last().expect("a URL");
