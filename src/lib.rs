@@ -386,6 +386,8 @@ pub mod config {
 
     pub mod units;
 
+    pub mod whole;
+
     pub mod address;
 
     pub mod words;

@@ -33,13 +33,10 @@ pub(super) fn consumers(file: &File, findings: &mut Findings<'_>) -> Vec<Consume
         }
         known.check(place, table, file, findings);
         grants(place, table, file, findings);
-        let max_in_flight_misses = findings.within(&table.max_in_flight_misses, 1..=100_000);
-        let max_followers = findings.within(&table.max_followers, 0..=100_000);
-        let weight = NonZeroU32::new(findings.within(&table.weight, 1..=1_000)).unwrap_or(NonZeroU32::MIN);
         Some(Consumer {
             name: name?,
             keys: table.key_sha256.as_deref().unwrap_or_default().iter().map(|key| (**key).clone()).collect(),
-            unix_uids: table.unix_uid.iter().map(|uid| **uid).collect(),
+            unix_uids: table.unix_uid.iter().map(|uid| uid.0).collect(),
             client_certs: table.client_cert.iter().map(|name| name.0.clone()).collect(),
             disabled: *table.disabled,
             accounts: table.accounts.iter().map(|pattern| (**pattern).clone()).collect(),
@@ -48,9 +45,9 @@ pub(super) fn consumers(file: &File, findings: &mut Findings<'_>) -> Vec<Consume
             quota: *table.quota,
             forced_refreshes: *table.forced_refreshes,
             resync: *table.resync,
-            max_in_flight_misses,
-            max_followers,
-            weight,
+            max_in_flight_misses: table.max_in_flight_misses.0,
+            max_followers: table.max_followers.0,
+            weight: NonZeroU32::new(table.weight.0).unwrap_or(NonZeroU32::MIN),
         })
     });
     tables.collect()
@@ -85,7 +82,7 @@ impl Known {
         if !keys.is_empty() && ways(table) == keys.len() && keys.iter().all(|key| key.disabled) && !*table.disabled {
             findings.warn(place, "all its keys are disabled, so it cannot ask; disabled = true says the same");
         }
-        for uid in uids.iter().filter(|uid| !self.uids.insert(***uid)) {
+        for uid in uids.iter().filter(|uid| !self.uids.insert(uid.0)) {
             findings.fault(uid.place(), "this user is given twice");
         }
         for name in names.iter().filter(|name| !self.names.insert(name.0.clone())) {
@@ -161,8 +158,11 @@ mod tests {
                 "default_account = 'acmee'",
                 "8:19  consumers[0].default_account  'acmee': there is no account of this name, did you mean `acme`?",
             ),
-            ("weight = 0", "8:10  consumers[0].weight  0: must be from 1 to 1000"),
-            ("max_in_flight_misses = 0", "8:24  consumers[0].max_in_flight_misses  0: must be from 1 to 100000"),
+            ("weight = 0", "8:10  consumers[0].weight  0: must be a whole number from 1 to 1000"),
+            (
+                "max_in_flight_misses = 0",
+                "8:24  consumers[0].max_in_flight_misses  0: must be a whole number from 1 to 100000",
+            ),
             (
                 "quota = '600'",
                 "8:9  consumers[0].quota  '600': must be a number per time, as in 100/min or 10/10s; or \"unlimited\"",

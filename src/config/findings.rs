@@ -1,7 +1,6 @@
 //! What has been found wrong in one file so far, said once for each key.
 
 use std::collections::HashSet;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -90,14 +89,6 @@ impl<'a> Findings<'a> {
     pub(super) fn lost(&self, table: &str) -> bool {
         let entries = self.faults.iter().filter_map(|(_, fault)| fault.key.strip_prefix(table));
         entries.map(|entry| entry.trim_start_matches(['.', '['])).any(|entry| !entry.contains('.'))
-    }
-
-    /// The value, which must lie in `range`.
-    pub(super) fn within(&mut self, item: &Item<u32>, range: RangeInclusive<u32>) -> u32 {
-        if !range.contains(item) {
-            self.fault(item.place(), format!("must be from {} to {}", range.start(), range.end()));
-        }
-        **item
     }
 
     /// The duration, which must not be zero.

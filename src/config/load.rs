@@ -111,7 +111,7 @@ mod tests {
 
     use super::super::sample::{config, parse};
     use super::super::schema;
-    use super::super::units::Workers;
+    use super::super::whole::Workers;
     use super::*;
     use crate::domain::rules::Route;
 

@@ -4,7 +4,6 @@
 #![expect(missing_docs, reason = "proxy.toml explains each key, and a test holds it to that")]
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,7 +15,8 @@ use super::address::{BaseUrl, ListenAddress};
 use super::item::{Item, List, Table};
 use super::route_words::{Category, HeaderEntry, PathTemplate};
 use super::secret::SecretSource;
-use super::units::{ByteSize, Workers};
+use super::units::ByteSize;
+use super::whole::{AtLeastOne, Whole, Workers};
 use super::words::{CertificateName, FileMode, LogFormat, Share};
 use crate::domain::access::{KeyHash, Name, Pattern};
 use crate::domain::bucket::Rate;
@@ -46,8 +46,8 @@ pub struct Server {
     pub listen: List<ListenAddress>,
     pub workers: Item<Workers>,
     pub drain: Item<Duration>,
-    pub max_connections: Item<u32>,
-    pub max_connections_per_peer: Item<u32>,
+    pub max_connections: Item<Whole<1, 1_000_000>>,
+    pub max_connections_per_peer: Item<Whole<1, 1_000_000>>,
     pub header_timeout: Item<Duration>,
     pub body_timeout: Item<Duration>,
     pub idle_timeout: Item<Duration>,
@@ -63,8 +63,8 @@ impl Default for Server {
             listen: List::of([ListenAddress::Tcp { host: "127.0.0.1".into(), port: 8080 }]),
             workers: Workers::Auto.into(),
             drain: Duration::from_secs(20).into(),
-            max_connections: 10_000.into(),
-            max_connections_per_peer: 5_000.into(),
+            max_connections: Whole(10_000).into(),
+            max_connections_per_peer: Whole(5_000).into(),
             header_timeout: Duration::from_secs(10).into(),
             body_timeout: Duration::from_secs(20).into(),
             // A little longer than the 60 s that load balancers keep a connection, so that they close first and no request
@@ -136,7 +136,7 @@ pub struct Upstream {
     pub progress_timeout: Item<Duration>,
     pub timeout: Item<Duration>,
     pub http2: Item<Http2>,
-    pub retries: Item<u32>,
+    pub retries: Item<Whole<0, 10>>,
     pub max_connection_age: Item<Duration>,
     pub budget: Table<Budget>,
 }
@@ -155,7 +155,7 @@ impl Default for Upstream {
             progress_timeout: client.progress_timeout.into(),
             timeout: client.timeout.into(),
             http2: client.http2.into(),
-            retries: client.retries.into(),
+            retries: Whole(client.retries).into(),
             max_connection_age: client.max_connection_age.into(),
             budget: Table::default(),
         }
@@ -167,11 +167,11 @@ impl Default for Upstream {
 #[serde(default, deny_unknown_fields)]
 pub struct Budget {
     pub per_account: Item<Option<Rate>>,
-    pub concurrency: Item<Option<u32>>,
+    pub concurrency: Item<Option<AtLeastOne>>,
     pub errors: Item<Option<Rate>>,
     pub max_wait: Item<Duration>,
-    pub max_waiting: Item<u32>,
-    pub breaker: Item<Option<u32>>,
+    pub max_waiting: Item<Whole<1, 100_000>>,
+    pub breaker: Item<Option<AtLeastOne>>,
     pub dry_run: Item<bool>,
 }
 
@@ -180,11 +180,11 @@ impl Default for Budget {
         let rules = BudgetRules::default();
         Self {
             per_account: rules.per_account.into(),
-            concurrency: rules.concurrency.into(),
+            concurrency: rules.concurrency.map(Whole).into(),
             errors: rules.errors.into(),
             max_wait: rules.max_wait.into(),
-            max_waiting: rules.max_waiting.into(),
-            breaker: rules.breaker.map(NonZeroU32::get).into(),
+            max_waiting: Whole(rules.max_waiting).into(),
+            breaker: rules.breaker.map(|failures| Whole(failures.get())).into(),
             dry_run: rules.dry_run.into(),
         }
     }
@@ -260,7 +260,7 @@ pub struct Account {
 pub struct Consumer {
     pub name: Option<Item<Name>>,
     pub key_sha256: Option<List<KeyHash>>,
-    pub unix_uid: List<u32>,
+    pub unix_uid: List<Whole<0, { u32::MAX }>>,
     pub client_cert: List<CertificateName>,
     pub disabled: Item<bool>,
     pub accounts: List<Pattern>,
@@ -269,9 +269,9 @@ pub struct Consumer {
     pub quota: Item<Option<Rate>>,
     pub forced_refreshes: Item<Option<Rate>>,
     pub resync: Item<bool>,
-    pub max_in_flight_misses: Item<u32>,
-    pub max_followers: Item<u32>,
-    pub weight: Item<u32>,
+    pub max_in_flight_misses: Item<Whole<1, 100_000>>,
+    pub max_followers: Item<Whole<0, 100_000>>,
+    pub weight: Item<Whole<1, 1_000>>,
 }
 
 impl Default for Consumer {
@@ -288,9 +288,9 @@ impl Default for Consumer {
             quota: None.into(),
             forced_refreshes: Rate::new(10, Duration::from_secs(60)).into(),
             resync: false.into(),
-            max_in_flight_misses: 8.into(),
-            max_followers: 64.into(),
-            weight: 1.into(),
+            max_in_flight_misses: Whole(8).into(),
+            max_followers: Whole(64).into(),
+            weight: Whole(1).into(),
         }
     }
 }

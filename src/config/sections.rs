@@ -41,8 +41,8 @@ pub(super) fn server(server: &schema::Server, findings: &mut Findings<'_>) -> Se
         listen: server.listen.iter().map(|address| (**address).clone()).collect(),
         workers: server.workers.count(),
         drain: *server.drain,
-        max_connections: findings.within(&server.max_connections, 1..=1_000_000) as usize,
-        max_connections_per_peer: findings.within(&server.max_connections_per_peer, 1..=1_000_000),
+        max_connections: server.max_connections.0 as usize,
+        max_connections_per_peer: server.max_connections_per_peer.0,
         header_timeout: findings.positive(&server.header_timeout),
         body_timeout: findings.positive(&server.body_timeout),
         idle_timeout: findings.positive(&server.idle_timeout),
@@ -205,7 +205,10 @@ mod tests {
                 "[server]\nlisten = ['localhost:1', 'localhost:1']",
                 "2:26  server.listen[1]  'localhost:1': is given twice",
             ),
-            ("[server]\nmax_connections = 0", "2:19  server.max_connections  0: must be from 1 to 1000000"),
+            (
+                "[server]\nmax_connections = 0",
+                "2:19  server.max_connections  0: must be a whole number from 1 to 1000000",
+            ),
             ("[server]\nheader_timeout = '0s'", "2:18  server.header_timeout  '0s': must be longer than zero"),
             ("[server]\nidle_timeout = '0ms'", "2:16  server.idle_timeout  '0ms': must be longer than zero"),
             (

@@ -1,6 +1,5 @@
-//! Durations, sizes, rates and counts: one parser for each, with one writer that it reads back.
+//! Durations, sizes and rates: one parser for each, with one writer that it reads back.
 
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use toml::Value;
@@ -144,46 +143,9 @@ impl<T: Setting> Setting for Option<T> {
     }
 }
 
-impl Setting for u32 {
-    fn read(value: &Value) -> Result<Self, String> {
-        let number = value.as_integer().and_then(|number| number.try_into().ok());
-        number.ok_or_else(|| "must be a whole number, without quotes, from 0 to 4294967295".into())
-    }
-}
-
 impl Setting for bool {
     fn read(value: &Value) -> Result<Self, String> {
         value.as_bool().ok_or_else(|| "must be true or false, without quotes".into())
-    }
-}
-
-/// How many threads serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Workers {
-    /// One for each core that is available.
-    Auto,
-    /// As many as written.
-    Count(NonZeroUsize),
-}
-
-impl Workers {
-    /// The number that is meant on this machine.
-    pub fn count(self) -> NonZeroUsize {
-        match self {
-            Self::Auto => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
-            Self::Count(count) => count,
-        }
-    }
-}
-
-impl Setting for Workers {
-    fn read(value: &Value) -> Result<Self, String> {
-        if value.as_str() == Some("auto") {
-            return Ok(Self::Auto);
-        }
-        let count = value.as_integer().filter(|&count| count <= 1024).and_then(|count| usize::try_from(count).ok());
-        let count = count.and_then(NonZeroUsize::new);
-        count.map(Self::Count).ok_or_else(|| "must be \"auto\" or a whole number from 1 to 1024".into())
     }
 }
 
@@ -251,15 +213,10 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_can_be_lifted_and_a_count_of_workers_found() {
-        assert_eq!(Option::<u32>::read(&"unlimited".into()), Ok(None));
-        assert_eq!(Option::<u32>::read(&32.into()), Ok(Some(32)));
+    fn a_limit_can_be_lifted() {
+        assert_eq!(Option::<Rate>::read(&"unlimited".into()), Ok(None));
+        assert_eq!(Option::<Rate>::read(&"5/s".into()).ok(), Some(Rate::new(5, Duration::from_secs(1))));
         assert!(Option::<Rate>::read(&"1/x".into()).is_err_and(|message| message.ends_with("h; or \"unlimited\"")));
-        assert_eq!(Workers::read(&"auto".into()), Ok(Workers::Auto));
-        assert_eq!(Workers::read(&4.into()).map(Workers::count).ok(), NonZeroUsize::new(4));
-        for bad in [Value::from(0), Value::from(-1), Value::from(1025), Value::from("4"), Value::from(true)] {
-            assert_eq!(Workers::read(&bad), Err("must be \"auto\" or a whole number from 1 to 1024".into()));
-        }
     }
 
     proptest! {

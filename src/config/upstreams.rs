@@ -67,23 +67,17 @@ fn upstream(name: &Spanned<String>, table: &schema::Upstream, findings: &mut Fin
         progress_timeout: findings.positive(&table.progress_timeout),
         timeout: findings.positive(&table.timeout),
         http2: *table.http2,
-        retries: findings.within(&table.retries, 0..=10),
+        retries: table.retries.0,
         max_connection_age: findings.positive(&table.max_connection_age),
     };
     let budget = &table.budget;
-    if *budget.concurrency == Some(0) {
-        findings.fault(budget.concurrency.place(), "must be at least 1, or \"unlimited\"");
-    }
-    if *budget.breaker == Some(0) {
-        findings.fault(budget.breaker.place(), "must be at least 1, or \"unlimited\"");
-    }
     let budget = BudgetRules {
         per_account: *budget.per_account,
-        concurrency: *budget.concurrency,
+        concurrency: budget.concurrency.map(|calls| calls.0),
         errors: *budget.errors,
         max_wait: *budget.max_wait,
-        max_waiting: findings.within(&budget.max_waiting, 1..=100_000),
-        breaker: budget.breaker.and_then(NonZeroU32::new),
+        max_waiting: budget.max_waiting.0,
+        breaker: budget.breaker.and_then(|failures| NonZeroU32::new(failures.0)),
         dry_run: *budget.dry_run,
     };
     let (name, api_key, url) = (name?, api_key?, table.base_url.as_deref()?.clone());
@@ -137,8 +131,11 @@ mod tests {
     fn a_budget_alone_still_needs_its_upstream() {
         let told = faults_of("[upstreams.us.budget]\nconcurrency = 0");
         assert!(told.contains("proxy.toml:1:12  upstreams.us.api_key: is missing: "), "{told}");
+        let allowed = "must be a whole number from 1 to 4294967295; or \"unlimited\"";
+        assert!(told.ends_with(&format!("2:15  upstreams.us.budget.concurrency  0: {allowed}")), "{told}");
+        let told = faults_of("[upstreams.us.budget]\nbreaker = '5'");
         assert!(
-            told.ends_with("2:15  upstreams.us.budget.concurrency  0: must be at least 1, or \"unlimited\""),
+            told.ends_with(&format!("2:11  upstreams.us.budget.breaker  '5': leave the quotes out: {allowed}")),
             "{told}"
         );
     }
@@ -148,7 +145,7 @@ mod tests {
         let base = "[upstreams.us]\nbase_url = 'https://host'\napi_key = { env = 'MERGE_API_KEY' }\n";
         for (line, told) in [
             ("timeout = '0s'", "4:11  upstreams.us.timeout  '0s': must be longer than zero"),
-            ("retries = 11", "4:11  upstreams.us.retries  11: must be from 0 to 10"),
+            ("retries = 11", "4:11  upstreams.us.retries  11: must be a whole number from 0 to 10"),
             (
                 "ca_file = 'no/such/file'",
                 "4:11  upstreams.us.ca_file  'no/such/file': cannot be read: No such file or directory (os error 2)",

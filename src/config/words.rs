@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use toml::Value;
 
 use super::item::{Setting, text};
+use super::whole::unquoted;
 use crate::domain::access::{KeyHash, Name, Pattern};
 use crate::domain::rules::Http2;
 
@@ -26,7 +27,7 @@ impl Setting for Share {
     fn read(value: &Value) -> Result<Self, String> {
         let number = value.as_float().or_else(|| value.as_integer().map(|whole| whole as f64));
         let share = number.filter(|share| (0.0..=1.0).contains(share));
-        share.map(Self).ok_or_else(|| "must be a number from 0 to 1, as in 0.01".into())
+        share.map(Self).ok_or_else(|| unquoted(value, "must be a number from 0 to 1, as in 0.01"))
     }
 }
 
@@ -211,5 +212,6 @@ mod tests {
         assert_eq!(error::<Http2>("true"), "must be \"auto\" or \"off\"");
         assert_eq!(error::<LogFormat>("'text'"), "must be \"json\" or \"pretty\"");
         assert_eq!(error::<String>("''"), "must not be empty");
+        assert_eq!(error::<Share>("'0.5'"), "leave the quotes out: must be a number from 0 to 1, as in 0.01");
     }
 }
