@@ -406,6 +406,8 @@ pub mod config {
 
     pub mod load;
 
+    mod filter;
+
     mod sections;
 
     pub mod tls;

@@ -6,6 +6,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::address::ListenAddress;
 use super::effective::{Config, Sources};
+use super::filter;
 use super::secret::SecretSource;
 use super::units::{duration_text, rate_text, size_text};
 use crate::domain::access::{Account, Consumer, Pattern, Upstream};
@@ -185,7 +186,8 @@ fn webhook(config: &Config) -> Vec<Row> {
 fn telemetry(config: &Config) -> Vec<Row> {
     let log =
         config.telemetry.log.map_or("pretty on a terminal, else json".into(), |log| format!("{log:?}").to_lowercase());
-    let access = if config.telemetry.access_log { "a line per request" } else { "no line per request" };
+    let is_logged = config.telemetry.access_log && filter::passes_requests(&config.telemetry.filter);
+    let access = if is_logged { "a line per request" } else { "no line per request" };
     let mut rows = vec![row(["log", &log, &format!("filter {}", config.telemetry.filter), access])];
     rows.extend(config.telemetry.otlp.as_ref().map(|collector| {
         row(["traces", &collector.to_string(), &format!("{} of the requests", config.telemetry.sample)])

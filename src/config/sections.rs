@@ -2,10 +2,10 @@
 
 use http::Uri;
 use nix::unistd::Group;
-use tracing_subscriber::EnvFilter;
 
 use super::address::{BaseUrl, ListenAddress};
 use super::effective::{Admin, Cache, Server, Telemetry};
+use super::filter;
 use super::findings::Findings;
 use super::item::{Item, NOWHERE, Table};
 use super::schema::{self, File};
@@ -179,8 +179,8 @@ fn collector(BaseUrl { scheme, authority, prefix }: &BaseUrl) -> Uri {
 
 /// `[telemetry]`.
 pub(super) fn telemetry(telemetry: &schema::Telemetry, findings: &mut Findings<'_>) -> Telemetry {
-    if EnvFilter::builder().parse(telemetry.filter.as_str()).is_err() {
-        findings.fault(telemetry.filter.place(), "must be a filter of tracing, as in \"info\" or \"warn,hyper=debug\"");
+    if let Err(message) = filter::check(&telemetry.filter) {
+        findings.fault(telemetry.filter.place(), message);
     }
     Telemetry {
         log: telemetry.log.as_deref().copied(),
@@ -230,8 +230,8 @@ mod tests {
                 "2:11  cache.ttl.settled  '1s': must not be less than cache.ttl.min, which is 2s",
             ),
             (
-                "[telemetry]\nfilter = 'a=b=c'",
-                "2:10  telemetry.filter  'a=b=c': must be a filter of tracing, as in \"info\" or \"warn,hyper=debug\"",
+                "[telemetry]\nfilter = 'inof'",
+                "2:10  telemetry.filter  'inof': `inof` is no level, did you mean `info`?",
             ),
             (
                 "[telemetry]\notlp = 'collector:4318'",
