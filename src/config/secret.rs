@@ -60,10 +60,15 @@ impl Setting for SecretSource {
     fn read(value: &Value) -> Result<Self, String> {
         const ALLOWED: &str = "must be { env = \"NAME\" }, { file = \"path\" } or a string";
         if let Some(plain) = value.as_str() {
+            if let Some(variable) = plain.strip_prefix('$') {
+                let name = variable_name(variable).unwrap_or("NAME");
+                return Err(format!("nothing is substituted in a string; write {{ env = \"{name}\" }}"));
+            }
             return Ok(Self::Plain(Secret::new(plain)));
         }
         let table = value.as_table().filter(|table| table.len() == 1).ok_or(ALLOWED)?;
         match (table.get("env").and_then(Value::as_str), table.get("file").and_then(Value::as_str)) {
+            (Some(name), _) if name.starts_with('$') => Err("env must name a variable, without the $".into()),
             // A name with `=` or NUL is none, and the system's answer to it would be a panic in some places.
             (Some(name), _) if name.is_empty() || name.contains(['=', '\0']) => Err("env must name a variable".into()),
             (_, Some("")) => Err("file must be a path".into()),
@@ -72,6 +77,14 @@ impl Setting for SecretSource {
             _ => Err(ALLOWED.into()),
         }
     }
+}
+
+/// The name in `NAME` or `{NAME}`, if it is written as variables are: anything else might be a secret, which no message quotes.
+fn variable_name(text: &str) -> Option<&str> {
+    let name = text.strip_prefix('{').map_or(Some(text), |text| text.strip_suffix('}'))?;
+    let is_name = name.starts_with(|c: char| c.is_ascii_uppercase())
+        && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
+    is_name.then_some(name)
 }
 
 /// Where variables and files come from.
@@ -141,7 +154,25 @@ mod tests {
             assert_eq!(read(bad).map(|s| s.to_string()), Err(message.into()), "{bad}");
         }
         assert!(read("{ env = '' }").is_err());
+        assert_eq!(read("{ env = '$KEY' }").map(drop), Err("env must name a variable, without the $".into()));
         assert!(read("{ file = '' }").is_err());
+    }
+
+    #[test]
+    fn a_variable_in_a_string_is_told_from_a_secret() {
+        let told = |name: &str| Err(format!("nothing is substituted in a string; write {{ env = \"{name}\" }}"));
+        for (written, name) in [
+            ("$MERGE_API_KEY", "MERGE_API_KEY"),
+            ("${KEY2}", "KEY2"),
+            ("$canary", "NAME"),
+            ("${KEY:-canary}", "NAME"),
+            ("$(cat canary)", "NAME"),
+            ("${KEY", "NAME"),
+            ("$", "NAME"),
+        ] {
+            assert_eq!(read(&format!("'{written}'")).map(drop), told(name), "{written}");
+        }
+        assert!(read("'sk-$KEY'").is_ok());
     }
 
     #[test]

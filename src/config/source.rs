@@ -235,6 +235,9 @@ mod tests {
         for text in [
             "[admin]\ntoken = ['canary']",
             "[admin]\ntoken = { vale = 'canary' }",
+            "[admin]\ntoken = '$canary'",
+            "[[accounts]]\ntoken = '${canary}'",
+            "[webhook]\nsecret = ['$canary']",
             "[[accounts]]\ntoken = { env = ['canary'] }",
             "[[consumers]]\nkey_sha256 = 'canary'",
             "[[consumers]]\nkey_sha256 = ['canary', { sha256 = 'canary' }]",
