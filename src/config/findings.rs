@@ -16,20 +16,22 @@ pub(super) struct Findings<'a> {
     around: Surroundings<'a>,
     faults: Vec<(Place, Fault)>,
     warnings: Vec<(Place, Fault)>,
+    /// Where secrets stand in the file itself.
+    plain: Vec<Place>,
     files: Vec<PathBuf>,
 }
 
 impl<'a> Findings<'a> {
     /// Starts with the mistakes of shape that `source` had.
     pub(super) fn new(source: &'a Source<'a>, mistakes: Vec<(Place, Fault)>, around: Surroundings<'a>) -> Self {
-        Self { source, around, faults: mistakes, warnings: Vec::new(), files: Vec::new() }
+        Self { source, around, faults: mistakes, warnings: Vec::new(), plain: Vec::new(), files: Vec::new() }
     }
 
     /// Reads the secret that `source` names.
     pub(super) fn secret(&mut self, source: &Item<SecretSource>) -> Option<Secret> {
         match &**source {
             SecretSource::File(path) => drop(self.file(path)),
-            SecretSource::Plain(_) => self.warn(source.place(), "a secret stands in the file; use { env } or { file }"),
+            SecretSource::Plain(_) => self.plain.push(source.place().clone()),
             SecretSource::Env(_) => {}
         }
         self.around.read(source).map_err(|message| self.fault(source.place(), message)).ok()
@@ -112,8 +114,19 @@ impl<'a> Findings<'a> {
 
     /// All warnings in the order of the file, and the other files that were read.
     pub(super) fn into_warnings(mut self) -> (Vec<Warning>, Vec<PathBuf>) {
+        self.warn_of_plain_secrets();
         self.warnings.sort_by_key(|(place, _)| place.start);
         (self.warnings.into_iter().map(|(_, fault)| Warning(fault)).collect(), self.files)
+    }
+
+    /// One warning for all secrets that stand in the file: it is one habit, however many accounts there are.
+    fn warn_of_plain_secrets(&mut self) {
+        self.plain.sort_by_key(|place| place.start);
+        let keys: Vec<String> = self.plain.iter().map(|place| self.source.fault(place, "").key).collect();
+        let Some(first) = self.plain.first() else { return };
+        let what = if keys.len() == 1 { "a secret stands" } else { "secrets stand" };
+        let fault = self.source.fault(first, format!("{what} in the file; use {{ env }} or {{ file }}"));
+        self.warnings.push((first.clone(), Fault { key: listed(&keys), written: None, ..fault }));
     }
 
     /// Keeps the first fault of a key: a value that was cut out would be called missing as well, a list whose entries were
@@ -124,5 +137,40 @@ impl<'a> Findings<'a> {
         if fault.key.is_empty() || !self.faults.iter().any(|(_, known)| same(&known.key)) {
             self.faults.push((place.clone(), fault));
         }
+    }
+}
+
+/// All of `keys` if they are few, else the first and how many more.
+fn listed(keys: &[String]) -> String {
+    match keys {
+        [] => String::new(),
+        [key] => key.clone(),
+        [some @ .., last] if keys.len() <= 4 => format!("{} and {last}", some.join(", ")),
+        _ => format!("{} and {} more", keys[..3].join(", "), keys.len() - 3),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::super::sample::warnings;
+
+    #[test]
+    fn all_secrets_that_stand_in_the_file_are_one_warning() {
+        let told = |count: usize| {
+            let mut text = String::new();
+            for at in 0..count {
+                write!(text, "[[accounts]]\nname = 'a{at}'\ntoken = 'canary-{at}'\n").expect("memory takes it");
+            }
+            warnings(&text)
+        };
+        assert_eq!(told(0), [""; 0]);
+        let one = "proxy.toml:3:9  accounts[0].token: a secret stands in the file; use { env } or { file }";
+        assert_eq!(told(1), [one]);
+        let some =
+            |keys: &str| [format!("proxy.toml:3:9  {keys}: secrets stand in the file; use {{ env }} or {{ file }}")];
+        assert_eq!(told(3), some("accounts[0].token, accounts[1].token and accounts[2].token"));
+        assert_eq!(told(21), some("accounts[0].token, accounts[1].token, accounts[2].token and 18 more"));
     }
 }
