@@ -124,7 +124,7 @@ impl App {
 
     /// The same, from the file at `path`.
     pub fn reads_file(&self, path: PathBuf) {
-        self.reads(Box::new(move |hasher| Config::load(&path, hasher)));
+        self.reads(Box::new(move |hasher| Config::load_again(&path, hasher)));
     }
 
     /// Whether there is a file to read again.
@@ -310,7 +310,7 @@ fn report(cause: Cause, operator: &Asker, result: &Result<Changes, Faults>) {
             for warning in &told.warnings {
                 tracing::warn!(%warning, "configuration");
             }
-            let changed = told.changed.join(", ");
+            let changed = if told.changed.is_empty() { "nothing".to_owned() } else { told.changed.join(", ") };
             tracing::info!(target: "audit", cause, changed, peer, id, "configuration reloaded");
         }
         Err(faults) => {

@@ -22,12 +22,19 @@ use crate::domain::key::TokenHasher;
 impl Config {
     /// Reads the file at `path`, and what it refers to.
     pub fn load(path: &Path, hasher: &TokenHasher) -> Result<Self, Faults> {
+        let missing = "there is no such file; copy the proxy.toml of merge-sync-proxy, name one with --config, \
+                       or try `merge-sync-proxy demo`, which needs none";
+        Self::load_or(missing, path, hasher)
+    }
+
+    /// The same for a proxy that runs with what stood there before.
+    pub fn load_again(path: &Path, hasher: &TokenHasher) -> Result<Self, Faults> {
+        Self::load_or("the file is gone; everything stays as it was", path, hasher)
+    }
+
+    fn load_or(missing: &str, path: &Path, hasher: &TokenHasher) -> Result<Self, Faults> {
         let text = fs::read_to_string(path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Fault::of_file(
-                path,
-                "there is no such file; copy the proxy.toml of merge-sync-proxy, name one with --config, \
-                 or try `merge-sync-proxy demo`, which needs none",
-            ),
+            ErrorKind::NotFound => Fault::of_file(path, missing),
             ErrorKind::InvalidData => Fault::of_file(path, "is not UTF-8 text"),
             _ => Fault::of_file(path, format!("cannot be read: {error}")),
         })?;
@@ -210,6 +217,8 @@ mod tests {
             "no/such.toml: there is no such file; copy the proxy.toml of merge-sync-proxy, name one with --config, or try \
              `merge-sync-proxy demo`, which needs none"
         );
+        let gone = Config::load_again(Path::new("no/such.toml"), &TokenHasher::new()).map(drop).expect_err("not there");
+        assert_eq!(gone.to_string(), "no/such.toml: the file is gone; everything stays as it was");
         let folder = Config::load(Path::new("src"), &TokenHasher::new()).map(drop).expect_err("a folder");
         assert!(folder.to_string().starts_with("src: cannot be read: "));
     }

@@ -421,6 +421,11 @@ fn the_file_is_followed_however_it_changes() {
     running.signal("-HUP");
     let told = changed(&running);
     assert_eq!((&told["cause"], &told["changed"]), (&"signal".into(), &"telemetry.filter".into()), "{told}");
+    running.signal("-HUP");
+    assert_eq!(changed(&running)["changed"], "nothing");
+    std::fs::remove_file(at("..5").join("proxy.toml")).expect("it was there");
+    running.signal("-HUP");
+    assert!(running.line_with("is not valid").contains("proxy.toml: the file is gone; everything stays as it was"));
     let mut nonsense = std::net::TcpStream::connect(proxy).expect("it listens");
     std::io::Write::write_all(&mut nonsense, b"nonsense\r\n\r\n").expect("written");
     running.line_with("a connection ended early");
