@@ -13,7 +13,10 @@ const ALLOWED: &str = "must be off, error, warn, info, debug or trace, and what 
 /// Says what is wrong with `filter`. What it selects by the fields of a span is for others to understand.
 pub(super) fn check(filter: &str) -> Result<(), String> {
     let by_levels = !filter.contains(['[', '{']);
-    for part in filter.split(',').map(str::trim).filter(|part| by_levels && !part.is_empty()) {
+    if by_levels && filter.contains(char::is_whitespace) {
+        return Err("must be written without blanks, as in \"info,merge_sync_proxy::upstream=debug\"".into());
+    }
+    for part in filter.split(',').filter(|part| by_levels && !part.is_empty()) {
         // A word alone that is no level would be taken for a part of the program: all its lines would be written, and no others.
         let (target, level) = part.rsplit_once('=').map_or((None, part), |(target, level)| (Some(target), level));
         if is_level(level) {
@@ -21,7 +24,7 @@ pub(super) fn check(filter: &str) -> Result<(), String> {
         }
         return Err(match meant(&level.to_lowercase()) {
             Some(near) => format!("`{level}` is no level, did you mean `{near}`?"),
-            None if target.is_none() && !level.contains(char::is_whitespace) => {
+            None if target.is_none() => {
                 format!("`{level}` is no level: write \"info,{level}=debug\" for more lines of that part; or {ALLOWED}")
             }
             None => ALLOWED.into(),
@@ -57,7 +60,7 @@ mod tests {
             "off",
             "3",
             "info,audit=off",
-            "warn, hyper=debug",
+            "warn,hyper=debug",
             "a::b=trace,info,",
             "info,[call{id=7}]=debug",
         ] {
@@ -72,7 +75,7 @@ mod tests {
                 &*format!("`hyper` is no level: write \"info,hyper=debug\" for more lines of that part; or {ALLOWED}"),
             ),
             ("a=b=c", ALLOWED),
-            ("everything please", ALLOWED),
+            ("warn, hyper=debug", "must be written without blanks, as in \"info,merge_sync_proxy::upstream=debug\""),
             ("hyper=", ALLOWED),
             ("info,[", ALLOWED),
         ] {
