@@ -251,7 +251,8 @@ fn a_second_start_by_mistake_is_noticed_and_the_first_goes_on() {
     let (code, _, err) = crate::process::told(&output);
     assert_eq!(code, 1);
     assert!(
-        err.contains(&format!("cannot listen on {free}: Address already in use")) && err.contains("--replace"),
+        err.contains(&format!("cannot listen on {free} (server.listen): Address already in use"))
+            && err.contains("--replace"),
         "{err}"
     );
     first.terminate();
