@@ -1,7 +1,6 @@
 //! The command line.
 
-use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,19 +8,21 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::say::{complain, is_enough, print};
 use crate::app::{App, Listeners, descriptors, watch};
 use crate::config::address::ListenAddress;
 use crate::config::effective::Config;
 use crate::config::fault::Faults;
 use crate::config::report;
 use crate::config::words::LogFormat;
-use crate::demo::run;
 use crate::domain::key::TokenHasher;
 use crate::door::consumer_key;
 use crate::listen::accept::{Drained, Listener};
 use crate::listen::bind::Presence;
 use crate::telemetry::{log, redact};
 
+mod demo;
+mod say;
 mod status;
 
 /// Something failed while running.
@@ -72,17 +73,7 @@ enum Command {
     /// Read and check everything that a start would, and print what was understood
     Check(File),
     /// Run the proxy in front of a simulated Merge; needs nothing
-    Demo {
-        /// Make this many requests, print where their answers came from, and end
-        #[arg(long, value_name = "N")]
-        requests: Option<u64>,
-        /// Where the proxy listens
-        #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = local_address)]
-        listen: ListenAddress,
-        /// Where its admin listener is
-        #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8081", value_parser = local_address)]
-        admin: ListenAddress,
-    },
+    Demo(demo::Arguments),
     /// Show what a running proxy does: accounts, consumers, budgets, cache, events
     Status(status::Arguments),
     /// Keys for consumers
@@ -109,33 +100,9 @@ pub fn run() -> ExitCode {
             serve(&file.config, if replace { Presence::Beside } else { Presence::Alone })
         }
         Command::Check(file) => check(&file.config),
-        Command::Demo { requests, listen, admin } => {
-            // A tour is over before anybody could use its addresses, so it takes any that are free.
-            let free = |address| match address {
-                ListenAddress::Tcp { host, .. } if requests.is_some() => ListenAddress::Tcp { host, port: 0 },
-                address => address,
-            };
-            let (listen, admin) = (free(listen), free(admin));
-            if listen.clashes_with(&admin) {
-                return wrong(&format!("--listen and --admin are both {listen}; give one of them another port"));
-            }
-            demo(run::Options { requests, listen, admin })
-        }
+        Command::Demo(arguments) => demo::run(arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Key { command: KeyCommand::New { name } } => new_key(&name),
-    }
-}
-
-/// An address for the demo, which anybody who reaches it may use.
-fn local_address(text: &str) -> Result<ListenAddress, String> {
-    match ListenAddress::parse(text) {
-        Ok(address @ ListenAddress::Tcp { .. }) if address.is_local() => Ok(address),
-        Ok(ListenAddress::Tcp { .. }) => {
-            Err("the demo is for this machine alone: localhost, 127.0.0.1 or [::1]".into())
-        }
-        Ok(ListenAddress::Unix(_)) => Err("the demo listens on TCP: write host:port, as in 127.0.0.1:8080".into()),
-        Err(_) if text.parse::<u16>().is_ok() => Err(format!("write host:port, as in 127.0.0.1:{text}")),
-        Err(message) => Err(message),
     }
 }
 
@@ -144,13 +111,8 @@ fn load(path: &Path) -> Result<(Config, TokenHasher), Faults> {
     Ok((Config::load(path, &hasher)?, hasher))
 }
 
-/// Says it on standard error. Where that cannot be written, there is nobody who could be told.
-fn say(message: &dyn Display) {
-    let _ = writeln!(anstream::stderr(), "{message}");
-}
-
 fn refuse(faults: &Faults) -> ExitCode {
-    say(faults);
+    complain(faults);
     ExitCode::from(WRONG)
 }
 
@@ -163,8 +125,16 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
 
 /// The usage is wrong in a way that only a look at the surroundings shows.
 fn wrong(message: &str) -> ExitCode {
-    say(&format_args!("merge-sync-proxy: {message}"));
+    complain(format_args!("merge-sync-proxy: {message}"));
     ExitCode::from(WRONG)
+}
+
+/// The end of a command that has no more to do than to say something.
+fn said(written: io::Result<()>) -> ExitCode {
+    match written {
+        Err(error) if !is_enough(&error) => fail(&error),
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 fn check(path: &Path) -> ExitCode {
@@ -175,19 +145,15 @@ fn check(path: &Path) -> ExitCode {
     // As a start would.
     descriptors::raise();
     if let Some(warning) = descriptors::warning(config.server.max_connections, descriptors::limit()) {
-        say(&format_args!("warning: {warning}"));
+        complain(format_args!("warning: {warning}"));
     }
     for warning in &config.warnings {
-        say(&format_args!("warning: {warning}"));
+        complain(format_args!("warning: {warning}"));
     }
     if let Err(error) = App::could_connect(&config) {
         return wrong(&error.to_string());
     }
-    let mut out = anstream::stdout();
-    match report::report(&config, io::stdout().is_terminal(), &mut out) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
-    }
+    said(report::report(&config, io::stdout().is_terminal(), &mut anstream::stdout()))
 }
 
 fn serve(path: &Path, presence: Presence) -> ExitCode {
@@ -258,26 +224,12 @@ fn told((address, listener): (&ListenAddress, &Listener)) -> String {
     listener.tcp_address().map_or_else(|| address.to_string(), |bound| bound.to_string())
 }
 
-fn demo(options: run::Options) -> ExitCode {
-    descriptors::raise();
-    let result = runtime(2).and_then(|runtime| {
-        let stop = runtime.block_on(async { stop_signal() })?;
-        Ok(runtime.block_on(run::run(options, stop, &mut anstream::stdout())))
-    });
-    match result {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => fail(&error),
-        Err(error) => fail(&error),
-    }
-}
-
 fn new_key(name: &str) -> ExitCode {
     if !is_name(name) {
         return wrong("a name has 1 to 64 letters, digits, dots, hyphens and underscores");
     }
     let key = consumer_key::generate();
-    let written = writeln!(
-        anstream::stdout(),
+    said(print(&format!(
         "\
 The key of {name}; it is shown this once, so hand it over now:
 
@@ -288,10 +240,10 @@ For the configuration, which holds only its hash:
 [[consumers]]
 name = \"{name}\"
 key_sha256 = \"{}\"
-accounts = []              # names and globs of the accounts that it may ask for",
+accounts = []              # names and globs of the accounts that it may ask for
+",
         consumer_key::hash(&key)
-    );
-    written.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+    )))
 }
 
 fn is_name(name: &str) -> bool {

@@ -105,7 +105,7 @@ impl Arguments {
                     if on_screen {
                         format!("{error}\n")
                     } else {
-                        super::say(&format_args!("merge-sync-proxy: {error}"));
+                        super::complain(format_args!("merge-sync-proxy: {error}"));
                         String::new()
                     }
                 }

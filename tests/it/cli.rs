@@ -9,7 +9,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use sha2::{Digest, Sha256};
 
-use crate::process::{Folder, Running, run, told};
+use crate::process::{Folder, Running, command, run, run_unread, told};
 use crate::support::{SYNC_STATUS, merge, soon};
 
 /// A sound file for a proxy of `upstream`, with `server` in its first table.
@@ -89,6 +89,24 @@ fn wrong_usage_is_2_and_help_is_0() {
     assert_eq!((code, out), (0, format!("merge-sync-proxy {}\n", env!("CARGO_PKG_VERSION"))));
     let (code, out, _) = told(&run(&["--help"], &[]));
     assert!(code == 0 && out.contains("Examples:") && !out.contains('\x1b'), "{out}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let folder = Folder::new(&file(ANY_PORT, NOWHERE));
+    let path = folder.file();
+    let path = path.to_str().expect("UTF-8");
+    let demo = ["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    for arguments in
+        [&["check", "--config", path][..], &["key", "new", "team"], &demo, &["demo", "--requests", "9"], &["--help"]]
+    {
+        assert_eq!(run_unread(arguments, &SECRETS), (Some(0), String::new()), "{arguments:?}");
+    }
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut wrong = command(&["check", "--config", path], &[]);
+    let status = wrong.stderr(writer).status().expect("the binary starts");
+    assert_eq!(status.code(), Some(2), "what is wrong stays wrong when nobody reads it");
 }
 
 #[test]

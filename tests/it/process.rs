@@ -23,6 +23,14 @@ pub(crate) fn run(arguments: &[&str], env: &[(&str, &str)]) -> Output {
     command(arguments, env).output().expect("the binary starts")
 }
 
+/// Runs it to its end with an output that nobody reads any more, as after `| head -1`; its exit code and its errors.
+pub(crate) fn run_unread(arguments: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = command(arguments, env).stdout(writer).output().expect("the binary starts");
+    (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
+}
+
 /// The exit code, and both outputs as text.
 pub(crate) fn told(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");

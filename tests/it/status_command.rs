@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::process::{Folder, Running, run, told};
+use crate::process::{Folder, Running, run, run_unread, told};
 use crate::support::{ACME_TOKEN, API_KEY, SYNC_STATUS, Wire, merge, soon};
 
 /// Runs `status` against the admin listener of `wire`, beside the proxy that answers it.
@@ -68,6 +68,17 @@ fn where_nobody_answers_it_says_what_to_do() {
         let (code, _, err) = told(&run(&["status", "--admin", wrong], &[]));
         assert!(code == 2 && err.contains("HTTP") | err.contains("HOST:PORT"), "{err}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_has_seen_enough_is_no_error() {
+    let wire = Wire::new().await;
+    let place = wire.admin.to_string();
+    let unread = tokio::task::spawn_blocking(move || {
+        [&[][..], &["--json"], &["--watch"]]
+            .map(|more| run_unread(&[&["status", "--admin", &place], more].concat(), &[]))
+    });
+    assert_eq!(soon(unread).await.expect("no panic"), [const { (Some(0), String::new()) }; 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
