@@ -24,6 +24,7 @@ use crate::telemetry::{log, redact};
 mod demo;
 mod say;
 mod status;
+mod usage;
 
 /// Something failed while running.
 const FAILED: u8 = 1;
@@ -94,7 +95,7 @@ enum KeyCommand {
 
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = usage::parse();
     match arguments.command.unwrap_or(Command::Serve(arguments.serve)) {
         Command::Serve(Serve { file, replace }) => {
             serve(&file.config, if replace { Presence::Beside } else { Presence::Alone })

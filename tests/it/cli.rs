@@ -92,6 +92,19 @@ fn wrong_usage_is_2_and_help_is_0() {
 }
 
 #[test]
+fn a_file_without_its_option_is_told_the_option() {
+    for arguments in [&["p.toml"][..], &["check", "p.toml"], &["serve", "p.toml"], &["--replace", "p.toml"]] {
+        let (code, out, err) = told(&run(arguments, &[]));
+        assert_eq!((code, &*out), (2, ""), "{err}");
+        assert!(err.contains("tip: a file is given as --config p.toml") && !err.contains('\x1b'), "{err}");
+    }
+    for arguments in [&["demo", "p.toml"][..], &["key", "p.toml"], &["status", "p.toml"], &["frobnicate"]] {
+        let (code, _, err) = told(&run(arguments, &[]));
+        assert!(code == 2 && !err.contains("--config p"), "{err}");
+    }
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     let folder = Folder::new(&file(ANY_PORT, NOWHERE));
     let path = folder.file();
