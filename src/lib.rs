@@ -470,6 +470,8 @@ pub mod admin {
 
     pub mod events;
 
+    mod columns;
+
     pub mod table;
 
     mod words;

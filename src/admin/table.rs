@@ -1,9 +1,10 @@
-//! The state as text for a terminal: aligned, and coloured where colours are shown.
+//! The state as text for a terminal: aligned, and coloured where colours are shown; on a narrow one without what matters less.
 
 use std::fmt::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 
+use super::columns::{Cell, lines, wrapped};
 use super::state::{AccountRow, Condition, ConsumerRow, Millis, ModelRow, State, UpstreamRow};
 use super::words::{counted, duration, latency, percent, size};
 
@@ -14,15 +15,15 @@ const DIM: Style = Style::new().dimmed();
 /// How many consumers and events are printed.
 const MOST: usize = 10;
 
-/// The whole state as text.
-pub fn table(state: &State) -> String {
+/// The whole state as text; the lines are at most so many characters wide, if there is a `width`.
+pub fn table(state: &State, width: Option<usize>) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = write(state, &mut text);
-    text
+    let _ = write(state, width, &mut text);
+    width.map_or_else(|| text.clone(), |width| wrapped(&text, width))
 }
 
-fn write(state: &State, out: &mut String) -> fmt::Result {
+fn write(state: &State, width: Option<usize>, out: &mut String) -> fmt::Result {
     let head = &state.head;
     let now = head.proxy.time;
     let ready = head.proxy.condition == "ready";
@@ -68,9 +69,9 @@ fn write(state: &State, out: &mut String) -> fmt::Result {
         counted(cache.flights, "fetch", "fetches"),
         counted(cache.waiters, "request waits", "requests wait")
     )?;
-    accounts(state, out)?;
-    consumers(&head.consumers, out)?;
-    upstreams(&head.upstreams, now, out)?;
+    accounts(state, width, out)?;
+    consumers(&head.consumers, width, out)?;
+    upstreams(&head.upstreams, now, width, out)?;
     if !head.events.is_empty() {
         writeln!(out, "\n{BOLD}events{BOLD:#}")?;
     }
@@ -83,10 +84,10 @@ fn write(state: &State, out: &mut String) -> fmt::Result {
             cell(format!("{}{times}", event.text)),
         ]
     });
-    lines(&[], rows.collect(), out)
+    lines(&[], rows.collect(), &[1], width, out)
 }
 
-fn accounts(state: &State, out: &mut String) -> fmt::Result {
+fn accounts(state: &State, width: Option<usize>, out: &mut String) -> fmt::Result {
     let (accounts, now) = (&state.accounts, state.head.proxy.time);
     let counts = &accounts.conditions;
     writeln!(
@@ -100,7 +101,8 @@ fn accounts(state: &State, out: &mut String) -> fmt::Result {
     )?;
     let rows = accounts.rows.iter().map(|row| account(row, now)).collect();
     let head = ["STATE", "ACCOUNT", "UPSTREAM", "CATEGORY", "MODELS", "AGE", "NEXT SYNC", "BUDGET", "BECAUSE"];
-    lines(&head, rows, out)?;
+    // The upstream, the category, the next sync, the models, the budget and the age can be left out, in this order.
+    lines(&head, rows, &[2, 3, 6, 4, 7, 5], width, out)?;
     let left = accounts.matching.saturating_sub(accounts.offset + accounts.rows.len());
     if left > 0 {
         writeln!(out, "  {DIM}and {left} more; --filter WORDS chooses{DIM:#}")?;
@@ -175,7 +177,7 @@ fn models(models: &[ModelRow]) -> String {
     if words.is_empty() { "-".to_owned() } else { words.join(", ") }
 }
 
-fn consumers(rows: &[ConsumerRow], out: &mut String) -> fmt::Result {
+fn consumers(rows: &[ConsumerRow], width: Option<usize>, out: &mut String) -> fmt::Result {
     if rows.is_empty() {
         return Ok(());
     }
@@ -195,7 +197,7 @@ fn consumers(rows: &[ConsumerRow], out: &mut String) -> fmt::Result {
         ]
     };
     let head = ["CONSUMER", "REQUESTS/S", "FROM CACHE", "CALLS/S", "CALLS", "QUOTA LEFT", "REFUSED"];
-    lines(&head, rows.iter().take(MOST).map(row).collect(), out)?;
+    lines(&head, rows.iter().take(MOST).map(row).collect(), &[4, 3, 5, 1], width, out)?;
     let left = rows.len().saturating_sub(MOST);
     if left > 0 {
         writeln!(out, "  {DIM}and {left} more{DIM:#}")?;
@@ -203,7 +205,7 @@ fn consumers(rows: &[ConsumerRow], out: &mut String) -> fmt::Result {
     Ok(())
 }
 
-fn upstreams(rows: &[UpstreamRow], now: Millis, out: &mut String) -> fmt::Result {
+fn upstreams(rows: &[UpstreamRow], now: Millis, width: Option<usize>, out: &mut String) -> fmt::Result {
     writeln!(out, "\n{BOLD}upstreams{BOLD:#}")?;
     let row = |row: &UpstreamRow| {
         let of = |count: usize, most: Option<u32>| {
@@ -236,12 +238,7 @@ fn upstreams(rows: &[UpstreamRow], now: Millis, out: &mut String) -> fmt::Result
         ]
     };
     let head = ["UPSTREAM", "IN FLIGHT", "FAILURES", "WAITING", "PER ACCOUNT", "STATE"];
-    lines(&head, rows.iter().map(row).collect(), out)
-}
-
-struct Cell {
-    text: String,
-    style: Style,
+    lines(&head, rows.iter().map(row).collect(), &[4, 3, 1], width, out)
 }
 
 fn cell(text: impl Into<String>) -> Cell {
@@ -250,32 +247,6 @@ fn cell(text: impl Into<String>) -> Cell {
 
 fn color(color: AnsiColor) -> Style {
     Style::new().fg_color(Some(color.into()))
-}
-
-/// Rows whose columns stand below each other.
-fn lines(head: &[&str], rows: Vec<Vec<Cell>>, out: &mut String) -> fmt::Result {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let head: Vec<Cell> = head.iter().map(|name| Cell { text: (*name).to_owned(), style: DIM }).collect();
-    let all: Vec<Vec<Cell>> = [head].into_iter().filter(|head| !head.is_empty()).chain(rows).collect();
-    let columns = all.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |at: usize| all.iter().filter_map(|row| row.get(at)).map(|cell| cell.text.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|at| width(at).unwrap_or_default()).collect();
-    for row in &all {
-        out.push(' ');
-        for (at, Cell { text, style }) in row.iter().enumerate() {
-            let missing = if at + 1 == row.len() { 0 } else { widths[at] - text.chars().count() };
-            write!(
-                out,
-                " {style}{text}{style:#}{:missing$}{}",
-                "",
-                if missing > 0 || at + 1 < row.len() { " " } else { "" }
-            )?;
-        }
-        out.push('\n');
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -315,7 +286,7 @@ mod tests {
             count,
         };
         state.head.events = vec![event(1), event(3)];
-        let text = anstream::adapter::strip_str(&table(&state)).to_string();
+        let text = anstream::adapter::strip_str(&table(&state, None)).to_string();
         let line =
             |part: &str| text.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{part}: {text}"));
         let (globex, acme) = (line("globex-long-name"), line(" acme  "));
@@ -329,5 +300,11 @@ mod tests {
         assert_eq!(words(line("team")), "team 12.0 97.5 % 0.3 3 7 of 120 at once (600/min) 2 quota-exceeded");
         assert_eq!(words(line("(3 times)")), "1 s ago purge acme 1 page made stale (3 times)");
         assert!(text.lines().all(|line| !line.ends_with(' ')), "{text}");
+        for width in [60, 80, 100] {
+            let narrow = anstream::adapter::strip_str(&table(&state, Some(width))).to_string();
+            assert!(narrow.lines().all(|line| line.chars().count() <= width), "{narrow}");
+            let kept = ["globex-long-name", "STATE", "ACCOUNT", "BECAUSE", "team", "97.5 %", "1 page made stale"];
+            assert!(kept.iter().all(|part| narrow.contains(part)), "{narrow}");
+        }
     }
 }

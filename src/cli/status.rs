@@ -1,12 +1,14 @@
 //! `status`: what a running proxy does, once or again and again.
 
-use std::io::{self, IsTerminal, Write};
+use std::fmt::Write;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::say::{complain, is_enough, print};
 use super::{fail, runtime, stop_signal, wrong};
 use crate::admin::ask::{self, AskError, Place};
 use crate::admin::state::State;
@@ -59,6 +61,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     });
     match result {
         Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) if error.downcast_ref().is_some_and(is_enough) => ExitCode::SUCCESS,
         Ok(Err(error)) => fail(&*error),
         Err(error) => fail(&error),
     }
@@ -84,12 +87,16 @@ impl Arguments {
     }
 
     fn text(&self, state: &State) -> Result<String, Failure> {
-        Ok(if self.json { format!("{}\n", serde_json::to_string(state)?) } else { table(state) })
+        Ok(if self.json {
+            format!("{}\n", serde_json::to_string(state)?)
+        } else {
+            table(state, screen().map(|screen| screen.width))
+        })
     }
 
     async fn once(&self, token: Option<&Secret>) -> Result<(), Failure> {
         let text = self.text(&self.ask(token).await?)?;
-        print(&text)
+        Ok(print(&text)?)
     }
 
     /// A proxy that is gone for a while is waited for; one that was never there is an error.
@@ -105,13 +112,14 @@ impl Arguments {
                     if on_screen {
                         format!("{error}\n")
                     } else {
-                        super::complain(format_args!("merge-sync-proxy: {error}"));
+                        complain(format_args!("merge-sync-proxy: {error}"));
                         String::new()
                     }
                 }
                 Err(error) => return Err(error.into()),
             };
             if on_screen {
+                let text = screen().map_or_else(|| text.clone(), |screen| cut(&text, screen.height));
                 let clear = if seen { "" } else { CLEAR_BELOW };
                 print(&format!("{TOP}{clear}{}{CLEAR_BELOW}", text.replace('\n', CLEAR_LINE)))?;
             } else {
@@ -126,11 +134,38 @@ impl Arguments {
     }
 }
 
-/// Whoever reads a part and leaves, as `head` does, has what they wanted.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = anstream::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        written => Ok(written?),
+/// How much a terminal shows, less a column and a line: what stands in the last of them could be wiped or scrolled away.
+struct Screen {
+    width: usize,
+    height: usize,
+}
+
+/// `None` if the output is no terminal, or one that does not know its size.
+fn screen() -> Option<Screen> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok().filter(|size| size.ws_col > 1 && size.ws_row > 1)?;
+    Some(Screen { width: usize::from(size.ws_col) - 1, height: usize::from(size.ws_row) - 1 })
+}
+
+/// The first lines of `text`, at most `height` with one that says how many there would be more.
+fn cut(text: &str, height: usize) -> String {
+    let count = text.lines().count();
+    if count <= height {
+        return text.to_owned();
+    }
+    let kept = height.saturating_sub(1);
+    let mut shown: String = text.split_inclusive('\n').take(kept).collect();
+    let _ = writeln!(shown, "… and {} more lines", count - kept);
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_higher_than_the_screen_says_how_much_is_left() {
+        assert_eq!(cut("a\nb\nc\n", 3), "a\nb\nc\n");
+        assert_eq!(cut("a\nb\nc\nd\n", 3), "a\nb\n… and 2 more lines\n");
+        assert_eq!(cut("a\nb\n", 0), "… and 2 more lines\n");
     }
 }
