@@ -9,7 +9,7 @@ use crate::domain::rules::SocketAccess;
 use crate::listen::accept::Listener;
 use crate::listen::bind::{self, Presence};
 use crate::listen::tls::Tls;
-use crate::listen::unix;
+use crate::listen::unix::{self, SocketFile};
 use crate::upstream::transport::TransportError;
 
 /// The key of the address for operators.
@@ -65,6 +65,8 @@ pub struct Listeners {
     pub admin: Listener,
     /// What the first of these speak TLS with.
     pub tls: Option<Tls>,
+    /// The files of those that are Unix sockets.
+    pub files: Vec<SocketFile>,
 }
 
 impl Listeners {
@@ -83,16 +85,19 @@ impl Listeners {
     pub async fn bind_with(config: &Config, presence: Presence) -> Result<Self, StartError> {
         let tls = config.server.tls.as_ref().map(|tls| Tls::new(tls.loaded.server.clone(), tls.handshake_timeout));
         let mut proxy = Vec::new();
+        let mut files = Vec::new();
         for address in &config.server.listen {
-            let listener = bind("server.listen", address, config.server.unix, presence).await?;
+            let (listener, file) = bind("server.listen", address, config.server.unix, presence).await?;
+            files.extend(file);
             proxy.push(match &tls {
                 Some(tls) => listener.secured(tls),
                 None => listener,
             });
         }
         // Who may ask is not thereby an operator.
-        let admin = bind(ADMIN, &config.admin.listen, SocketAccess::OWNER, presence).await?;
-        Ok(Self { proxy, admin, tls })
+        let (admin, file) = bind(ADMIN, &config.admin.listen, SocketAccess::OWNER, presence).await?;
+        files.extend(file);
+        Ok(Self { proxy, admin, tls, files })
     }
 }
 
@@ -101,10 +106,14 @@ async fn bind(
     address: &ListenAddress,
     access: SocketAccess,
     presence: Presence,
-) -> Result<Listener, StartError> {
+) -> Result<(Listener, Option<SocketFile>), StartError> {
     let bound = match address {
-        ListenAddress::Tcp { host, port } => bind::tcp(host, *port, presence).await.map(Listener::Tcp),
-        ListenAddress::Unix(path) => unix::bind(path, access, presence).map(Listener::Unix),
+        ListenAddress::Tcp { host, port } => {
+            bind::tcp(host, *port, presence).await.map(|listener| (Listener::Tcp(listener), None))
+        }
+        ListenAddress::Unix(path) => {
+            unix::bind(path, access, presence).map(|(listener, file)| (Listener::Unix(listener), Some(file)))
+        }
     };
     bound.map_err(|reason| StartError::Listen { address: address.to_string(), key, presence, reason })
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -16,11 +16,11 @@ use crate::domain::rules::SocketAccess;
 const BACKLOG: i32 = 1024;
 
 /// Listens on a Unix socket for those who `access` lets in. What stands at `path` is replaced in one step if nobody listens there any
-/// more, or if whoever does is being replaced. It is never removed at the end: the file may be another process's by then.
+/// more, or if whoever does is being replaced.
 ///
 /// # Errors
 /// If the path cannot be had, or its permissions cannot be set.
-pub fn bind(path: &Path, access: SocketAccess, presence: Presence) -> io::Result<UnixListener> {
+pub fn bind(path: &Path, access: SocketAccess, presence: Presence) -> io::Result<(UnixListener, SocketFile)> {
     if presence == Presence::Alone && UnixStream::connect(path).is_ok() {
         return Err(io::ErrorKind::AddrInUse.into());
     }
@@ -32,10 +32,36 @@ pub fn bind(path: &Path, access: SocketAccess, presence: Presence) -> io::Result
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(&new)?)?;
     // Until it listens it refuses everybody, whatever permissions the umask has left; it listens when they are right.
-    let ready = restrict(&new, access).and_then(|()| socket.listen(BACKLOG)).and_then(|()| fs::rename(&new, path));
-    ready.inspect_err(|_| drop(fs::remove_file(&new)))?;
+    let ready = restrict(&new, access).and_then(|()| socket.listen(BACKLOG)).and_then(|()| {
+        let file = SocketFile { path: path.to_owned(), identity: identity(&new)? };
+        fs::rename(&new, path).map(|()| file)
+    });
+    let file = ready.inspect_err(|_| drop(fs::remove_file(&new)))?;
     socket.set_nonblocking(true)?;
-    UnixListener::from_std(socket.into())
+    Ok((UnixListener::from_std(socket.into())?, file))
+}
+
+/// The file of a socket, and which one it was when it was bound.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    /// Removes it, once nobody listens any more, unless another stands in its place: that is the socket of whoever has taken over.
+    pub fn remove(&self) {
+        if identity(&self.path).is_ok_and(|found| found == self.identity)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::debug!(%error, path = %self.path.display(), "a Unix socket stays behind");
+        }
+    }
+}
+
+/// Device and number of what stands at `path` itself.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|data| (data.dev(), data.ino()))
 }
 
 /// A path in the same folder, no longer than most.
@@ -53,7 +79,6 @@ fn restrict(path: &Path, access: SocketAccess) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
     use std::time::Duration;
     use tokio::time::timeout;
 
@@ -62,7 +87,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("proxy.sock");
         for mode in [0o600, 0o666, 0o660] {
-            let listener = bind(&path, SocketAccess { mode, group: None }, Presence::Alone).expect("the path is free");
+            let (listener, _) =
+                bind(&path, SocketAccess { mode, group: None }, Presence::Alone).expect("the path is free");
             assert_eq!(fs::metadata(&path).expect("it is there").mode() & 0o7777, mode);
             let taken = bind(&path, SocketAccess { mode, group: None }, Presence::Alone).expect_err("somebody listens");
             assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
@@ -75,22 +101,30 @@ mod tests {
     async fn a_unix_socket_is_replaced_in_one_step_and_only_on_purpose() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("socket");
-        let first = bind(&path, SocketAccess::OWNER, Presence::Alone).expect("a free path");
+        let (first, of_first) = bind(&path, SocketAccess::OWNER, Presence::Alone).expect("a free path");
         assert_eq!(
             bind(&path, SocketAccess::OWNER, Presence::Alone).expect_err("in use").kind(),
             io::ErrorKind::AddrInUse
         );
         first.accept().await.expect("who looks whether somebody listens");
-        let second = bind(&path, SocketAccess::OWNER, Presence::Beside).expect("shared");
+        let (second, of_second) = bind(&path, SocketAccess::OWNER, Presence::Beside).expect("shared");
+        of_first.remove();
         let _client = tokio::net::UnixStream::connect(&path).await.expect("somebody listens");
         second.accept().await.expect("the second does");
         assert!(timeout(Duration::from_millis(50), first.accept()).await.is_err(), "the first does not any more");
         drop((first, second));
-        bind(&path, SocketAccess::OWNER, Presence::Alone).expect("what was left behind is in nobody's way");
+        let (third, of_third) =
+            bind(&path, SocketAccess::OWNER, Presence::Alone).expect("what was left behind is in nobody's way");
+        of_second.remove();
+        assert!(path.exists(), "it is the third's by now");
+        drop(third);
+        of_third.remove();
+        assert!(!path.exists(), "nothing is left behind");
+        of_third.remove();
         let file = folder.path().join("file");
         fs::write(&file, "of value").expect("written");
         assert!(bind(&file, SocketAccess::OWNER, Presence::Alone).is_err(), "what is no socket stays");
         fs::remove_file(file).expect("still there");
-        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1, "nothing else is left");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing is left");
     }
 }

@@ -286,6 +286,7 @@ async fn a_unix_socket_changes_hands_and_stays() {
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1);
     second.terminate();
     assert_eq!(second.end().0.code(), Some(0));
+    assert!(!path.exists(), "a clean stop leaves nothing behind");
 }
 
 #[tokio::test(flavor = "multi_thread")]
