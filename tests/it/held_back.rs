@@ -37,7 +37,7 @@ fn state(world: &World) -> State {
 
 /// The line of the status table that begins with this condition and name.
 fn line(state: &State, name: &str) -> String {
-    let text = anstream::adapter::strip_str(&table(state)).to_string();
+    let text = anstream::adapter::strip_str(&table(state, None)).to_string();
     let line = text.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name}: {text}"));
     line.to_owned()
 }
