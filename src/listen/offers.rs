@@ -38,7 +38,9 @@ mod tests {
     fn the_oldest_is_the_oldest_of_those_that_are_left() {
         let offers = Offers::default();
         assert_eq!(offers.oldest(), None);
-        [5, 3, 7, 3].into_iter().for_each(|since| offers.add(since));
+        for since in [5, 3, 7, 3] {
+            offers.add(since);
+        }
         for (taken, oldest) in [(5, Some(3)), (3, Some(3)), (3, Some(7)), (7, None)] {
             offers.remove(taken);
             assert_eq!(offers.oldest(), oldest);

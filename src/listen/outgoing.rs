@@ -158,7 +158,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_reads_a_large_answer_slowly_has_the_patience_anew_with_each_piece_and_at_the_end() {
         let (pulse, most) = (Pulse::new(IDLE), IDLE - Duration::from_secs(1));
-        let page: Bytes = (0..5 * PIECE + 1).map(|at| u8::try_from(at % 251).expect("a byte")).collect();
+        let page: Bytes = (0..=5 * PIECE).map(|at| u8::try_from(at % 251).expect("a byte")).collect();
         let mut body = answer(&pulse, Version::HTTP_2, Full::new(page.clone()));
         let mut read = Vec::new();
         while !body.is_end_stream() {

@@ -109,14 +109,14 @@ async fn an_event_stream_that_is_not_read_ends_and_lets_go_of_what_it_follows() 
     deaf.write_all(&[hello(0), asked].concat()).await.expect("it is open");
     let followed = async {
         while wire.app.ground().follows.count() == 0 {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     soon(followed).await;
     rest(&mut deaf).await;
     let let_go = async {
         while wire.app.ground().follows.count() > 0 {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     soon(let_go).await;
@@ -138,7 +138,7 @@ async fn a_stream_that_is_not_read_ends_its_connection_although_others_of_it_go_
     };
     let mut said = Vec::new();
     let ended = reads.read_to_end(&mut said);
-    let (_, _) = soon(futures_util::future::join(others, ended)).await;
+    let ((), _) = soon(futures_util::future::join(others, ended)).await;
     assert!(farewells(&said).is_empty(), "it was never idle");
 }
 
