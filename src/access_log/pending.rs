@@ -126,7 +126,7 @@ fn number(number: usize) -> u32 {
 }
 
 /// A line that is to be written.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Line<'a> {
     /// That of a request: when it was, and the text of its entry.
     Request(Moment<'a>, &'a [u8]),

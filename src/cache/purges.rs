@@ -19,7 +19,9 @@ pub(super) struct Purges {
 
 impl Purges {
     pub(super) fn note(&mut self, accounts: &HashSet<AccountHash>, now: Instant) {
-        accounts.iter().for_each(|account| self.accounts.mark(*account, now));
+        for account in accounts {
+            self.accounts.mark(*account, now);
+        }
     }
 
     pub(super) fn note_all(&mut self, now: Instant) {

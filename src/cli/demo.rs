@@ -45,7 +45,7 @@ pub(super) fn run(Arguments { requests, listen, admin }: Arguments) -> ExitCode 
         return wrong(&format!("--listen and --admin are both {listen}; give one of them another port"));
     }
     descriptors::raise();
-    let options = run::Options { requests, listen, admin };
+    let options = run::Options { listen, admin, requests };
     let result = runtime(2).and_then(|runtime| {
         let stop = runtime.block_on(async { stop_signal() })?;
         Ok(runtime.block_on(run::run(options, stop, &mut anstream::stdout())))

@@ -53,7 +53,7 @@ fn unreached(unreached: &Unreached) -> Failed {
     let is =
         |kind| chain(unreached).filter_map(|error| error.downcast_ref::<io::Error>()).any(|error| error.kind() == kind);
     let (kind, detail) = match unreached {
-        Unreached::Refused(_) if chain(unreached).any(|error| error.is::<Unresolved>()) => {
+        Unreached::Refused(_) if chain(unreached).any(<dyn Error>::is::<Unresolved>) => {
             ("its name does not resolve", last(unreached))
         }
         Unreached::Refused(_) if is(io::ErrorKind::ConnectionRefused) => ("connection refused", None),

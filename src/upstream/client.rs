@@ -76,10 +76,12 @@ impl Service<Fetch> for Client {
             let request = sign(&upstream, &fetch)?;
             let outcome = call(way, request, began, &fetch).await;
             let why = match &outcome {
-                Ok(received) => unusable(&received, &fetch),
+                Ok(received) => unusable(received, &fetch),
                 Err(failed) => failed.why.clone(),
             };
-            why.inspect(|why| troubles.tell(&fetch.target, why));
+            if let Some(why) = why {
+                troubles.tell(&fetch.target, &why);
+            }
             outcome.map_err(|failed| failed.problem)
         })
     }

@@ -41,7 +41,9 @@ impl Service<Call> for Client {
                 Ok(response) => trouble::of_status(response.status()),
                 Err(failed) => failed.why.clone(),
             };
-            why.inspect(|why| troubles.tell(&call.target, why));
+            if let Some(why) = why {
+                troubles.tell(&call.target, &why);
+            }
             let mut response = answer.map_err(|failed| failed.problem)?;
             let headers = response.headers_mut();
             end_to_end::strip(headers);

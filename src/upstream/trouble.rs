@@ -82,9 +82,12 @@ pub fn of_status(status: StatusCode) -> Option<Why> {
 /// How long nothing more is said of the same cause.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// What has been told of each upstream and kind of cause: there are few of both. Cheap to clone; all clones are the same.
+/// What has been told. Cheap to clone; all clones are the same.
 #[derive(Clone, Default)]
-pub struct Troubles(Arc<Mutex<HashMap<(Name, &'static str), Told, RandomState>>>);
+pub struct Troubles(Arc<Mutex<ByCause>>);
+
+/// By upstream and kind of cause: there are few of both.
+type ByCause = HashMap<(Name, &'static str), Told, RandomState>;
 
 struct Told {
     at: Instant,
@@ -97,9 +100,10 @@ impl Troubles {
     pub fn tell(&self, target: &Target, why: &Why) {
         let upstream = &target.upstream.name;
         let (account, cause) = (target.account.audit_label(), why.text());
-        match self.due(upstream, why.kind, Instant::now()) {
-            Some(times) => tracing::warn!(%upstream, account, cause, times, "a call to {upstream} failed: {cause}"),
-            None => tracing::debug!(%upstream, account, cause, "a call to {upstream} failed: {cause}"),
+        if let Some(times) = self.due(upstream, why.kind, Instant::now()) {
+            tracing::warn!(%upstream, account, cause, times, "a call to {upstream} failed: {cause}");
+        } else {
+            tracing::debug!(%upstream, account, cause, "a call to {upstream} failed: {cause}");
         }
     }
 

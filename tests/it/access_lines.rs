@@ -27,9 +27,7 @@ const PATH: &str = "/ats/v1/sync-status";
 async fn serve(merge: Merge, more: &str) -> (JoinHandle<()>, (Running, SocketAddr, SocketAddr)) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let upstream = listener.local_addr().expect("it is bound");
-    let simulation = tokio::spawn(async move {
-        let _ = merge.serve(listener, std::future::pending::<()>()).await;
-    });
+    let simulation = tokio::spawn(merge.serve(listener, std::future::pending::<()>()));
     let folder = Folder::new(&format!(
         "[server]\nlisten = ['127.0.0.1:0']\n[admin]\nlisten = '127.0.0.1:0'\n\
          [upstreams.us]\nbase_url = 'http://{upstream}'\napi_key = 'test-api-key'\n\
@@ -71,7 +69,7 @@ async fn a_request_whose_client_gives_up_has_a_line_and_a_count_like_any_other()
     soon(async {
         loop {
             let mut stream = TcpStream::connect(admin).await.expect("it listens");
-            let request = "GET /metrics HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n";
+            let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
             stream.write_all(request.as_bytes()).await.expect("it reads");
             let mut text = String::new();
             stream.read_to_string(&mut text).await.expect("UTF-8");
