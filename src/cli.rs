@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::say::{complain, is_enough, print};
-use crate::app::{App, Listeners, descriptors, watch};
+use crate::app::{App, Listeners, StartError, descriptors, watch};
 use crate::config::address::ListenAddress;
 use crate::config::effective::Config;
 use crate::config::fault::Faults;
@@ -187,7 +187,11 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
         let (listen, admin) = (listen.join(", "), told((&config.admin.listen, &listeners.admin)));
         let app = match App::new(config, &hasher) {
             Ok(app) => app,
-            Err(error) => return fail(&error),
+            Err(error) => {
+                let failed = fail(&error);
+                // What keeps it from an upstream stands in the configuration or the environment.
+                return if matches!(error, StartError::Upstream { .. }) { ExitCode::from(WRONG) } else { failed };
+            }
         };
         app.reads_file(path.to_owned());
         let (mut signals, follow) = match (Signals::new(), watch::follow(app.clone(), path.to_owned())) {

@@ -50,13 +50,17 @@ fn every_mistake_is_told_with_its_place() {
 }
 
 #[test]
-fn a_forward_proxy_that_a_start_cannot_use_is_told_by_a_check_too() {
+fn a_forward_proxy_that_cannot_be_used_is_a_mistake_to_a_check_and_to_a_start() {
     let env = |proxy| [SECRETS[0], SECRETS[1], ("HTTPS_PROXY", proxy), ("NO_PROXY", "")];
     let config = file(ANY_PORT, "https://merge.test");
     let (code, out, err) = check(&config, &env("https://proxy.test:3128"));
     assert_eq!((code, &*out), (2, ""));
     assert!(err.contains("upstream us: HTTPS_PROXY or ALL_PROXY must start with http://"), "{err}");
     assert_eq!(check(&config, &env("http://proxy.test:3128")).0, 0);
+    let folder = Folder::new(&config);
+    let (code, _, err) =
+        told(&run(&["--config", folder.file().to_str().expect("UTF-8")], &env("https://proxy.test:3128")));
+    assert_eq!((code, err.contains("HTTPS_PROXY or ALL_PROXY must start with http://")), (2, true), "{err}");
 }
 
 #[test]
