@@ -112,7 +112,7 @@ async function main () {
   const config = path.join(scratch, 'proxy.toml')
   fs.writeFileSync(config, configuration(originPort))
   const proxy = start(bin, ['serve', '--config', config], { ORIGIN_KEY: 'key-of-the-origin' })
-  const proxyPort = await port(proxy.stderr, /"bound":"\D*127\.0\.0\.1:(\d+)/)
+  const proxyPort = await port(proxy.stderr, /"listen":"127\.0\.0\.1:(\d+)/)
 
   const load = file => import(pathToFileURL(path.join(suite, file)))
   const { runTests, getResults } = await load('client/runner.mjs')
