@@ -2,7 +2,7 @@
 //!
 //! Whoever serves never waits for whoever reads the log. Lines come together in a bounded buffer, and a thread of its own writes them.
 //! What finds no room there, or cannot be written, is left out, and a later line says how many were. At the end of the process
-//! [`Log::flush`] has the rest written.
+//! [`Log::flush`](access_log::Log::flush) has the rest written.
 //!
 //! A line of a request looks like every other line, and takes a fraction of the time: whoever serves notes only what no other line
 //! says, and the thread makes a line of that.

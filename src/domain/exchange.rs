@@ -269,7 +269,7 @@ pub enum Why {
     Accepted,
 }
 
-/// Where an answer came from: the one source of the Cache-Status field, the log's `cache` field and the metric's label.
+/// Where an answer came from: the one source of the Cache-Status field, the log's `result` and `reason`, and the labels of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
     /// From the store, fresh.

@@ -1,6 +1,6 @@
 //! The values of a request that passes through as itself: a [`Relay`] goes in, a [`Call`] goes up, a [`Relayed`] comes back.
 //!
-//! They are kinds of their own beside [`Ask`](super::exchange::Ask), [`Fetch`](super::exchange::Fetch) and
+//! They are kinds of their own beside [`Ask`](super::ask::Ask), [`Fetch`](super::exchange::Fetch) and
 //! [`Answer`](super::exchange::Answer), so that nothing that belongs to one caller can come into a page that many share.
 
 use std::sync::Arc;

@@ -20,7 +20,7 @@ use crate::domain::problem::Problem;
 /// All consumers, by the hashes of their keys, by users of this machine and by names in certificates.
 ///
 /// What is looked up is the SHA-256 of what was sent, so how long it takes says nothing about a key that exists. Keys that have been
-/// recognised are known again without it; see [`Recognised`].
+/// recognised are known again without it (`door/recognised.rs`).
 #[derive(Debug)]
 pub struct Consumers {
     /// Who everybody is while no consumers are configured.

@@ -1,5 +1,5 @@
 //! Heads that hyper would let pass although another reader might read them differently: bare line feeds, two framings, a fragment,
-//! no Host or several. The bytes of HTTP/1 are [read along](super::followed) as they come in; what is wrong goes with the request as an
+//! no Host or several. The bytes of HTTP/1 are read along (`listen/followed.rs`) as they come in; what is wrong goes with the request as an
 //! [`Objection`].
 
 use std::sync::OnceLock;

@@ -15,7 +15,7 @@ use super::registry::{Kind, Metrics};
 use super::rows::{Encoder, Row, count};
 use crate::domain::access::Name;
 
-/// The media type of what [`expose`] writes.
+/// The media type of the text.
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
 /// What stands before the name of every metric but those that all processes have.

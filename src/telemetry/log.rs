@@ -14,7 +14,7 @@ use super::redact::Redacting;
 use crate::access_log::Log;
 
 /// Begins logging to standard error what `filter` lets through: lines for people if `pretty`, else one JSON object a line.
-/// What is [concealed](redact::conceal) is in none of them. A second call changes nothing.
+/// What is [concealed](super::redact::conceal) is in none of them. A second call changes nothing.
 ///
 /// # Errors
 /// If there can be no thread that writes.
