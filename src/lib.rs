@@ -333,6 +333,8 @@ pub mod domain {
 
     pub mod signature;
 
+    pub mod reply;
+
     pub mod ending;
 
     pub mod tally;

@@ -28,9 +28,9 @@ use crate::domain::body::ReplyBody;
 use crate::domain::clock::since_epoch;
 use crate::domain::ending::Ending;
 use crate::domain::problem::{Cause, Problem};
+use crate::domain::reply::{End, Reply};
 use crate::domain::trace::Trace;
 use crate::domain::under_way::{Abandoned, UnderWay};
-use crate::reply::render::{End, Reply};
 use crate::trace::export::Traces;
 use crate::trace::requests;
 

@@ -1,7 +1,7 @@
 //! Counts every request as it ends, refusals too, and those that nobody waits for any more.
 
 use super::registry::Metrics;
-use crate::reply::render::End;
+use crate::domain::reply::End;
 
 /// What counts the requests whose end it is shown.
 pub fn counter(metrics: Metrics) -> impl Fn(End<'_>) + Clone + Send + Sync + 'static {

@@ -5,7 +5,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{LazyLock, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -25,12 +24,12 @@ use crate::domain::body::ReplyBody;
 use crate::domain::condition::Conditions;
 use crate::domain::delivery::Delivered;
 use crate::domain::encoding::Coding;
-use crate::domain::ending::Ending;
 use crate::domain::exchange::{Answer, Given, Outcome, Served};
 use crate::domain::follow::{Followed, How};
 use crate::domain::page::Kind;
 use crate::domain::problem::{Problem, whole_seconds};
 use crate::domain::relay::Relayed;
+use crate::domain::reply::Reply;
 use crate::domain::request_id::{self, X_REQUEST_ID};
 use crate::domain::under_way::{Abandoned, UnderWay};
 
@@ -61,28 +60,6 @@ static GOOD: LazyLock<HeaderMap> = LazyLock::new(|| {
 /// A value that is kept for as long as the process runs: copies of it are counted by nobody.
 pub(super) fn forever(text: String) -> HeaderValue {
     HeaderValue::from_static(text.leak())
-}
-
-/// A response, and what the log wants to know of how it came about.
-pub struct Reply {
-    /// What the client gets.
-    pub response: Response<ReplyBody>,
-    /// Whose request it was, and how it ended.
-    pub outcome: Outcome,
-    /// The request's name, as the response says it.
-    pub request_id: HeaderValue,
-    /// When that was. Whoever wants to know looks here: each look at the clock is one more for every hit.
-    pub ended: Instant,
-    /// How long it has taken.
-    pub took: Duration,
-}
-
-/// How a request came to its end.
-pub enum End<'a> {
-    /// With an answer.
-    Answered(&'a Reply, Ending),
-    /// Without one.
-    Abandoned(&'a Abandoned),
 }
 
 /// What matters of a request for the form of its answer.

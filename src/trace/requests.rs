@@ -5,9 +5,9 @@ use http::{HeaderValue, Request, StatusCode};
 use super::export::Traces;
 use crate::domain::ask::Whose;
 use crate::domain::ending::Ending;
+use crate::domain::reply::Reply;
 use crate::domain::trace::Trace;
 use crate::domain::under_way::Abandoned;
-use crate::reply::render::Reply;
 
 /// Takes up the trace of who sent `request`, or begins one, and hands it on among the request's extensions.
 pub fn begin<B>(traces: &Traces, request: &mut Request<B>) -> Trace {

@@ -35,10 +35,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("upstream", &["domain"]),
     ("reply", &["domain"]),
     ("access_log", &["domain"]),
-    // The outermost layer unwraps the renderer's `Reply`: response and outcome go apart there.
-    ("telemetry", &["access_log", "domain", "reply", "trace"]),
-    ("metrics", &["domain", "reply"]),
-    ("trace", &["domain", "reply"]),
+    ("telemetry", &["access_log", "domain", "trace"]),
+    ("metrics", &["domain"]),
+    ("trace", &["domain"]),
     (
         "stack",
         &[
