@@ -141,6 +141,8 @@ pub mod reply {
 
     pub mod cache_status;
 
+    mod prepared;
+
     pub mod accept_encoding;
 }
 

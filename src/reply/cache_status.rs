@@ -1,12 +1,11 @@
 //! The text of `Cache-Status` (RFC 9211) for every way in which an answer can come about.
 
-use std::fmt::Write;
-use std::sync::OnceLock;
+use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::render::forever;
+use super::prepared::Prepared;
 use crate::domain::exchange::{Answer, Forward, Served, Why};
 use crate::domain::page::Page;
 use crate::domain::problem::Row;
@@ -14,8 +13,8 @@ use crate::domain::problem::Row;
 /// How this cache calls itself.
 const NAME: &str = "merge-sync-proxy";
 
-/// The values of plain hits, one for each second of a lifetime up to an hour, made when they are first needed.
-static HITS: [OnceLock<HeaderValue>; 3601] = [const { OnceLock::new() }; 3601];
+/// The values of plain hits, by the seconds of a lifetime up to an hour.
+static HITS: Prepared<3601> = Prepared::new(|ttl| hit(ttl, ""));
 
 /// The value for a page.
 pub fn value(answer: &Answer) -> HeaderValue {
@@ -28,13 +27,10 @@ pub fn of(served: Served, ttl: i64, refresh_limited: bool) -> HeaderValue {
     let limited = if refresh_limited { "; detail=refresh-limited" } else { "" };
     let detail = |own: &'static str| if limited.is_empty() { own } else { limited };
     match served {
-        Served::Hit => {
-            let prepared = usize::try_from(ttl).ok().and_then(|ttl| HITS.get(ttl)).filter(|_| limited.is_empty());
-            prepared.map_or_else(
-                || parse(hit(ttl, limited)),
-                |prepared| prepared.get_or_init(|| forever(hit(ttl, ""))).clone(),
-            )
-        }
+        Served::Hit => match u64::try_from(ttl) {
+            Ok(ttl) if !refresh_limited => HITS.get(ttl),
+            _ => parse(hit(ttl, limited)),
+        },
         Served::Negative => parse(hit(ttl, detail("; detail=negative"))),
         Served::Stale(Why::Revalidating) => parse(hit(ttl, detail("; detail=revalidating"))),
         Served::Stale(Why::UpstreamError) => parse(hit(ttl, detail("; detail=upstream-error"))),
@@ -70,7 +66,7 @@ fn ttl(page: &Page, answer: &Answer) -> i64 {
     if page.is_purged(answer.now) { left.min(0) } else { left }
 }
 
-fn hit(ttl: i64, detail: &str) -> String {
+fn hit(ttl: impl Display, detail: &str) -> String {
     format!("{NAME}; hit; ttl={ttl}{detail}")
 }
 

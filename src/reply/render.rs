@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{LazyLock, OnceLock};
+use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
+use super::prepared::Prepared;
 use super::{accept_encoding, cache_status, events};
 use crate::domain::arrival::Arrived;
 use crate::domain::ask::Whose;
@@ -46,8 +47,11 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 
-/// Ages up to five minutes, ready to be sent: nearly all answers need one of these.
-static AGES: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| (0_u64..=300).map(|age| forever(age.to_string())).collect());
+/// `Age`, by seconds up to five minutes.
+static AGES: Prepared<301> = Prepared::new(|seconds| seconds.to_string());
+
+/// `Cache-Control` of a good page, by the seconds of its lifetime up to an hour.
+static MAX_AGES: Prepared<3601> = Prepared::new(|seconds| format!("private, max-age={seconds}"));
 
 /// The fields of a good page: a copy of it costs less than to insert each. First those that differ from answer to answer, in the
 /// order in which [`Reading::good`] gives them values.
@@ -56,11 +60,6 @@ static GOOD: LazyLock<HeaderMap> = LazyLock::new(|| {
         [CACHE_CONTROL, CACHE_STATUS, AGE, ETAG, X_REQUEST_ID].map(|name| (name, HeaderValue::from_static("")));
     differing.into_iter().chain([(VARY, VARY_VALUE), (CONTENT_TYPE, JSON)]).collect()
 });
-
-/// A value that is kept for as long as the process runs: copies of it are counted by nobody.
-pub(super) fn forever(text: String) -> HeaderValue {
-    HeaderValue::from_static(text.leak())
-}
 
 /// What matters of a request for the form of its answer.
 struct Reading {
@@ -219,26 +218,13 @@ fn refusal(answer: &Answer) -> Response<ReplyBody> {
     assemble(page.status, headers, page.body.clone())
 }
 
-/// The values for pages that live up to an hour, one for each second, made when they are first needed.
-static MAX_AGES: [OnceLock<HeaderValue>; 3601] = [const { OnceLock::new() }; 3601];
-
 /// `Cache-Control` of a good page: its whole lifetime, of which `Age` says what is over.
 fn cache_control(answer: &Answer) -> HeaderValue {
-    if answer.page.is_purged(answer.now) {
-        return OUTDATED;
-    }
-    let seconds = answer.page.lifetime.fresh.as_secs();
-    let text = || format!("private, max-age={seconds}");
-    match usize::try_from(seconds).ok().and_then(|seconds| MAX_AGES.get(seconds)) {
-        Some(prepared) => prepared.get_or_init(|| forever(text())).clone(),
-        None => HeaderValue::try_from(text()).expect("digits and ASCII letters are a header value"),
-    }
+    if answer.page.is_purged(answer.now) { OUTDATED } else { MAX_AGES.get(answer.page.lifetime.fresh.as_secs()) }
 }
 
 fn age(answer: &Answer) -> HeaderValue {
-    let age = answer.age.as_secs();
-    let prepared = usize::try_from(age).ok().and_then(|age| AGES.get(age)).cloned();
-    prepared.unwrap_or_else(|| age.into())
+    AGES.get(answer.age.as_secs())
 }
 
 /// What passed through, with all its fields; the body goes along.
