@@ -355,6 +355,8 @@ pub mod domain {
 
     pub mod page;
 
+    pub mod lifetime;
+
     mod entity_tag;
 
     pub mod validators;

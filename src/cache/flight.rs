@@ -27,7 +27,8 @@ use super::store::Store;
 use crate::domain::ask::{Ask, Question};
 use crate::domain::exchange::{Departure, Fetch, Landing, Reason};
 use crate::domain::key::PageKey;
-use crate::domain::page::{Freshness, Kind, Page};
+use crate::domain::lifetime::Freshness;
+use crate::domain::page::{Kind, Page};
 use crate::domain::problem::{Cause, Problem};
 use crate::domain::trace::Trace;
 

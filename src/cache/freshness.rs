@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use crate::domain::cache_control::Wants;
 use crate::domain::exchange::{Forward, Policy, Why};
 use crate::domain::history::History;
-use crate::domain::page::{Freshness, Kind, Lifetime, Page};
+use crate::domain::lifetime::{Freshness, Lifetime};
+use crate::domain::page::{Kind, Page};
 use crate::domain::received::{Run, SyncDigest};
 use crate::domain::rules::{CacheRule, Lifetimes};
 

@@ -12,7 +12,8 @@ use super::freshness;
 use super::store::Store;
 use crate::domain::exchange::{Fetch, Landing};
 use crate::domain::history::History;
-use crate::domain::page::{Kind, Lifetime, Page};
+use crate::domain::lifetime::Lifetime;
+use crate::domain::page::{Kind, Page};
 use crate::domain::problem::Problem;
 use crate::domain::received::Received;
 

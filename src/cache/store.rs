@@ -231,7 +231,7 @@ pub(super) mod tests {
     use super::super::purges::PURGED_AT_ONCE;
     use super::*;
     use crate::domain::key::{CanonicalQuery, KeyParts, Place};
-    use crate::domain::page::Freshness;
+    use crate::domain::lifetime::Freshness;
     use crate::domain::page::tests::page;
     use std::time::Duration;
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::encoding::{Coding, Encodings};
 use super::entity_tag::with_entity_tag;
 use super::history::History;
+use super::lifetime::{Freshness, Lifetime};
 use super::received::Received;
 use super::refusal::Refusal;
 use super::setback::Setback;
@@ -25,44 +26,6 @@ pub enum Kind {
     Negative,
     /// An answer that is passed on to those who wait for it and to nobody else.
     Passing,
-}
-
-/// How long a page may be used: its four clocks start when its fetch began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lifetime {
-    /// Fresh for this long.
-    pub fresh: Duration,
-    /// Then served while it is fetched anew, for this long.
-    pub while_revalidate: Duration,
-    /// Served when the upstream fails, for this long after it was fresh.
-    pub if_error: Duration,
-}
-
-impl Lifetime {
-    /// The lifetime of what is not stored.
-    pub const NONE: Self = Self { fresh: Duration::ZERO, while_revalidate: Duration::ZERO, if_error: Duration::ZERO };
-}
-
-/// What a page is good for at an instant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Freshness {
-    /// Fresh for `ttl` more.
-    Fresh {
-        /// What is left of the lifetime.
-        ttl: Duration,
-    },
-    /// No longer fresh, but it may be served while it is fetched anew.
-    Revalidate {
-        /// Since when it has been stale.
-        since: Duration,
-    },
-    /// No longer fresh; it may be served only if the upstream fails.
-    IfError {
-        /// Since when it has been stale.
-        since: Duration,
-    },
-    /// It may only be used to ask whether it has changed.
-    Unusable,
 }
 
 /// A page that was fresh when it was asked for, whatever has become of it since.
@@ -234,20 +197,7 @@ impl Page {
 
     /// What it is good for now.
     pub fn freshness(&self, now: Instant) -> Freshness {
-        let age = self.age(now);
-        let Lifetime { fresh, while_revalidate, if_error } = self.lifetime;
-        let purged = self.is_purged(now);
-        if age < fresh && !purged {
-            return Freshness::Fresh { ttl: fresh - age };
-        }
-        let since = age.saturating_sub(fresh);
-        if since < while_revalidate && !purged {
-            Freshness::Revalidate { since }
-        } else if since < if_error {
-            Freshness::IfError { since }
-        } else {
-            Freshness::Unusable
-        }
+        self.lifetime.freshness(self.age(now), self.is_purged(now))
     }
 
     /// Marks it as no longer fresh from `at` on: the next request then fetches, and only a failure of the upstream may still serve
@@ -309,7 +259,6 @@ pub(crate) mod tests {
     use super::*;
     use http::HeaderMap;
     use http::header::{CONTENT_TYPE, ETAG, LAST_MODIFIED, WWW_AUTHENTICATE};
-    use proptest::prelude::*;
 
     fn received(body: &'static str, began: Instant) -> Received {
         Received {
@@ -329,21 +278,6 @@ pub(crate) mod tests {
         let received = received(body, began);
         let [fresh, while_revalidate, if_error] = [fresh, while_revalidate, if_error].map(Duration::from_secs);
         Page::new(&received, Kind::Good, Lifetime { fresh, while_revalidate, if_error }, History::default())
-    }
-
-    #[test]
-    fn a_page_runs_through_its_clocks() {
-        let began = Instant::now();
-        let page = page("{}", began, [5, 30, 3600]);
-        let second = Duration::from_secs;
-        let at = |seconds| page.freshness(began + second(seconds));
-        assert_eq!(at(0), Freshness::Fresh { ttl: second(5) });
-        assert_eq!(at(4), Freshness::Fresh { ttl: second(1) });
-        assert_eq!(at(5), Freshness::Revalidate { since: second(0) });
-        assert_eq!(at(34), Freshness::Revalidate { since: second(29) });
-        assert_eq!(at(35), Freshness::IfError { since: second(30) });
-        assert_eq!(at(3604), Freshness::IfError { since: second(3599) });
-        assert_eq!(at(3605), Freshness::Unusable);
     }
 
     #[test]
@@ -415,21 +349,6 @@ pub(crate) mod tests {
             assert_eq!(page.body.as_ptr(), known.body.as_ptr());
             assert!(piece.is_unique(), "{tag}");
             assert_eq!(page.validators.and_then(|validators| validators.etag).expect("a tag"), tag);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_page_never_gets_better_with_age(clocks in [0_u64..100, 0_u64..100, 0_u64..100], ages in [0_u64..400, 0_u64..400]) {
-            let began = Instant::now();
-            let page = page("{}", began, clocks);
-            let rank = |age| match page.freshness(began + Duration::from_secs(age)) {
-                Freshness::Fresh { .. } => 0,
-                Freshness::Revalidate { .. } => 1,
-                Freshness::IfError { .. } => 2,
-                Freshness::Unusable => 3,
-            };
-            prop_assert!(rank(ages[0].min(ages[1])) <= rank(ages[0].max(ages[1])));
         }
     }
 }

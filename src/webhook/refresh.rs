@@ -19,7 +19,8 @@ use crate::cache::store::Store;
 use crate::domain::access::AccountHash;
 use crate::domain::ask::Ask;
 use crate::domain::exchange::Reason;
-use crate::domain::page::{Freshness, Page};
+use crate::domain::lifetime::Freshness;
+use crate::domain::page::Page;
 
 /// The pause between two rounds for one account. When a sync ends, Merge says so for each of its models, one soon after the other.
 const PAUSE: Duration = Duration::from_secs(2);
