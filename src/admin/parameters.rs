@@ -28,6 +28,11 @@ impl Parameters {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
     }
 
+    /// The value of a parameter that is a number.
+    pub(super) fn number(&self, name: &str) -> Result<Option<usize>, String> {
+        self.get(name).map(|value| value.parse().map_err(|_| format!("'{name}' is a whole number."))).transpose()
+    }
+
     /// Whether a parameter says so; without it, it does not.
     pub(super) fn flag(&self, name: &str) -> Result<bool, String> {
         match self.get(name) {

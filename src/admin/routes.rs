@@ -78,33 +78,31 @@ pub struct Admin<O> {
 const TRIES: u32 = 60;
 
 /// What is asked, once its path and method have been understood.
-enum Question<'a> {
+enum Question {
     Live,
     Ready,
     Page,
-    State { query: &'a str },
-    Events { query: &'a str },
+    State,
+    Events,
     Metrics,
     Purge { account: Option<String> },
     Reload,
     Explain,
 }
 
-impl Question<'_> {
+impl Question {
     /// The parameters that it takes. Health, metrics and files take none and do not mind any: whoever asks for them has habits.
     fn parameters(&self) -> Option<&'static [&'static str]> {
         match self {
             Self::Live | Self::Ready | Self::Page | Self::Metrics => None,
-            Self::State { .. } => Some(&["filter", "sort", "order", "offset", "limit", "history"]),
-            Self::Events { .. } => Some(&["filter", "sort", "order", "offset", "limit"]),
+            Self::State => Some(&["filter", "sort", "order", "offset", "limit", "history"]),
+            Self::Events => Some(&["filter", "sort", "order", "offset", "limit"]),
             Self::Purge { .. } => Some(&["hard"]),
             Self::Explain => Some(&["account", "category", "query"]),
             Self::Reload => Some(&[]),
         }
     }
 }
-
-const RELOAD: &str = "/api/reload";
 
 const PAGES: &str = "there are GET / for people, GET /livez, GET /readyz, GET /metrics, GET /api/state, GET /api/events, \
                      GET /api/explain?account=NAME&category=NAME&query=QUERY, POST /api/reload, \
@@ -134,7 +132,7 @@ impl<O: Operations> Admin<O> {
             return reply(row.status, &json!({ "error": row.detail }));
         }
         let uri = request.uri();
-        let question = match ask(request.method(), uri.path(), uri.query().unwrap_or_default()) {
+        let question = match ask(request.method(), uri.path()) {
             Ok(question) => question,
             Err(refusal) => return *refusal,
         };
@@ -145,7 +143,7 @@ impl<O: Operations> Admin<O> {
     }
 
     /// The answer to `question`; the text says what is wrong with its query.
-    async fn tell(&self, question: Question<'_>, uri: &Uri, asker: &Asker) -> Result<Response<ReplyBody>, String> {
+    async fn tell(&self, question: Question, uri: &Uri, asker: &Asker) -> Result<Response<ReplyBody>, String> {
         let parameters = match question.parameters() {
             Some(known) => Parameters::read(uri.query().unwrap_or_default(), known)?,
             None => Parameters::default(),
@@ -158,8 +156,8 @@ impl<O: Operations> Admin<O> {
                 reply(status, &json!({"ready": reasons.is_empty(), "reasons": reasons}))
             }
             Question::Page => page::file(uri.path()).unwrap_or_else(no_such_page),
-            Question::State { query } => self.state(query, &parameters).await?,
-            Question::Events { query } => self.events(query).await?,
+            Question::State => self.state(&parameters).await?,
+            Question::Events => self.events(&parameters).await?,
             Question::Metrics => {
                 let text = self.operations.metrics();
                 plain(StatusCode::OK, HeaderValue::from_static(exposition::CONTENT_TYPE), text)
@@ -177,7 +175,7 @@ impl<O: Operations> Admin<O> {
     }
 
     /// Why this request is not answered, if it is not.
-    fn refuse(&self, question: &Question<'_>, request: &Request<()>, asker: &Asker) -> Option<Response<ReplyBody>> {
+    fn refuse(&self, question: &Question, request: &Request<()>, asker: &Asker) -> Option<Response<ReplyBody>> {
         // Health is for load balancers, which hold no secrets and call us what they like.
         if matches!(question, Question::Live | Question::Ready) {
             return None;
@@ -215,8 +213,8 @@ impl<O: Operations> Admin<O> {
         Some(unwelcome(&self.strangers.refuse(origin, now)))
     }
 
-    async fn state(&self, query: &str, parameters: &Parameters) -> Result<Response<ReplyBody>, String> {
-        let (view, history) = (View::read(query)?, parameters.flag("history")?);
+    async fn state(&self, parameters: &Parameters) -> Result<Response<ReplyBody>, String> {
+        let (view, history) = (View::read(parameters)?, parameters.flag("history")?);
         let Some(snapshot) = self.look().await else { return Ok(broken()) };
         let mut state = view.of(&snapshot);
         if history {
@@ -225,8 +223,8 @@ impl<O: Operations> Admin<O> {
         Ok(reply(StatusCode::OK, &json!(state)))
     }
 
-    async fn events(&self, query: &str) -> Result<Response<ReplyBody>, String> {
-        let view = View::read(query)?;
+    async fn events(&self, parameters: &Parameters) -> Result<Response<ReplyBody>, String> {
+        let view = View::read(parameters)?;
         let Some(snapshot) = self.look().await else { return Ok(broken()) };
         let mut response = Response::new(events::stream(self.operations.observer().clone(), view, snapshot));
         let headers = response.headers_mut();
@@ -287,17 +285,17 @@ fn unwelcome(problem: &Problem) -> Response<ReplyBody> {
 }
 
 /// Path and method to question.
-fn ask<'a>(method: &Method, path: &str, query: &'a str) -> Result<Question<'a>, Box<Response<ReplyBody>>> {
+fn ask(method: &Method, path: &str) -> Result<Question, Box<Response<ReplyBody>>> {
     const READ: &[Method] = &[Method::GET, Method::HEAD];
     let (methods, question) = match path {
         "/livez" => (READ, Question::Live),
         "/readyz" => (READ, Question::Ready),
         "/" | "/status.css" | "/status.js" | "/icon.svg" => (READ, Question::Page),
-        "/api/state" => (READ, Question::State { query }),
-        "/api/events" => (READ, Question::Events { query }),
+        "/api/state" => (READ, Question::State),
+        "/api/events" => (READ, Question::Events),
         "/metrics" => (READ, Question::Metrics),
         "/api/explain" => (READ, Question::Explain),
-        RELOAD => (&[Method::POST][..], Question::Reload),
+        "/api/reload" => (&[Method::POST][..], Question::Reload),
         "/api/cache" => (&[Method::DELETE][..], Question::Purge { account: None }),
         _ => match path.strip_prefix("/api/cache/accounts/").filter(|name| !name.is_empty() && !name.contains('/')) {
             Some(name) => {

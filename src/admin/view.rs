@@ -4,6 +4,7 @@
 use std::cmp::{Ordering, Reverse};
 
 use super::observer::Snapshot;
+use super::parameters::Parameters;
 use super::state::{AccountRow, Accounts, State};
 
 /// A choice of accounts.
@@ -44,24 +45,23 @@ impl Default for View {
 }
 
 impl View {
-    /// The view that the parameters of a query describe; the text says what is wrong with it.
-    pub fn read(query: &str) -> Result<Self, String> {
-        let mut view = Self::default();
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            let number = || value.parse::<usize>().map_err(|_| format!("'{name}' is a whole number."));
-            match &*name {
-                "filter" if value.len() <= LONGEST_FILTER => view.filter = value.trim().to_lowercase(),
-                "filter" => return Err(format!("'filter' has at most {LONGEST_FILTER} bytes.")),
-                "sort" => view.sort = Sort::read(&value)?,
-                "order" if value == "asc" => view.descending = false,
-                "order" if value == "desc" => view.descending = true,
-                "order" => return Err("'order' is asc or desc.".into()),
-                "offset" => view.offset = number()?,
-                "limit" => view.limit = number()?.min(MOST),
-                _ => {}
-            }
+    /// The view that `parameters` describe; the text says what is wrong with them.
+    pub(super) fn read(parameters: &Parameters) -> Result<Self, String> {
+        let filter = parameters.get("filter").unwrap_or_default();
+        if filter.len() > LONGEST_FILTER {
+            return Err(format!("'filter' has at most {LONGEST_FILTER} bytes."));
         }
-        Ok(view)
+        Ok(Self {
+            filter: filter.trim().to_lowercase(),
+            sort: parameters.get("sort").map_or(Ok(Sort::Problems), Sort::read)?,
+            descending: match parameters.get("order") {
+                None | Some("asc") => false,
+                Some("desc") => true,
+                Some(_) => return Err("'order' is asc or desc.".into()),
+            },
+            offset: parameters.number("offset")?.unwrap_or(0),
+            limit: parameters.number("limit")?.unwrap_or(USUAL).min(MOST),
+        })
     }
 
     /// What this view shows of `snapshot`.
@@ -150,7 +150,7 @@ impl Sort {
             "next_sync" => Self::NextSync,
             "budget" => Self::Budget,
             "error" => Self::Error,
-            _ => return Err("sort is problems, name, upstream, category, age, next_sync, budget or error".into()),
+            _ => return Err("'sort' is problems, name, upstream, category, age, next_sync, budget or error.".into()),
         })
     }
 }
@@ -208,8 +208,12 @@ pub(crate) mod tests {
         Snapshot { number: 1, head, rows, conditions: Conditions::default(), sample: (0, None) }
     }
 
+    fn read(query: &str) -> Result<View, String> {
+        View::read(&Parameters::read(query, &["filter", "sort", "order", "offset", "limit"]).expect("they are known"))
+    }
+
     fn names(query: &str, snapshot: &Snapshot) -> Vec<String> {
-        let state = View::read(query).expect("a view").of(snapshot);
+        let state = read(query).expect("a view").of(snapshot);
         state.accounts.rows.into_iter().map(|row| row.name).collect()
     }
 
@@ -230,7 +234,7 @@ pub(crate) mod tests {
         assert_eq!(names("sort=age&order=desc", &all), ["b", "a", "d", "e", "c"], "what has no page is last");
         assert_eq!(names("sort=error", &all)[0], "d");
         for bad in ["sort=beauty", "order=up", "offset=-1", "limit=many", &format!("filter={}", "x".repeat(201))] {
-            assert!(View::read(bad).is_err(), "{bad}");
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 
@@ -251,7 +255,7 @@ pub(crate) mod tests {
     fn however_many_there_are_an_answer_is_small() {
         let rows = (0..5_000).map(|number| account(&format!("account-{number:04}"), Condition::Ok)).collect();
         let all = snapshot(rows);
-        let state = View::read("limit=100000").expect("a view").of(&all);
+        let state = read("limit=100000").expect("a view").of(&all);
         assert_eq!((state.accounts.rows.len(), state.accounts.matching, state.accounts.total), (MOST, 5_000, 5_000));
         let usual = serde_json::to_vec(&View::default().of(&all)).expect("JSON");
         assert!(usual.len() < 40_000, "{} bytes", usual.len());
