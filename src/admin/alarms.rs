@@ -53,7 +53,7 @@ impl Known {
             events.note(Kind::RateLimited, subject(), "Merge refused: too many calls (429)");
         }
         // A 429 is a failure as well, and has been told.
-        let failed = account.failures - self.failures.min(account.failures);
+        let failed = account.failures.saturating_sub(self.failures);
         if failed > account.rate_limited.saturating_sub(self.rate_limited)
             && let Some(error) = &account.last.error
         {

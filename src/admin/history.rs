@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::readings::{self, Reading};
+use super::readings::{self, Reading, thousandths};
 
 /// How often a sample is taken.
 pub const EVERY: Duration = Duration::from_secs(5);
@@ -141,7 +141,7 @@ impl History {
 /// Three decimals are more than a line of 40 pixels shows, and shorter on the way.
 #[allow(clippy::cast_possible_truncation, reason = "what a sparkline shows needs no more")]
 fn rounded(value: f64) -> f32 {
-    ((value * 1_000.0).round() / 1_000.0) as f32
+    thousandths(value) as f32
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use super::alarms::Alarms;
 use super::history::{Columns, History, Sample};
-use super::readings::{Reading, Readings};
+use super::readings::{Reading, Readings, tenths, thousandths};
 use super::rows::{self, Lookup, Memo};
-use super::spenders::{self, tenths};
+use super::spenders;
 use super::state::{
     AccountRow, Cache, Condition, Conditions, EventRow, Head, Millis, Now, Proxy, Reload, WallClock, millis,
 };
@@ -213,7 +213,7 @@ fn present(readings: &Readings, calls_saved_today: u64) -> Now {
     let microseconds = |time: Option<Duration>| time.map(|time| tenths(time.as_secs_f64() * 1e6));
     Now {
         requests_per_second: span.map_or(0.0, |span| tenths(span.rate(|reading| reading.total.requests))),
-        hit_ratio: span.and_then(|span| span.hit_ratio()).map(|ratio| (ratio * 1_000.0).round() / 1_000.0),
+        hit_ratio: span.and_then(|span| span.hit_ratio()).map(thousandths),
         calls_per_second: span.map_or(0.0, |span| tenths(span.rate(|reading| reading.calls))),
         calls_saved_today,
         hit_p99_microseconds: microseconds(reading.hit_p99),

@@ -69,6 +69,16 @@ pub fn hit_ratio(before: &Counts, after: &Counts) -> Option<f64> {
     (pages > 0).then(|| ready as f64 / pages as f64)
 }
 
+/// What is read by people needs no more than one decimal; what is rounded changes less often.
+pub(super) fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+/// Likewise a share of one.
+pub(super) fn thousandths(value: f64) -> f64 {
+    (value * 1_000.0).round() / 1_000.0
+}
+
 /// The readings of the last seconds. Cheap to clone: whoever walks over all pages with them must keep nobody from reading on.
 #[derive(Clone, Debug, Default)]
 pub struct Readings(VecDeque<(Instant, Arc<Reading>)>);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::readings::Readings;
+use super::readings::{Readings, tenths, thousandths};
 use super::rows::Lookup;
 use super::state::{ConsumerRow, Refused, UpstreamRow, WallClock};
 use crate::config::units::rate_text;
@@ -90,7 +90,7 @@ pub fn consumers(house: &House, readings: &Readings, now: Instant) -> (Vec<Consu
         ConsumerRow {
             name: name.unwrap_or(NOBODY).to_owned(),
             requests_per_second: tenths(pace.requests),
-            hit_ratio: pace.hit_ratio.map(|ratio| (ratio * 1_000.0).round() / 1_000.0),
+            hit_ratio: pace.hit_ratio.map(thousandths),
             calls_per_second: tenths(pace.calls),
             requests_total: whole.requests,
             calls_total: *calls,
@@ -113,9 +113,4 @@ pub fn consumers(house: &House, readings: &Readings, now: Instant) -> (Vec<Consu
     });
     rows.truncate(MOST_CONSUMERS);
     (rows, total)
-}
-
-/// What is read by people needs no more than one decimal; what is rounded changes less often.
-pub(super) fn tenths(value: f64) -> f64 {
-    (value * 10.0).round() / 10.0
 }

@@ -120,13 +120,6 @@ impl Counts {
         self.ready += others.ready;
         self.for_merge += others.for_merge;
     }
-
-    /// The share of requests that were answered from the store or by somebody else's fetch, among those that were for a page; `None`
-    /// if there were none.
-    pub fn hit_ratio(&self) -> Option<f64> {
-        let pages = self.ready + self.revalidated + self.misses + self.failed;
-        (pages > 0).then(|| self.ready as f64 / pages as f64)
-    }
 }
 
 /// Everything together, since the start.
