@@ -7,7 +7,7 @@ use super::findings::Findings;
 use super::item::Place;
 use super::schema::{self, File};
 use super::upstreams::expect_upstream;
-use crate::domain::access::{Account, AccountHash, Credential, Upstream};
+use crate::domain::access::{Account, AccountHash, Credential, Upstream, can_be_account_token};
 use crate::domain::key::TokenHasher;
 
 /// The accounts that are sound.
@@ -82,8 +82,7 @@ fn token(
     };
     let secret = findings.secret(source)?;
     let text = secret.expose();
-    let fits = text.len() <= 512 && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
-    let credential = Credential::new(text).filter(|_| fits);
+    let credential = Credential::new(text).filter(|_| can_be_account_token(text.as_bytes()));
     if credential.is_none() {
         let allowed = "must be 1 to 512 visible ASCII characters without comma or blank";
         findings.fault(source.place(), format!("the token ({}) {allowed}", **source));

@@ -7,14 +7,11 @@ use toml::Value;
 
 use super::item::{Setting, text};
 use super::units::parse_duration;
-use crate::domain::rules::CacheRule;
+use crate::domain::rules::{CATEGORY, CacheRule};
 
 /// The path of a route, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathTemplate(pub Arc<str>);
-
-/// What stands for one of the categories in a path.
-const CATEGORY: &str = "{category}";
 
 impl PathTemplate {
     /// Whether `{category}` is in it.

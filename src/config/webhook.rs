@@ -7,12 +7,10 @@ use super::findings::Findings;
 use super::schema::File;
 use crate::domain::access::Account;
 use crate::domain::delivery::WEBHOOK_PATH;
+use crate::domain::rules::API_PREFIX;
 
 /// So many keys at most: each is tried for each webhook.
 const MOST_SECRETS: usize = 8;
-
-/// The prefix that a route's path may have and a request's may lack.
-const API: &str = "/api";
 
 /// The keys, if there is a webhook at all.
 pub(super) fn webhook(file: &File, accounts: &[Arc<Account>], findings: &mut Findings<'_>) -> Option<Webhook> {
@@ -28,7 +26,7 @@ pub(super) fn webhook(file: &File, accounts: &[Arc<Account>], findings: &mut Fin
     }
     for route in file.routes.iter().flatten() {
         let Some(path) = &route.path else { continue };
-        if *path.0 == *WEBHOOK_PATH || path.0.strip_prefix(API) == Some(WEBHOOK_PATH) {
+        if *path.0 == *WEBHOOK_PATH || path.0.strip_prefix(API_PREFIX) == Some(WEBHOOK_PATH) {
             findings.fault(path.place(), "is where Merge's webhooks come in");
         }
     }

@@ -153,6 +153,15 @@ impl Account {
     }
 }
 
+/// What every consumer key begins with, so that people and secret scanners know one when they see it.
+pub const KEY_PREFIX: &str = "msp_";
+
+/// Whether `text` can be an account token, if it is not empty: at most 512 visible ASCII characters without a comma, which is where
+/// several values of one field would meet.
+pub fn can_be_account_token(text: &[u8]) -> bool {
+    text.len() <= 512 && text.iter().all(|byte| byte.is_ascii_graphic() && *byte != b',')
+}
+
 /// The SHA-256 of a consumer key, and whether and until when it counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyHash {

@@ -190,6 +190,12 @@ pub enum RequestHeaders {
     All,
 }
 
+/// The placeholder in a route's paths: it stands for one of the route's categories.
+pub const CATEGORY: &str = "{category}";
+
+/// The prefix that Merge's paths have, and that the path of a request may lack.
+pub const API_PREFIX: &str = "/api";
+
 /// One `[[routes]]` entry: which requests it takes and what is done with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {

@@ -4,8 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
-/// What every key begins with, so that people and secret scanners know it when they see it.
-pub const PREFIX: &str = "msp_";
+use crate::domain::access::KEY_PREFIX;
 
 /// The random part: 256 bits.
 const RANDOM: usize = 32;
@@ -22,7 +21,7 @@ pub fn generate() -> String {
     getrandom::fill(&mut bytes[..RANDOM]).expect("the operating system has random numbers");
     let checksum = checksum(&bytes[..RANDOM]);
     bytes[RANDOM..].copy_from_slice(&checksum);
-    format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+    format!("{KEY_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
 }
 
 /// What stands for a key in the configuration: its SHA-256 in lower-case hex.
@@ -32,12 +31,14 @@ pub fn hash(key: &str) -> String {
 
 /// Whether `key` is whole: it has the prefix, the length and the right checksum.
 pub fn is_whole(key: &str) -> bool {
-    let Some(bytes) = key.strip_prefix(PREFIX).and_then(|rest| URL_SAFE_NO_PAD.decode(rest).ok()) else { return false };
+    let Some(bytes) = key.strip_prefix(KEY_PREFIX).and_then(|rest| URL_SAFE_NO_PAD.decode(rest).ok()) else {
+        return false;
+    };
     bytes.len() == RANDOM + CHECKSUM && bytes[RANDOM..] == checksum(&bytes[..RANDOM])
 }
 
 fn checksum(random: &[u8]) -> [u8; CHECKSUM] {
-    let digest = Sha256::new().chain_update(PREFIX).chain_update(random).finalize();
+    let digest = Sha256::new().chain_update(KEY_PREFIX).chain_update(random).finalize();
     *digest.first_chunk().expect("a digest holds three bytes")
 }
 

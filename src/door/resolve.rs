@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::fields::Field;
-use crate::domain::access::{Account, AccountHash, Consumer, Credential, Name, Upstream};
+use crate::domain::access::{Account, AccountHash, Consumer, Credential, Name, Upstream, can_be_account_token};
 use crate::domain::exchange::Target;
 use crate::domain::key::TokenHasher;
 use crate::domain::problem::Problem;
@@ -144,8 +144,7 @@ fn named(field: Field<'_>) -> Result<Option<&str>, Problem> {
             return Err(Problem::InvalidRequest("Send one 'X-Account-Token' header, not several.".into()));
         }
     };
-    let fits = |byte: &u8| byte.is_ascii_graphic() && *byte != b',';
-    if line.len() > LONGEST || !line.as_bytes().iter().all(fits) {
+    if !can_be_account_token(line.as_bytes()) {
         return Err(Problem::InvalidRequest(
             "'X-Account-Token' must be 1 to 512 visible ASCII characters without comma or blank.".into(),
         ));

@@ -10,7 +10,7 @@ use crate::domain::access::Name;
 use crate::domain::exchange::Policy;
 use crate::domain::key::Place;
 use crate::domain::problem::Problem;
-use crate::domain::rules::{Lifetimes, RequestHeaders, Route};
+use crate::domain::rules::{API_PREFIX, CATEGORY, Lifetimes, RequestHeaders, Route};
 
 /// All routes, laid out for one look-up per request.
 #[derive(Debug, Default)]
@@ -40,11 +40,6 @@ pub struct Stop {
     /// The caller's fields that go upstream, where requests pass through as themselves.
     pub request_headers: Arc<RequestHeaders>,
 }
-
-/// The prefix that Merge's paths have and that a Merge SDK may leave out.
-const API: &str = "/api";
-
-const CATEGORY: &str = "{category}";
 
 impl Routes {
     /// Lays out `routes`; the first route that takes a path and method has it.
@@ -85,7 +80,7 @@ impl Routes {
             request_headers: Arc::new(route.request_headers.clone()),
         };
         // A Merge SDK appends "/ats/v1/sync-status" to its base URL, which may or may not end in "/api".
-        let short = path.strip_prefix(API).filter(|rest| rest.starts_with('/'));
+        let short = path.strip_prefix(API_PREFIX).filter(|rest| rest.starts_with('/'));
         for path in [Some(path.as_str()), short].into_iter().flatten() {
             self.junction(path).stops.push((methods.clone(), stop.clone()));
         }

@@ -18,6 +18,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::zeroize::Zeroizing;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::domain::access::KEY_PREFIX;
+
 /// What stands where a secret was.
 const REDACTED: &[u8] = b"[redacted]";
 
@@ -30,10 +32,7 @@ const LONGEST_BEGINNING: usize = 16;
 /// How many bytes are looked at in a step.
 const GRAM: usize = 4;
 
-/// What every consumer key begins with; the proxy itself knows only their hashes.
-const KEY_PREFIX: &[u8] = b"msp_";
-
-/// What follows it is 47 characters; one that has lost some is still too good to be read by everybody.
+/// What follows the prefix of a consumer key is 47 characters; one that has lost some is still too good to be read by everybody.
 const KEY_TAIL: usize = 24;
 
 /// The secrets that the process knows.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use merge_sync_proxy::admin::readings::hit_ratio;
 use merge_sync_proxy::demo::fault::Fault;
 use merge_sync_proxy::metrics::numbers::{AccountNumbers, CallEnd, Counts};
 use merge_sync_proxy::metrics::registry::{Kind, Metrics};
