@@ -29,13 +29,14 @@ impl<T: Eq + Hash> Marks<T> {
         if self.each.len() >= MOST && !self.each.contains_key(&what) {
             self.mark_all(now);
         }
-        self.each.insert(what, now);
+        let at = self.each.entry(what).or_insert(now);
+        *at = now.max(*at);
     }
 
     /// A mark on everything.
     pub fn mark_all(&mut self, now: Instant) {
-        self.each.clear();
-        self.all = Some(now);
+        // Whoever marks has looked at the clock before it came here, in whatever order: no mark is taken back by one from before it.
+        self.all = self.each.drain().map(|(_, at)| at).chain(self.all).chain([now]).max();
     }
 
     /// Whether `what` has been marked since a call for it began.
@@ -71,5 +72,20 @@ mod tests {
         assert!(marks.since(&"a", began) && marks.since(&"a", later) && !marks.since(&"b", began));
         marks.mark_all(later);
         assert!(marks.since(&"b", began) && !marks.since(&"b", later + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_mark_never_goes_back_in_whatever_order_they_come() {
+        let start = Instant::now();
+        let [first, between, last] = [1, 2, 3].map(|seconds| start + Duration::from_secs(seconds));
+        let mut marks = Marks::default();
+        marks.mark("a", last);
+        marks.mark("a", first);
+        assert!(marks.since(&"a", between));
+        marks.mark_all(first);
+        assert!(marks.since(&"a", between), "what is marked with all the others keeps its own");
+        marks.mark_all(last);
+        marks.mark_all(first);
+        assert!(marks.since(&"b", between));
     }
 }
