@@ -70,17 +70,14 @@ impl Store {
 
     /// Stores `page` unless a page is there whose fetch began later, or its upstream has changed since; says whether it did.
     pub fn keep(&self, key: &PageKey, page: &Arc<Page>) -> bool {
-        if self.is_forgotten(key, page.began) {
+        if !self.stands(key, page) {
             return false;
         }
         let is_newest = self.replace(key, page);
-        // Looked up after the page is visible, as a purge first leaves its mark and then visits what is visible:
+        // Once more now that the page is visible, as a purge first leaves its mark and then visits what is visible:
         // so one of the two always sees the other.
-        if self.was_purged_since(key, page.began) {
-            page.purge(page.began);
-        }
-        if self.is_forgotten(key, page.began) {
-            self.drop_page(key);
+        if !self.stands(key, page) {
+            self.drop_page(key, |stored| Arc::ptr_eq(stored, page));
             return false;
         }
         self.0.changes.tell(key);
@@ -118,8 +115,13 @@ impl Store {
         self.0.purges.lock().cover(key, began)
     }
 
-    fn is_forgotten(&self, key: &PageKey, began: Instant) -> bool {
-        self.0.purges.lock().has_replaced(&key.upstream, began)
+    /// Whether its upstream is the same since `page` was asked for. What was purged meanwhile stands, but is stale.
+    fn stands(&self, key: &PageKey, page: &Page) -> bool {
+        let purges = self.0.purges.lock();
+        if purges.cover(key, page.began) {
+            page.purge(page.began);
+        }
+        !purges.has_replaced(&key.upstream, page.began)
     }
 
     /// Drops all pages of `upstream`, which is another server now, or only its refusals if it is asked with another key. Fetches
@@ -130,7 +132,7 @@ impl Store {
         for (key, page) in &self.0.pages {
             if key.upstream == *upstream && (!only_refusals || page.kind == Kind::Negative) {
                 count += 1;
-                self.drop_page(&key);
+                self.drop_page(&key, |_| true);
             }
         }
         count
@@ -157,10 +159,12 @@ impl Store {
         }
     }
 
-    /// Drops whatever page there is.
-    fn drop_page(&self, key: &PageKey) {
+    /// Drops the page that there is, if it `may_go`.
+    fn drop_page(&self, key: &PageKey, may_go: impl FnOnce(&Arc<Page>) -> bool) {
         let _turn = self.turn(key);
-        if let Some(dropped) = self.0.pages.remove(key) {
+        if self.0.pages.get(key).as_ref().is_some_and(may_go)
+            && let Some(dropped) = self.0.pages.remove(key)
+        {
             dropped.go();
         }
     }
@@ -174,7 +178,7 @@ impl Store {
                 page.purge(due(count));
                 count += 1;
                 if hard {
-                    self.drop_page(&key);
+                    self.drop_page(&key, |_| true);
                 }
                 self.0.changes.tell(&key);
             }
@@ -273,6 +277,23 @@ pub(super) mod tests {
         let after = began + Duration::from_millis(1);
         store.keep(&key(1, ""), &Arc::new(page("{}", after, [60, 0, 0])));
         assert!(is_fresh(&key(1, ""), after));
+    }
+
+    #[test]
+    fn what_was_on_its_way_when_a_purge_came_is_at_no_moment_fresh() {
+        let store = Store::new(1 << 20);
+        let began = Instant::now();
+        store.purge_account(AccountHash([1; 16]), false, began);
+        for n in 0..2_000 {
+            let key = key(1, &format!("cursor={n}"));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let seen = std::iter::repeat_with(|| store.get(&key)).flatten().next().expect("it is kept");
+                    assert!(!matches!(seen.freshness(began), Freshness::Fresh { .. }));
+                });
+                store.keep(&key, &Arc::new(page("{}", began, [60, 0, 0])));
+            });
+        }
     }
 
     #[test]
