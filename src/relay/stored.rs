@@ -146,15 +146,20 @@ impl Stored {
         self.terms.initial_age + now.saturating_duration_since(self.received)
     }
 
-    /// What is left of its lifetime, in whole seconds.
+    /// What is left of its lifetime, in whole seconds; nothing once it is purged.
     pub fn ttl(&self, now: Instant) -> i64 {
         let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-        seconds(self.terms.lifetime) - seconds(self.age(now))
+        let left = seconds(self.terms.lifetime) - seconds(self.age(now));
+        if self.is_purged() { left.min(0) } else { left }
+    }
+
+    fn is_purged(&self) -> bool {
+        self.purged.load(Ordering::Relaxed)
     }
 
     /// Whether it may answer a request that `wants` something.
     pub fn judge(&self, wants: &Wants, now: Instant) -> Verdict {
-        self.terms.judge(self.age(now), wants, self.purged.load(Ordering::Relaxed), self.is_set_back(now))
+        self.terms.judge(self.age(now), wants, self.is_purged(), self.is_set_back(now))
     }
 
     /// Whether the upstream has failed and is to be left alone for now.
@@ -177,8 +182,9 @@ impl Stored {
         self.next_try.store(u64::try_from(rest).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Marks it as no longer fresh; only a failure of the upstream may still serve it.
+    /// Marks it as no longer fresh; only a failure of the upstream may still serve it: one from now on, and not one of before.
     pub fn purge(&self) {
+        self.next_try.store(0, Ordering::Relaxed);
         self.purged.store(true, Ordering::Relaxed);
     }
 

@@ -41,7 +41,8 @@ impl Terms {
         if fresh {
             return Verdict::Ask(Forward::Request);
         }
-        if set_back && self.covers_error(age) {
+        // Who insists has it tried all the same.
+        if set_back && !refused && self.covers_error(age) {
             return Verdict::Stale(Why::UpstreamError);
         }
         let revalidating = self.may_be_stale && since < self.while_revalidate && wants.min_fresh.is_none();

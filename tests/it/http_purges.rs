@@ -6,7 +6,7 @@ use http::Method;
 use tokio::sync::watch;
 use tokio::time::{Instant, advance};
 
-use crate::origin::{FRESH, Site, pass, pipe, reply, settle, streamed};
+use crate::origin::{FRESH, Site, assert_served, pass, pipe, reply, settle, streamed};
 use crate::support::{ask, method, with};
 
 /// The body of the answer to a request with `X-Late` comes once the sender says so; all others are answered at once.
@@ -146,4 +146,40 @@ async fn a_soft_purge_during_a_call_leaves_what_stands_in_for_a_failure() {
     let got = site.get("/x/a").await;
     assert!(got.status == 200 && got.cache().ends_with("detail=upstream-error"), "{}", got.cache());
     assert_eq!(site.calls(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failure_who_purges_or_insists_has_it_tried_again_at_once() {
+    for purges in [false, true] {
+        let site = Site::http();
+        site.answers(200, &[("cache-control", "max-age=5, stale-if-error=3600")], "good");
+        site.get("/x/a").await;
+        pass(10).await;
+        site.answers(503, &[("retry-after", "300")], "down");
+        for _ in 0..2 {
+            assert_served(&site.get("/x/a").await, "good", "hit; ttl=-5; detail=upstream-error");
+        }
+        assert_eq!(site.calls(), 2, "the second has the upstream left alone");
+        site.answers(200, &[FRESH], "back");
+        let got = if purges {
+            purge(&site);
+            a_moment().await;
+            site.get("/x/a").await
+        } else {
+            site.get_with("/x/a", &[("cache-control", "no-cache")]).await
+        };
+        let forward = if purges { "stale" } else { "request" };
+        assert_served(&got, "back", &format!("fwd={forward}; fwd-status=200; stored; ttl=60"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_what_is_purged_nothing_is_left() {
+    let site = Site::http();
+    site.answers(200, &[("cache-control", "max-age=60, stale-if-error=3600")], "good");
+    site.get("/x/a").await;
+    purge(&site);
+    a_moment().await;
+    site.answers(503, &[], "down");
+    assert_served(&site.get("/x/a").await, "good", "hit; ttl=0; detail=upstream-error");
 }
