@@ -71,6 +71,7 @@ fn land(store: &Store, fetch: &Fetch, received: &Received) -> Result<Landing, Pr
     let fits = page.body.len() <= policy.max_page_bytes;
     if may_keep && !fits {
         store.keeping().too_large.add();
+        store.displace(&fetch.key, &page);
     }
     let stored = may_keep && fits && store.keep(&fetch.key, &page);
     // Who has asked for the twins of the page before will ask for these.

@@ -159,6 +159,12 @@ impl Store {
         }
     }
 
+    /// Drops what `page` would take the place of, if it could be stored.
+    pub fn displace(&self, key: &PageKey, page: &Page) {
+        self.drop_page(key, |before| before.began <= page.began);
+        self.0.changes.tell(key);
+    }
+
     /// Drops the page that there is, if it `may_go`.
     fn drop_page(&self, key: &PageKey, may_go: impl FnOnce(&Arc<Page>) -> bool) {
         let _turn = self.turn(key);

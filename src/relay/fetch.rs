@@ -202,12 +202,11 @@ where
             (*response.status_mut(), *response.headers_mut()) = (came.status, came.headers.clone());
             Brought::Passing(response)
         };
-        if selection.is_none() {
-            // What was known is no longer what there is.
-            known.iter().filter(|_| !failed).for_each(|known| responses.forget(&key, known));
-            if !failed {
-                return Ok(passing(body, place));
-            }
+        // What was known is no longer what there is, whether or not this can take its place.
+        let displace = || known.iter().filter(|_| !failed).for_each(|known| responses.forget(&key, known));
+        if selection.is_none() && !failed {
+            displace();
+            return Ok(passing(body, place));
         }
         // A failure is read whole too: those who wait need not each call for one of their own.
         match timeout_at(deadline, read(body, most)).await.unwrap_or(Err(Problem::UpstreamTimeout)) {
@@ -217,6 +216,7 @@ where
                 if selection.is_some() {
                     responses.keeping().too_large.add();
                 }
+                displace();
                 Ok(passing(body, place))
             }
             Ok(Read::Whole(bytes)) => {

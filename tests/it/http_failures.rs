@@ -3,7 +3,7 @@
 use http::Method;
 use tokio::time::Instant;
 
-use crate::origin::{FRESH, Site, assert_served, pass, pipe, reply, streamed};
+use crate::origin::{FRESH, Site, assert_served, pass, pipe, reply, settle, streamed};
 use crate::support::{ask, method, with};
 
 #[tokio::test(start_paused = true)]
@@ -86,6 +86,32 @@ async fn what_is_too_large_passes_and_what_is_cut_short_does_not() {
     site.answers(200, &[FRESH], "whole");
     assert_eq!(site.get("/x/b").await.body, "whole");
     site.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_large_takes_the_place_of_what_is_not() {
+    let large: &'static str = Box::leak(format!("{{{:2000}}}", "").into_boxed_str());
+    for (cache, fields) in [
+        ("http", [("cache-control", "max-age=5, stale-while-revalidate=600")]),
+        ("5s", [("content-type", "application/json")]),
+    ] {
+        let stale = "[cache]\nmax_page_bytes = '1KiB'\n[cache.stale]\nwhile_revalidate = '10min'";
+        let site = Site::new(&format!("[[routes]]\npath = '/x/*'\ncache = '{cache}'\n{stale}"));
+        for insists in [true, false] {
+            site.script(move |_, _| Ok(reply(200, &fields, "{}")));
+            assert_eq!(site.get_with("/x/a", &[("cache-control", "no-cache")]).await.body, "{}");
+            site.script(move |_, _| Ok(reply(200, &fields, large)));
+            if insists {
+                assert_eq!(site.get_with("/x/a", &[("cache-control", "no-cache")]).await.body, large);
+            } else {
+                pass(10).await;
+                assert_served(&site.get("/x/a").await, "{}", "hit; ttl=-5; detail=revalidating");
+                settle().await;
+            }
+            assert_served(&site.get("/x/a").await, large, "fwd=uri-miss; fwd-status=200");
+        }
+        site.assert_idle();
+    }
 }
 
 #[tokio::test(start_paused = true)]
