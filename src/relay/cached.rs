@@ -29,6 +29,13 @@ fn is_for_the_origin(asked: &HeaderMap) -> bool {
     FOR_THE_ORIGIN.iter().any(|name| asked.contains_key(name))
 }
 
+/// Has all of it asked for.
+fn without_parts(fields: &mut HeaderMap) {
+    for name in [RANGE, IF_RANGE] {
+        fields.remove(name);
+    }
+}
+
 /// A GET or HEAD on a route with `cache = "http"`. Where the store has no answer both are fetched with GET: what that brings answers
 /// either, is shared, and may be stored.
 pub struct Cached<S> {
@@ -68,10 +75,7 @@ where
         }
         if self.relay.call.method == Method::HEAD {
             // Parts are for GET alone (RFC 9110 §14.2).
-            for headers in [&mut self.relay.call.headers, &mut self.relay.asked] {
-                headers.remove(RANGE);
-                headers.remove(IF_RANGE);
-            }
+            [&mut self.relay.call.headers, &mut self.relay.asked].map(without_parts);
         }
         let mut look = self.look(Instant::now())?;
         let forced = matches!(look, Look::Ask(Forward::Request, _)) || self.relay.wants.no_store;
@@ -124,8 +128,17 @@ where
         self.relay.caller.forced_refreshes.as_ref().is_none_or(|bucket| bucket.reserve(Instant::now()).is_ok())
     }
 
-    fn join(&self) -> Role {
-        let topic = Topic::new(&self.relay.call.key, &self.relay.call.headers);
+    /// The fields that go with a call. Whether something that is known has changed is asked of the whole.
+    fn fields(&self, is_known: bool) -> HeaderMap {
+        let mut fields = self.relay.call.headers.clone();
+        if is_known {
+            without_parts(&mut fields);
+        }
+        fields
+    }
+
+    fn join(&self, is_known: bool) -> Role {
+        let topic = Topic::new(&self.relay.call.key, &self.fields(is_known));
         self.http.meetings.join(topic, |key, began| self.http.responses.outdated_since(key, began))
     }
 
@@ -152,7 +165,7 @@ where
     /// Calls, or waits for what somebody else's call brings.
     async fn meet(self, forward: Forward, known: Option<Arc<Stored>>, place: Place) -> Result<Relayed, Problem> {
         loop {
-            let mut result = match self.join() {
+            let mut result = match self.join(known.is_some()) {
                 Role::First(first) => {
                     // Whoever missed just before another call landed comes here just after it.
                     return match self.look(Instant::now()) {
@@ -193,7 +206,7 @@ where
 
     fn fetching(&self, known: Option<Arc<Stored>>, place: Option<Place>) -> Fetching<S> {
         let Relay { call, wants, policy, .. } = &self.relay;
-        let mut call = call.with(Method::GET, call.headers.clone());
+        let mut call = call.with(Method::GET, self.fields(known.is_some()));
         if !wants.no_store {
             // Those who wait for it may have more time than the first, who may have waited for a place before.
             let upstream = &call.target.upstream;
@@ -239,7 +252,7 @@ where
 
     /// Fetches what `stored` has become, for those who will ask.
     fn refresh(&self, stored: &Arc<Stored>) {
-        if let Role::First(first) = self.join() {
+        if let Role::First(first) = self.join(true) {
             let mut fetching = self.fetching(Some(stored.clone()), None);
             fetching.call.reason = Reason::Refresh;
             tokio::spawn(fetching.fetch(Some(first)));

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{IF_RANGE, RANGE};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -162,9 +161,6 @@ where
         let plain = call.with(Method::GET, call.headers.clone());
         let (key, request, deadline) = (call.key.clone(), call.headers.clone(), call.deadline);
         if let Some(known) = &known {
-            // Whether it has changed is asked of the whole.
-            call.headers.remove(RANGE);
-            call.headers.remove(IF_RANGE);
             call.headers.extend(known.validators());
         }
         let mut called = in_time(inner.clone(), call).await;

@@ -6,7 +6,7 @@ use http::{Method, Request};
 use http_body_util::Full;
 use tokio::time::Instant;
 
-use crate::origin::{FRESH, Site, pass, settle};
+use crate::origin::{FRESH, Site, pass, reply, settle};
 use crate::support::{ask, consumer, method, with};
 
 fn ask_as(key: &str, target: &str) -> Request<Full<Bytes>> {
@@ -167,4 +167,30 @@ async fn who_has_more_time_than_the_first_waits_on_and_what_comes_is_kept() {
         (site.get_with("/x/a", &[("authorization", "Bearer other")]).await.cache(), site.calls()),
         ("hit; ttl=53", 2)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn whether_a_whole_has_changed_is_asked_once_whatever_parts_are_asked_for() {
+    for stale in ["max-age=5", "max-age=5, stale-while-revalidate=60"] {
+        let site = Site::http();
+        site.script(move |_, _| Ok(reply(200, &[("cache-control", stale)], "0123456789")));
+        site.get("/x/a").await;
+        pass(10).await;
+        site.hold();
+        let parts = ["bytes=0-1", "bytes=2-3", "bytes=-2"];
+        let fields = parts.map(|range| [("x-account-token", "acme"), ("range", range)]);
+        let all = fields.map(|fields| site.spawn(with("/x/a", &fields)));
+        let whole = site.spawn(ask("/x/a"));
+        settle().await;
+        assert_eq!(site.calls(), 2, "{stale}");
+        site.release();
+        for (one, part) in all.into_iter().zip(["01", "23", "89"]) {
+            let got = one.await.expect("no panic");
+            assert_eq!((got.status.as_u16(), &*got.body), (206, part.as_bytes()));
+        }
+        assert_eq!(whole.await.expect("no panic").body, "0123456789");
+        settle().await;
+        assert_eq!(site.calls(), 2, "{stale}");
+        site.assert_idle();
+    }
 }
