@@ -18,6 +18,7 @@ use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
 use self::line::{Entry, Moment};
+pub use self::out::Clean;
 use self::out::Out;
 use self::pending::{Line, Pending};
 use crate::domain::ask::Logged;
@@ -67,11 +68,11 @@ const MOST_OF_ALL: usize = MOST + MOST / 4;
 const REQUESTS: &str = "access";
 
 impl Log {
-    /// A log that is written to `out`, whole lines at a time.
+    /// A log that is written to `out`, whole lines at a time, without what `clean` cuts out.
     ///
     /// # Errors
     /// If there can be no thread for it.
-    pub fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
+    pub fn start(out: impl Write + Send + 'static, clean: Clean) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             waiting: Mutex::default(),
             has_come: Condvar::new(),
@@ -80,7 +81,7 @@ impl Log {
             left_out: AtomicU64::new(0),
         });
         let writing = Arc::downgrade(&shared);
-        let (mut out, mut taken, mut told) = (Out::new(out), Vec::new(), Told::default());
+        let (mut out, mut taken, mut told) = (Out::new(out, clean), Vec::new(), Told::default());
         thread::Builder::new().name("log".into()).spawn(move || {
             while let Some(shared) = writing.upgrade() {
                 shared.wait();
@@ -111,6 +112,11 @@ impl Log {
         if was_empty {
             self.0.has_come.notify_one();
         }
+    }
+
+    /// How many lines have been left out, in all.
+    pub fn left_out(&self) -> u64 {
+        self.0.left_out.load(Ordering::Relaxed)
     }
 
     /// Waits until all lines are written, for no longer than `patience`: nobody may ever read them.
@@ -232,7 +238,7 @@ mod tests {
     #[test]
     fn lines_stay_whole_and_in_order_and_the_rest_is_written_at_the_end() {
         let taken = Taken::default();
-        let log = Log::start(taken.clone()).expect("a thread");
+        let log = Log::start(taken.clone(), |_| None).expect("a thread");
         let same = Logged::default();
         for microseconds in 0..5_000 {
             if microseconds % 7 == 0 {
@@ -257,15 +263,15 @@ mod tests {
     #[test]
     fn a_log_that_nobody_reads_is_bounded() {
         let taken = Taken::default();
-        let log = Log::start(taken.clone()).expect("a thread");
+        let log = Log::start(taken.clone(), |_| None).expect("a thread");
         let stuck = taken.0.lock();
         for _ in 0..20_000 {
             log.log(&MOMENT, None, || ENTRY);
         }
-        let left_out = log.0.left_out.load(Ordering::Relaxed);
+        let left_out = log.left_out();
         assert!((1_000..20_000).contains(&left_out), "{left_out}");
         log.tell(b"{\"target\":\"audit\"}\n");
-        assert_eq!(log.0.left_out.load(Ordering::Relaxed), left_out, "what is not about requests still finds room");
+        assert_eq!(log.left_out(), left_out, "what is not about requests still finds room");
         let began = std::time::Instant::now();
         log.flush(Duration::from_millis(10));
         assert!(began.elapsed() < Duration::from_secs(10), "whoever ends does not wait for whoever does not read");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::redact::Redacting;
+use super::redact;
 use crate::access_log::Log;
 
 /// Begins logging to standard error what `filter` lets through: lines for people if `pretty`, else one JSON object a line.
@@ -22,7 +22,7 @@ pub fn start(pretty: bool, filter: &str, access_log: bool) -> io::Result<()> {
     if LOG.get().is_some() {
         return Ok(());
     }
-    let log = Log::start(Redacting(io::stderr()))?;
+    let log = Log::start(io::stderr(), redact::clean)?;
     // What cannot be written is lost and counted. To say so on standard error, where it could not be written, would be a panic.
     let lines = tracing_subscriber::fmt().with_writer(log.clone()).log_internal_errors(false);
     let lines = lines.with_env_filter(parse(filter, access_log)).with_ansi(io::stderr().is_terminal());
@@ -66,7 +66,7 @@ pub fn tell(line: &str) {
     match LOG.get() {
         Some(log) => log.tell(line.as_bytes()),
         // Whoever cannot be told cannot be told that either.
-        None => drop(Redacting(io::stderr()).write_all(line.as_bytes())),
+        None => drop(io::stderr().write_all(redact::redacted(&line).as_bytes())),
     }
 }
 
@@ -125,6 +125,11 @@ static LOG: OnceLock<Log> = OnceLock::new();
 /// The same, if it makes the lines of requests itself.
 pub(super) static REQUEST_LOG: OnceLock<Log> = OnceLock::new();
 
+/// How many lines could not be written as fast as they came, or at all.
+pub fn lost_lines() -> u64 {
+    LOG.get().map_or(0, Log::left_out)
+}
+
 /// How long the end of the process waits for whoever reads the log.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -137,7 +142,6 @@ pub fn finish() {
 
 #[cfg(test)]
 mod tests {
-    use super::super::redact;
     use super::*;
     use parking_lot::Mutex;
     use secrecy::zeroize::Zeroizing;
@@ -166,8 +170,8 @@ mod tests {
             }
         }
         let taken = Taken::default();
-        let writer = taken.clone();
-        let lines = tracing_subscriber::fmt().json().flatten_event(true).with_writer(Redacting(move || writer.clone()));
+        let log = Log::start(taken.clone(), redact::clean).expect("a thread");
+        let lines = tracing_subscriber::fmt().json().flatten_event(true).with_writer(log.clone());
         let _guard = tracing::subscriber::set_default(lines.finish());
         redact::conceal([Zeroizing::new("sk-canary-of-a-panic".to_owned())]);
         // Panics of other tests go where they always go.
@@ -178,6 +182,7 @@ mod tests {
         let panicked = panic::catch_unwind(|| panic!("a \"quote\" of sk-canary-of-a-panic"));
         drop(panic::take_hook());
         assert!(panicked.is_err());
+        log.flush(Duration::from_secs(60));
         let line: serde_json::Value = serde_json::from_slice(&taken.0.lock()).expect("one JSON line");
         assert_eq!((&line["message"], &line["target"]), (&"a \"quote\" of [redacted]".into(), &"panic".into()));
         assert!(line["at"].as_str().is_some_and(|at| at.starts_with("src/telemetry/log.rs:")), "{line}");

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::BuildHasher;
-use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
@@ -16,7 +15,6 @@ use foldhash::fast::RandomState;
 use memchr::memmem::Finder;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::zeroize::Zeroizing;
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::domain::access::KEY_PREFIX;
 
@@ -48,9 +46,14 @@ pub fn conceal(secrets: impl IntoIterator<Item = Zeroizing<String>>) {
     KNOWN.store(Some(Arc::new(known)));
 }
 
+/// `text` without secrets, if there are any in it.
+pub fn clean(text: &[u8]) -> Option<Vec<u8>> {
+    redact(KNOWN.load().as_deref(), text)
+}
+
 /// `text` without secrets.
 pub fn redacted(text: &str) -> String {
-    let written = redact(KNOWN.load().as_deref(), text.as_bytes());
+    let written = clean(text.as_bytes());
     // What is cut out begins and ends with ASCII, so what is left is text.
     written.map_or_else(|| text.to_owned(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -214,31 +217,6 @@ fn cut_out(
         written.extend_from_slice(&text[from..]);
         written
     })
-}
-
-/// A way out for whole lines that lets no secret pass.
-#[derive(Clone, Copy, Debug)]
-pub struct Redacting<W>(pub W);
-
-impl<W: Write> Write for Redacting<W> {
-    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
-        match redact(KNOWN.load().as_deref(), lines) {
-            None => self.0.write(lines),
-            Some(written) => self.0.write_all(&written).map(|()| lines.len()),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Redacting<W> {
-    type Writer = Redacting<W::Writer>;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        Redacting(self.0.make_writer())
-    }
 }
 
 #[cfg(test)]
