@@ -14,16 +14,19 @@ use crate::domain::key::PageKey;
 use crate::domain::lifetime::Freshness;
 use crate::domain::page::{Kind, Page};
 use crate::domain::problem::Problem;
+use crate::domain::rules::CacheRule;
 use crate::metrics::numbers::LastCalls;
 use crate::upstream::obstacle::Obstacle;
 
 /// What an explanation is made of.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Known<'a> {
     /// The page that is stored.
     pub page: Option<Arc<Page>>,
     /// What the door makes of such a request.
     pub refusal: Option<&'a Problem>,
+    /// The rule of its route.
+    pub rule: CacheRule,
     /// What stands in the way of a call.
     pub obstacle: Option<Obstacle>,
     /// How the last calls for the account went.
@@ -32,7 +35,7 @@ pub struct Known<'a> {
 
 /// The explanation for `key` as JSON.
 pub fn explain(key: &PageKey, known: Known<'_>, now: Instant) -> Value {
-    let Known { page, refusal, obstacle, last } = known;
+    let Known { page, refusal, rule, obstacle, last } = known;
     let stored = page.as_deref().map(|page| describe(page, now));
     json!({
         "key": {
@@ -43,9 +46,11 @@ pub fn explain(key: &PageKey, known: Known<'_>, now: Instant) -> Value {
             "query": key.query.as_str(),
         },
         "stored": stored,
-        "next_request": match refusal {
-            Some(problem) => json!({ "would": "refused", "because": problem.row().detail }),
-            None => next(freshness::decide(page, &Wants::default(), now)),
+        "next_request": match (refusal, rule) {
+            (Some(problem), _) => json!({ "would": "refused", "because": problem.row().detail }),
+            (None, CacheRule::Off) => json!({ "would": "bypass", "because": "its route has cache = \"off\"" }),
+            (None, CacheRule::Http) => json!({ "would": "depend", "because": HEADERS_DECIDE }),
+            (None, CacheRule::SyncStatus | CacheRule::Fixed(_)) => next(freshness::decide(page, &Wants::default(), now)),
         },
         "last_call": last.as_ref().and_then(last_call),
         "calls": { "may_go": obstacle.is_none(), "because": obstacle.map(|obstacle| obstacle.told(now)) },
@@ -86,6 +91,10 @@ fn describe(page: &Page, now: Instant) -> Value {
     })
 }
 
+/// Why it cannot be told for a route with `cache = "http"`, where an answer depends on more of its request than can be asked about.
+const HEADERS_DECIDE: &str =
+    "its route has cache = \"http\": headers of the request and of the upstream's answers decide";
+
 fn next(decision: Decision) -> Value {
     let (would, reason) = match decision {
         Decision::Hit(page, _) if page.kind == Kind::Negative => {
@@ -117,11 +126,12 @@ mod tests {
         let query = CanonicalQuery::default();
         let key = PageKey::new(KeyParts { upstream: "us".into(), account: AccountHash([9; 16]), place, query });
         let now = Instant::now();
-        let empty = explain(&key, Known::default(), now);
+        let nothing = |rule| Known { page: None, refusal: None, rule, obstacle: None, last: None };
+        let empty = explain(&key, nothing(CacheRule::SyncStatus), now);
         assert_eq!((&empty["stored"], &empty["next_request"]["would"]), (&Value::Null, &json!("miss")));
         assert_eq!(empty["key"]["account"], "09090909");
         let held = Arc::new(page("{}", now, [5, 30, 3600]));
-        let stored = || Known { page: Some(held.clone()), ..Known::default() };
+        let stored = || Known { page: Some(held.clone()), ..nothing(CacheRule::SyncStatus) };
         let at = |seconds| explain(&key, stored(), now + Duration::from_secs(seconds));
         assert_eq!(at(1)["next_request"]["would"], "hit");
         assert_eq!(at(1)["stored"]["stale_for_seconds"], -4.0);
@@ -129,6 +139,9 @@ mod tests {
         assert_eq!(at(60)["next_request"]["would"], "miss");
         assert_eq!(at(60)["stored"]["state"], "stale, served only if Merge fails");
         assert_eq!(at(1)["calls"], json!({ "may_go": true, "because": null }));
+        for (rule, would) in [(CacheRule::Off, "bypass"), (CacheRule::Http, "depend")] {
+            assert_eq!(explain(&key, nothing(rule), now)["next_request"]["would"], would);
+        }
         let wrong = Problem::InvalidRequest("'page_size' is wrong.".into());
         let paused = Obstacle::until(obstacle::Kind::Pause, now + Duration::from_millis(8_100));
         let known = Known { refusal: Some(&wrong), obstacle: Some(paused), ..stored() };

@@ -30,6 +30,8 @@ pub struct Scene<'a> {
     pub budgets: &'a Budgets,
     /// What is counted.
     pub metrics: &'a Metrics,
+    /// Lines of the log that were left out.
+    pub lost_lines: u64,
 }
 
 impl Scene<'_> {
@@ -46,7 +48,8 @@ impl Scene<'_> {
             keeping: self.store.keeping().clone(),
         };
         let (budgets, upstreams) = (self.budgets(), self.upstreams());
-        let gauges = Gauges { budgets, upstreams, stores: vec![pages, self.responses], flight_waiters };
+        let (stores, lost_lines) = (vec![pages, self.responses], self.lost_lines);
+        let gauges = Gauges { budgets, upstreams, stores, flight_waiters, lost_lines };
         gauges.expose(self.metrics)
     }
 

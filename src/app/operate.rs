@@ -27,6 +27,7 @@ use crate::door::audit::{Event, KeyRefusal};
 use crate::door::query;
 use crate::metrics::gauges::StoreGauges;
 use crate::stack::Ground;
+use crate::telemetry::log;
 
 impl App {
     /// The account that an operator calls so, and its upstream: by its name, or by what the status page calls one without a name of
@@ -103,7 +104,8 @@ impl Operations for App {
             Some(name) => metrics.last_calls(&upstream.name, name, now),
             None => metrics.nameless().numbers(now).into_iter().find(|one| one.hash == account).map(|one| one.last),
         };
-        let known = Known { page: self.ground.store.get(&key), refusal: refusal.as_ref(), obstacle, last };
+        let (page, rule) = (self.ground.store.get(&key), stop.policy.rule);
+        let known = Known { page, refusal: refusal.as_ref(), rule, obstacle, last };
         Some(explain::explain(&key, known, now))
     }
 
@@ -148,6 +150,7 @@ impl Operations for App {
             flights: http.meetings.count(),
             keeping: http.responses.keeping().clone(),
         };
-        Scene { house: &house.load(), store, flights, responses, budgets, metrics }.scrape()
+        let lost_lines = log::lost_lines();
+        Scene { house: &house.load(), store, flights, responses, budgets, metrics, lost_lines }.scrape()
     }
 }

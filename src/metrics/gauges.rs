@@ -18,6 +18,8 @@ pub struct Gauges {
     pub stores: Vec<StoreGauges>,
     /// Callers who wait for a flight.
     pub flight_waiters: usize,
+    /// Lines of the log that were left out since the start: the log is the process's, and counts them itself.
+    pub lost_lines: u64,
 }
 
 /// The budget of one account.

@@ -90,6 +90,7 @@ fn there_is_an_alert_for_whatever_should_wake_somebody() {
         "MergeAccountFailing",
         "MergeSyncProxyServesStale",
         "MergeSyncProxyReloadFailed",
+        "MergeSyncProxyLosesLogLines",
     ] {
         assert!(alerts.contains(alert), "{alert}");
     }

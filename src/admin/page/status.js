@@ -561,7 +561,7 @@ function explainAccount(row) {
   $("explain-account").focus({ preventScroll: true });
 }
 
-const WOULD = { hit: ["be a hit", "ok"], stale: ["be served stale", "warning"], miss: ["make a call to Merge", "warning"], refused: ["be refused", "problem"] };
+const WOULD = { hit: ["be a hit", "ok"], stale: ["be served stale", "warning"], miss: ["make a call to Merge", "warning"], refused: ["be refused", "problem"], bypass: ["pass through", ""], depend: ["depend on more", ""] };
 
 $("explain").addEventListener("submit", async (event) => {
   event.preventDefault();
