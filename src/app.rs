@@ -68,7 +68,6 @@ use crate::door::strangers::Strangers;
 use crate::listen::accept::{self, Drained, Limits};
 use crate::listen::pulse::Patience;
 use crate::listen::tls::Tls;
-use crate::listen::unix::SocketFile;
 use crate::metrics::registry::Metrics;
 use crate::relay::service::Http;
 use crate::stack::{self, Ground};
@@ -286,7 +285,7 @@ impl App {
             }
         };
         let drained = upkeep.await;
-        listeners.files.iter().for_each(SocketFile::remove);
+        drop(listeners.files);
         let traces = self.ground.traces.clone();
         let _ = tokio::task::spawn_blocking(move || traces.flush()).await;
         drained

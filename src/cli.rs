@@ -14,7 +14,7 @@ use crate::config::address::ListenAddress;
 use crate::config::effective::Config;
 use crate::config::fault::Faults;
 use crate::config::report;
-use crate::config::words::LogFormat;
+use crate::config::words::{LogFormat, parse_name};
 use crate::domain::key::TokenHasher;
 use crate::door::consumer_key;
 use crate::listen::accept::{Drained, Listener};
@@ -145,16 +145,18 @@ fn check(path: &Path) -> ExitCode {
     };
     // As a start would.
     descriptors::raise();
+    if let Err(error) = App::could_connect(&config) {
+        return wrong(&error.to_string());
+    }
+    let reported = report::report(&config, io::stdout().is_terminal(), &mut anstream::stdout());
+    // After the report, which may be long: what stands last is read.
     if let Some(warning) = descriptors::warning(config.server.max_connections, descriptors::limit()) {
         complain(format_args!("warning: {warning}"));
     }
     for warning in &config.warnings {
         complain(format_args!("warning: {warning}"));
     }
-    if let Err(error) = App::could_connect(&config) {
-        return wrong(&error.to_string());
-    }
-    said(report::report(&config, io::stdout().is_terminal(), &mut anstream::stdout()))
+    said(reported)
 }
 
 fn serve(path: &Path, presence: Presence) -> ExitCode {
@@ -179,12 +181,6 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
         Err(error) => return fail(&error),
     };
     let ended = runtime.block_on(async {
-        let listeners = match Listeners::bind_with(&config, presence).await {
-            Ok(listeners) => listeners,
-            Err(error) => return fail(&error),
-        };
-        let listen: Vec<_> = config.server.listen.iter().zip(&listeners.proxy).map(told).collect();
-        let (listen, admin) = (listen.join(", "), told((&config.admin.listen, &listeners.admin)));
         let app = match App::new(config, &hasher) {
             Ok(app) => app,
             Err(error) => {
@@ -198,6 +194,14 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
             (Ok(signals), Ok(follow)) => (signals, follow),
             (Err(error), _) | (_, Err(error)) => return fail(&error),
         };
+        // Last of all that may fail: with it, it takes the place of whoever is to be replaced.
+        let config = app.config();
+        let listeners = match Listeners::bind_with(&config, presence).await {
+            Ok(listeners) => listeners,
+            Err(error) => return fail(&error),
+        };
+        let listen: Vec<_> = config.server.listen.iter().zip(&listeners.proxy).map(told).collect();
+        let (listen, admin) = (listen.join(", "), told((&config.admin.listen, &listeners.admin)));
         tokio::spawn(follow);
         let stop = async {
             signals.next().await;
@@ -230,8 +234,8 @@ fn told((address, listener): (&ListenAddress, &Listener)) -> String {
 }
 
 fn new_key(name: &str) -> ExitCode {
-    if !is_name(name) {
-        return wrong("a name has 1 to 64 letters, digits, dots, hyphens and underscores");
+    if let Err(message) = parse_name(name) {
+        return wrong(&format!("the name '{name}' {message}"));
     }
     let key = consumer_key::generate();
     said(print(&format!(
@@ -249,10 +253,6 @@ accounts = []              # names and globs of the accounts that it may ask for
 ",
         consumer_key::hash(&key)
     )))
-}
-
-fn is_name(name: &str) -> bool {
-    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 fn runtime(workers: usize) -> io::Result<Runtime> {

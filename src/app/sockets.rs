@@ -65,7 +65,7 @@ pub struct Listeners {
     pub admin: Listener,
     /// What the first of these speak TLS with.
     pub tls: Option<Tls>,
-    /// The files of those that are Unix sockets.
+    /// The files of those that are Unix sockets; they go with these.
     pub files: Vec<SocketFile>,
 }
 
@@ -86,9 +86,10 @@ impl Listeners {
         let tls = config.server.tls.as_ref().map(|tls| Tls::new(tls.loaded.server.clone(), tls.handshake_timeout));
         let mut proxy = Vec::new();
         let mut files = Vec::new();
+        let key = "server.listen";
         for address in &config.server.listen {
-            let (listener, file) = bind("server.listen", address, config.server.unix, presence).await?;
-            files.extend(file);
+            let (listener, file) = bind(key, address, config.server.unix, presence).await?;
+            files.extend(file.map(|file| (key, address, file)));
             proxy.push(match &tls {
                 Some(tls) => listener.secured(tls),
                 None => listener,
@@ -96,9 +97,18 @@ impl Listeners {
         }
         // Who may ask is not thereby an operator.
         let (admin, file) = bind(ADMIN, &config.admin.listen, SocketAccess::OWNER, presence).await?;
-        files.extend(file);
+        files.extend(file.map(|file| (ADMIN, &config.admin.listen, file)));
+        // Whoever is to be replaced is still found if this fails before.
+        for (key, address, file) in &mut files {
+            file.take_place().map_err(|reason| failed(key, address, presence, reason))?;
+        }
+        let files = files.into_iter().map(|(.., file)| file).collect();
         Ok(Self { proxy, admin, tls, files })
     }
+}
+
+fn failed(key: &'static str, address: &ListenAddress, presence: Presence, reason: io::Error) -> StartError {
+    StartError::Listen { address: address.to_string(), key, presence, reason }
 }
 
 async fn bind(
@@ -115,5 +125,5 @@ async fn bind(
             unix::bind(path, access, presence).map(|(listener, file)| (Listener::Unix(listener), Some(file)))
         }
     };
-    bound.map_err(|reason| StartError::Listen { address: address.to_string(), key, presence, reason })
+    bound.map_err(|reason| failed(key, address, presence, reason))
 }

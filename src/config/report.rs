@@ -2,7 +2,7 @@
 
 use std::io::{Result, Write};
 
-use anstyle::{AnsiColor, Style};
+use anstyle::Style;
 
 use super::address::ListenAddress;
 use super::effective::{Config, Sources};
@@ -18,13 +18,9 @@ use crate::domain::rules::{CacheRule, RequestHeaders, Route, SocketAccess};
 pub fn report(config: &Config, coloured: bool, out: &mut impl Write) -> Result<()> {
     let paint = |style: Style| if coloured { style } else { Style::new() };
     let heading = paint(Style::new().bold());
-    let attention = paint(AnsiColor::Yellow.on_default());
     for (title, rows) in sections(config) {
         writeln!(out, "{heading}{title}{heading:#}")?;
         write_rows(&rows, out)?;
-    }
-    for warning in &config.warnings {
-        writeln!(out, "{attention}warning{attention:#}  {warning}")?;
     }
     Ok(())
 }
@@ -250,7 +246,6 @@ webhook
   POST  /webhooks/merge  key from env OTHER, env TOKEN  for 1 of 2 accounts
 telemetry
   log  pretty on a terminal, else json  filter info  a line per request
-warning  proxy.toml:13:9  accounts[1].token: a secret stands in the file; use { env } or { file }
 ";
         assert_eq!(text(&config, false), told);
         assert!(!text(&config, true).contains("canary"));

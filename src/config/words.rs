@@ -42,8 +42,14 @@ fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
+/// What logs and metrics call an account or a consumer that has no name.
+const NAMELESS: [&str; 2] = ["raw", "-"];
+
 /// Checks a name of an account, a consumer or an upstream.
 pub fn parse_name(text: &str) -> Result<Name, String> {
+    if NAMELESS.contains(&text) {
+        return Err("stands for what has no name, in logs and metrics; give it another".into());
+    }
     is_name(text)
         .then(|| text.into())
         .ok_or_else(|| "must be 1 to 64 letters, digits, dots, dashes or underscores".into())
@@ -207,6 +213,9 @@ mod tests {
         let name = "must be 1 to 64 letters, digits, dots, dashes or underscores";
         assert_eq!(error::<Name>("'a b'"), name);
         assert_eq!(error::<Name>("''"), name);
+        for taken in ["'raw'", "'-'"] {
+            assert!(error::<Name>(taken).starts_with("stands for what has no name"), "{taken}");
+        }
         assert_eq!(error::<Name>(&format!("'{}'", "x".repeat(65))), name);
         assert_eq!(error::<Pattern>("'a?'"), "must be a name, in which * stands for any characters");
         assert_eq!(error::<Http2>("true"), "must be \"auto\" or \"off\"");

@@ -15,8 +15,7 @@ use crate::domain::rules::SocketAccess;
 /// How many connections may wait to be accepted; the system may allow fewer.
 const BACKLOG: i32 = 1024;
 
-/// Listens on a Unix socket for those who `access` lets in. What stands at `path` is replaced in one step if nobody listens there any
-/// more, or if whoever does is being replaced.
+/// Listens on a Unix socket for those who `access` lets in, which is beside `path` until it [takes its place](SocketFile::take_place).
 ///
 /// # Errors
 /// If the path cannot be had, or its permissions cannot be set.
@@ -27,34 +26,47 @@ pub fn bind(path: &Path, access: SocketAccess, presence: Presence) -> io::Result
     if fs::symlink_metadata(path).is_ok_and(|there| !there.file_type().is_socket()) {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket is there"));
     }
-    let new = beside(path);
-    let _ = fs::remove_file(&new);
+    let stands = beside(path);
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.bind(&SockAddr::unix(&new)?)?;
+    socket.bind(&SockAddr::unix(&stands)?)?;
+    let identity = identity(&stands).inspect_err(|_| drop(fs::remove_file(&stands)))?;
+    let file = SocketFile { path: path.to_owned(), stands, identity };
     // Until it listens it refuses everybody, whatever permissions the umask has left; it listens when they are right.
-    let ready = restrict(&new, access).and_then(|()| socket.listen(BACKLOG)).and_then(|()| {
-        let file = SocketFile { path: path.to_owned(), identity: identity(&new)? };
-        fs::rename(&new, path).map(|()| file)
-    });
-    let file = ready.inspect_err(|_| drop(fs::remove_file(&new)))?;
+    restrict(&file.stands, access)?;
+    socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok((UnixListener::from_std(socket.into())?, file))
 }
 
-/// The file of a socket, and which one it was when it was bound.
+/// The file of a socket. It goes with this, unless another stands in its place: that is the socket of whoever has taken over.
 #[derive(Debug)]
 pub struct SocketFile {
+    /// Where it is to be found.
     path: PathBuf,
+    /// Where it is.
+    stands: PathBuf,
+    /// Which one it was when it was bound.
     identity: (u64, u64),
 }
 
 impl SocketFile {
-    /// Removes it, once nobody listens any more, unless another stands in its place: that is the socket of whoever has taken over.
-    pub fn remove(&self) {
-        if identity(&self.path).is_ok_and(|found| found == self.identity)
-            && let Err(error) = fs::remove_file(&self.path)
+    /// Lets everybody find it. What stands in its place is replaced in one step; so this comes when nothing else can fail any more.
+    ///
+    /// # Errors
+    /// If the path cannot be had.
+    pub fn take_place(&mut self) -> io::Result<()> {
+        fs::rename(&self.stands, &self.path)?;
+        self.stands.clone_from(&self.path);
+        Ok(())
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.stands).is_ok_and(|found| found == self.identity)
+            && let Err(error) = fs::remove_file(&self.stands)
         {
-            tracing::debug!(%error, path = %self.path.display(), "a Unix socket stays behind");
+            tracing::debug!(%error, path = %self.stands.display(), "a Unix socket stays behind");
         }
     }
 }
@@ -66,7 +78,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 /// A path in the same folder, no longer than most.
 fn beside(path: &Path) -> PathBuf {
-    path.with_file_name(format!(".{:x}", std::process::id()))
+    path.with_file_name(format!(".{:x}", fastrand::u32(..)))
 }
 
 fn restrict(path: &Path, access: SocketAccess) -> io::Result<()> {
@@ -82,45 +94,56 @@ mod tests {
     use std::time::Duration;
     use tokio::time::timeout;
 
+    /// A socket in its place.
+    fn listen(path: &Path, access: SocketAccess, presence: Presence) -> (UnixListener, SocketFile) {
+        let (listener, mut file) = bind(path, access, presence).expect("the path can be had");
+        file.take_place().expect("the path can be had");
+        (listener, file)
+    }
+
     #[tokio::test]
     async fn a_socket_has_the_permissions_that_it_is_given_whatever_was_there() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("proxy.sock");
+        // As a crash leaves it.
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("a free path"));
         for mode in [0o600, 0o666, 0o660] {
-            let (listener, _) =
-                bind(&path, SocketAccess { mode, group: None }, Presence::Alone).expect("the path is free");
+            let (listener, _file) = listen(&path, SocketAccess { mode, group: None }, Presence::Alone);
             assert_eq!(fs::metadata(&path).expect("it is there").mode() & 0o7777, mode);
             let taken = bind(&path, SocketAccess { mode, group: None }, Presence::Alone).expect_err("somebody listens");
             assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
             drop(listener);
             assert!(path.exists(), "the file outlives its listener");
         }
+        assert!(!path.exists());
     }
 
     #[tokio::test]
     async fn a_unix_socket_is_replaced_in_one_step_and_only_on_purpose() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("socket");
-        let (first, of_first) = bind(&path, SocketAccess::OWNER, Presence::Alone).expect("a free path");
+        drop(bind(&path, SocketAccess::OWNER, Presence::Alone).expect("a free path"));
+        let (first, of_first) = listen(&path, SocketAccess::OWNER, Presence::Alone);
         assert_eq!(
             bind(&path, SocketAccess::OWNER, Presence::Alone).expect_err("in use").kind(),
             io::ErrorKind::AddrInUse
         );
         first.accept().await.expect("who looks whether somebody listens");
-        let (second, of_second) = bind(&path, SocketAccess::OWNER, Presence::Beside).expect("shared");
-        of_first.remove();
+        drop(bind(&path, SocketAccess::OWNER, Presence::Beside).expect("shared"));
+        let _client = tokio::net::UnixStream::connect(&path).await.expect("somebody listens");
+        first.accept().await.expect("nobody has taken over");
+        let (second, of_second) = listen(&path, SocketAccess::OWNER, Presence::Beside);
+        drop(of_first);
         let _client = tokio::net::UnixStream::connect(&path).await.expect("somebody listens");
         second.accept().await.expect("the second does");
         assert!(timeout(Duration::from_millis(50), first.accept()).await.is_err(), "the first does not any more");
         drop((first, second));
-        let (third, of_third) =
-            bind(&path, SocketAccess::OWNER, Presence::Alone).expect("what was left behind is in nobody's way");
-        of_second.remove();
+        let (third, of_third) = listen(&path, SocketAccess::OWNER, Presence::Alone);
+        drop(of_second);
         assert!(path.exists(), "it is the third's by now");
         drop(third);
-        of_third.remove();
+        drop(of_third);
         assert!(!path.exists(), "nothing is left behind");
-        of_third.remove();
         let file = folder.path().join("file");
         fs::write(&file, "of value").expect("written");
         assert!(bind(&file, SocketAccess::OWNER, Presence::Alone).is_err(), "what is no socket stays");

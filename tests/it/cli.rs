@@ -50,6 +50,14 @@ fn every_mistake_is_told_with_its_place() {
 }
 
 #[test]
+fn a_warning_is_told_once_and_apart_from_what_was_understood() {
+    let (code, out, err) = check(&file(ANY_PORT, NOWHERE).replace("{ env = 'KEY' }", "'canary-key'"), &SECRETS);
+    let warning = "proxy.toml:7:11  upstreams.us.api_key: a secret stands in the file; use { env } or { file }";
+    assert_eq!((code, &*err), (0, &*format!("warning: {warning}\n")));
+    assert!(!out.contains("warning") && !out.contains("canary"), "{out}");
+}
+
+#[test]
 fn a_forward_proxy_that_cannot_be_used_is_a_mistake_to_a_check_and_to_a_start() {
     let env = |proxy| [SECRETS[0], SECRETS[1], ("HTTPS_PROXY", proxy), ("NO_PROXY", "")];
     let config = file(ANY_PORT, "https://merge.test");
@@ -139,7 +147,7 @@ fn a_new_key_fits_its_stanza_and_the_stanza_a_file() {
     let (code, out, err) = check(&config, &SECRETS);
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("recruiting-sync  1 key"), "{out}");
-    for name in ["", "a b", "é", "a\"b", &"x".repeat(65)] {
+    for name in ["", "a b", "é", "a\"b", "raw", "-", &"x".repeat(65)] {
         assert_eq!(told(&run(&["key", "new", name], &[])).0, 2, "{name:?}");
     }
 }

@@ -124,7 +124,11 @@ async fn the_admin_listener_tells_prometheus_in_its_own_format() {
 
 #[tokio::test(start_paused = true)]
 async fn promtool_finds_nothing_to_complain_about() {
-    promtool(&["check", "metrics"], &exercised().await.app.metrics());
+    let text = exercised().await.app.metrics();
+    promtool(&["check", "metrics"], &text);
+    // Of that it says nothing.
+    let rows = text.lines().filter(|line| !line.starts_with('#')).count();
+    assert_eq!(series(&text).len(), rows, "each series is there once");
 }
 
 #[tokio::test(start_paused = true)]

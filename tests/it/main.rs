@@ -35,6 +35,9 @@ mod drain;
 mod encodings;
 
 mod exposition;
+
+mod failed_start;
+
 mod fairness;
 
 mod faults;
@@ -112,6 +115,8 @@ mod support;
 mod tenants;
 mod tls;
 mod traces;
+
+mod two_ways;
 
 mod wants;
 
