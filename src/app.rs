@@ -72,7 +72,6 @@ use crate::metrics::registry::Metrics;
 use crate::relay::service::Http;
 use crate::stack::{self, Ground};
 use crate::trace::export::Traces;
-use crate::upstream::breaker;
 use crate::upstream::budget::Budgets;
 use crate::upstream::client::Client;
 use crate::upstream::retry::Retries;
@@ -317,12 +316,8 @@ impl App {
     /// Takes note of what has been counted, and looks again if anybody watches.
     fn watch(&self) {
         let now = Instant::now();
-        let is_blocked = |standing: &UpstreamStanding| {
-            standing.failures_allowed.is_some_and(|allowed| standing.failed >= allowed)
-                || !matches!(standing.breaker, breaker::State::Closed)
-        };
         let standings = self.ground.budgets.upstreams().into_iter();
-        let blocked: Vec<Name> = standings.filter(is_blocked).map(|standing| standing.name).collect();
+        let blocked: Vec<Name> = standings.filter(UpstreamStanding::is_blocked).map(|standing| standing.name).collect();
         self.observer.count(now, Reading::of(&self.ground.metrics, now), &blocked, &self.events);
         if self.observer.is_watched() {
             self.look();

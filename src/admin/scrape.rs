@@ -12,7 +12,6 @@ use crate::domain::bucket::Rate;
 use crate::door::admit::House;
 use crate::metrics::gauges::{BudgetGauges, Gauges, StoreGauges, UpstreamGauges};
 use crate::metrics::registry::{Metrics, RAW};
-use crate::upstream::breaker::State;
 use crate::upstream::budget::Budgets;
 use crate::upstream::standing::UpstreamStanding;
 
@@ -98,16 +97,13 @@ impl Scene<'_> {
         upstreams.sort_by(|one, other| one.name.cmp(&other.name));
         let gauges = upstreams.into_iter().map(|upstream| {
             let standing = standings.iter().find(|standing| standing.name == upstream.name);
-            let failures = standing.map_or(0, |standing| standing.failed);
-            let allowed = standing.and_then(|standing| standing.failures_allowed);
-            let is_open = standing.is_some_and(|standing| standing.breaker != State::Closed);
             UpstreamGauges {
                 name: upstream.name.clone(),
                 in_flight: standing.map_or(0, |standing| standing.in_flight),
                 in_flight_limit: upstream.budget.concurrency,
                 failures_limit: upstream.budget.errors,
-                failures,
-                is_blocked: is_open || allowed.is_some_and(|allowed| failures >= allowed),
+                failures: standing.map_or(0, |standing| standing.failed),
+                is_blocked: standing.is_some_and(UpstreamStanding::is_blocked),
             }
         });
         gauges.collect()

@@ -30,6 +30,11 @@ pub struct RouteTally {
 /// The classes of statuses that answers have.
 pub const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 
+/// The place in [`CLASSES`] of the class of `status`.
+pub fn class_of(status: StatusCode) -> usize {
+    usize::from(status.as_u16() / 100).saturating_sub(2).min(CLASSES.len() - 1)
+}
+
 /// How often requests of one route ended in one way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Count {
@@ -88,8 +93,7 @@ impl Tally {
 impl RouteTally {
     /// A request has ended.
     pub fn count(&self, ending: Ending, status: StatusCode) {
-        let class = usize::from(status.as_u16() / 100).saturating_sub(2).min(CLASSES.len() - 1);
-        self.counts[ending as usize][class].fetch_add(1, Ordering::Relaxed);
+        self.counts[ending as usize][class_of(status)].fetch_add(1, Ordering::Relaxed);
     }
 
     fn new(route: Option<&Name>) -> Self {

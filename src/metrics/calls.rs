@@ -21,7 +21,7 @@ use crate::domain::hindrance::Kind as Hindrance;
 use crate::domain::problem::{Cause, Problem};
 use crate::domain::received::Received;
 use crate::domain::relay::{Call, Called};
-use crate::domain::tally::{CLASSES, Counter};
+use crate::domain::tally::{CLASSES, Counter, class_of};
 
 /// How a call ended as its label says: the classes of statuses, and no answer of use.
 pub const CALL_CLASSES: [&str; 5] = [CLASSES[0], CLASSES[1], CLASSES[2], CLASSES[3], "none"];
@@ -40,9 +40,7 @@ impl AccountCalls {
     fn count(&self, reason: Reason, ended: CallEnd) {
         let class = match ended.status() {
             // A page that is none is no success, whatever its status says.
-            Some(status) if ended.is_success() || status.as_u16() >= 400 => {
-                usize::from(status.as_u16() / 100).saturating_sub(2).min(CLASSES.len() - 1)
-            }
+            Some(status) if ended.is_success() || status.as_u16() >= 400 => class_of(status),
             _ => CALL_CLASSES.len() - 1,
         };
         self.counts[reason as usize][class].fetch_add(1, Ordering::Relaxed);

@@ -39,6 +39,13 @@ pub struct UpstreamStanding {
     pub held_back: Vec<(Option<Name>, Share)>,
 }
 
+impl UpstreamStanding {
+    /// Whether no call goes to it, since too many have failed.
+    pub fn is_blocked(&self) -> bool {
+        self.breaker != breaker::State::Closed || self.failures_allowed.is_some_and(|allowed| self.failed >= allowed)
+    }
+}
+
 /// How one account stands at its upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AccountStanding {
