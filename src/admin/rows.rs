@@ -11,7 +11,6 @@ use super::alarms::failure;
 use super::readings::Readings;
 use super::state::{AccountRow, Condition, Failure, ModelRow, WallClock, millis};
 use crate::cache::store::Store;
-use crate::config::units::rate_text;
 use crate::domain::access::{Account, AccountHash, Name};
 use crate::domain::bucket::Rate;
 use crate::domain::key::PageKey;
@@ -195,7 +194,7 @@ fn row(
         fresh_until: newest.map(|page| clock.millis(page.began + page.lifetime.fresh)),
         next_sync: next_sync.map(millis),
         budget_limit: rate.map(|rate| rate.count.get()),
-        budget: rate.map(rate_text),
+        budget: rate.map(|rate| rate.to_string()),
         budget_left: left,
         budget_burst: burst,
         waiting: standing.map_or(0, |standing| standing.waiting),

@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use super::readings::{Readings, tenths, thousandths};
 use super::rows::Lookup;
 use super::state::{ConsumerRow, Refused, UpstreamRow, WallClock};
-use crate::config::units::rate_text;
 use crate::domain::access::Upstream;
 use crate::domain::bucket::Rate;
 use crate::domain::exchange::Caller;
@@ -28,13 +27,13 @@ pub fn upstreams(from: Lookup<'_>, clock: WallClock) -> Vec<UpstreamRow> {
         let breaker = standing.map_or(State::Closed, |standing| standing.breaker);
         UpstreamRow {
             name: upstream.name.to_string(),
-            per_account: rules.per_account.map(rate_text),
+            per_account: rules.per_account.map(|rate| rate.to_string()),
             in_flight: number(|standing| standing.in_flight),
             concurrency: rules.concurrency,
             waiting: number(|standing| standing.waiting),
             failures: rules.errors.map(|_| number(|standing| standing.failed)),
             failures_allowed: rules.errors.map(|rate| rate.count.get()),
-            failure_budget: rules.errors.map(rate_text),
+            failure_budget: rules.errors.map(|rate| rate.to_string()),
             blocked_until: match breaker {
                 State::Open { until } => Some(clock.millis(until)),
                 State::Closed | State::HalfOpen => None,
@@ -96,7 +95,7 @@ pub fn consumers(house: &House, readings: &Readings, now: Instant) -> (Vec<Consu
             calls_total: *calls,
             quota_left: caller.and_then(|caller| caller.quota.as_ref()).map(|quota| quota.bucket.remaining(now)),
             quota_burst: caller.and_then(|caller| caller.consumer.quota).map(Rate::burst),
-            quota: caller.and_then(|caller| caller.consumer.quota).map(rate_text),
+            quota: caller.and_then(|caller| caller.consumer.quota).map(|rate| rate.to_string()),
             waiting: caller.map_or(0, Caller::waiting),
             refused,
         }

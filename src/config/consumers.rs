@@ -109,17 +109,16 @@ fn grants(place: &Place, table: &schema::Consumer, file: &File, findings: &mut F
         return;
     }
     let names = || file.accounts.iter().filter_map(|account| account.name.as_deref()).map(|name| &**name);
+    let meant =
+        |word: &str| closest(word, names()).map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
     for pattern in table.accounts.iter().filter(|pattern| pattern.as_str() != "*") {
         if !names().any(|name| pattern.matches(name)) {
-            let near =
-                closest(pattern.as_str(), names()).map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
-            findings.warn(pattern.place(), format!("no account has such a name{near}"));
+            findings.warn(pattern.place(), format!("no account has such a name{}", meant(pattern.as_str())));
         }
     }
     let Some(default) = &table.default_account else { return };
     if !names().any(|name| name == &***default) {
-        let near = closest(default, names()).map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
-        findings.fault(default.place(), format!("there is no account of this name{near}"));
+        findings.fault(default.place(), format!("there is no account of this name{}", meant(default)));
     } else if !table.accounts.iter().any(|pattern| pattern.matches(default)) && !findings.touch("consumers") {
         findings.fault(default.place(), "is not granted to this consumer by its accounts");
     }

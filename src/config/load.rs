@@ -9,7 +9,6 @@ use super::consumers::consumers;
 use super::effective::{Config, Sources};
 use super::fault::{Fault, Faults};
 use super::findings::Findings;
-use super::item::{Place, Table};
 use super::routes::routes;
 use super::schema::File;
 use super::secret::{SecretSource, Surroundings};
@@ -54,7 +53,10 @@ impl Config {
         let mut findings = Findings::new(&source, mistakes, around);
         let Some(file) = file else { return Err(findings.into_faults()) };
 
-        refuse_unavailable(&file, &mut findings);
+        // The file may name it already, so that nothing that is written is ignored.
+        if let Some(shared) = &file.shared {
+            findings.fault(shared.place(), "the shared store is not available in this version");
+        }
         let server = server(&file.server, &mut findings);
         let admin = admin(&file, &mut findings);
         let upstreams = upstreams(&file, &mut findings);
@@ -85,16 +87,6 @@ impl Config {
             warnings,
         })
     }
-}
-
-/// What the file may hold and this version does not do yet: refused, so that nothing that is written is ignored.
-/// A feature takes its line away when it lands.
-fn refuse_unavailable(file: &File, findings: &mut Findings<'_>) {
-    refuse("the shared store", file.shared.iter().map(Table::place), findings);
-}
-
-fn refuse<'p>(what: &str, places: impl Iterator<Item = &'p Place>, findings: &mut Findings<'_>) {
-    places.for_each(|place| findings.fault(place, format!("{what} is not available in this version")));
 }
 
 /// Where the secrets of the file are from.

@@ -8,7 +8,7 @@ use super::address::ListenAddress;
 use super::effective::{Config, Sources};
 use super::filter;
 use super::secret::SecretSource;
-use super::units::{duration_text, rate_text, size_text};
+use super::units::{duration_text, size_text};
 use crate::domain::access::{Account, Consumer, Pattern, Upstream};
 use crate::domain::bucket::Rate;
 use crate::domain::delivery::WEBHOOK_PATH;
@@ -192,7 +192,7 @@ fn telemetry(config: &Config) -> Vec<Row> {
 }
 
 fn limit(rate: Option<Rate>) -> String {
-    rate.map_or_else(|| "unlimited".into(), rate_text)
+    rate.map_or_else(|| "unlimited".into(), |rate| rate.to_string())
 }
 
 fn source(source: Option<&SecretSource>) -> String {

@@ -122,11 +122,6 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
     Rate::new(count, window).ok_or_else(|| "the time after the slash must be longer than zero".into())
 }
 
-/// Writes a rate as one would in the file.
-pub fn rate_text(rate: Rate) -> String {
-    rate.to_string()
-}
-
 impl Setting for Rate {
     fn read(value: &Value) -> Result<Self, String> {
         parse_rate(text(value, "a rate in quotes, as in \"100/min\"")?)
@@ -226,7 +221,7 @@ mod tests {
             prop_assert_eq!(parse_duration(&duration_text(duration)), Ok(duration));
             prop_assert_eq!(parse_size(&size_text(bytes)), Ok(ByteSize(bytes)));
             let rate = Rate::new(count, Duration::from_millis(window)).expect("neither is zero");
-            prop_assert_eq!(parse_rate(&rate_text(rate)), Ok(rate));
+            prop_assert_eq!(parse_rate(&rate.to_string()), Ok(rate));
         }
 
         #[test]

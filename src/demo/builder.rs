@@ -11,6 +11,7 @@ use super::clock::SimClock;
 use super::limits::{Failures, Window};
 use super::merge::{Inner, Linked, LinkedState, Merge, Switches};
 use super::record::Record;
+use super::script::Script;
 
 /// What a [`Merge`] will be; see [`Merge::builder`].
 #[derive(Clone, Debug)]
@@ -129,7 +130,7 @@ impl Builder {
             failures: Mutex::new(Failures::default()),
             record: Record::new(self.log_limit),
             gate: Arc::default(),
-            script: super::script::Script::default(),
+            script: Script::default(),
             switches: Switches { etags: self.etags.into(), rate_headers: self.rate_headers.into() },
             connections: 0.into(),
         };

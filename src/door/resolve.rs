@@ -11,9 +11,6 @@ use crate::domain::exchange::Target;
 use crate::domain::key::TokenHasher;
 use crate::domain::problem::Problem;
 
-/// The longest name or token, in bytes.
-const LONGEST: usize = 512;
-
 /// All accounts that have a name, and what is needed to take in a raw token.
 #[derive(Debug)]
 pub struct Accounts {

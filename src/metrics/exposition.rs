@@ -9,7 +9,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
-use super::gauges::Gauges;
+use super::gauges::{BudgetGauges, Gauges, StoreGauges, UpstreamGauges};
+use super::numbers::AccountNumbers;
 use super::process::Process;
 use super::registry::{Kind, Metrics};
 use super::rows::{Encoder, Row, count};
@@ -111,8 +112,8 @@ impl Ours {
         out.histograms::<0, 20>("upstream_duration_seconds", "Time that tries of calls took", &durations)?;
 
         let accounts = self.metrics.accounts(self.now);
-        let rows = |value: fn(&super::numbers::AccountNumbers) -> Option<f64>| {
-            let row = move |account: &super::numbers::AccountNumbers| {
+        let rows = |value: fn(&AccountNumbers) -> Option<f64>| {
+            let row = move |account: &AccountNumbers| {
                 let labels = [("upstream", account.upstream.to_string()), ("account", account.name.to_string())];
                 value(account).map(|value| Row::of(labels, value))
             };
@@ -136,8 +137,8 @@ impl Ours {
     }
 
     fn budgets(&self, out: &mut Encoder<'_>) -> fmt::Result {
-        let rows = |value: fn(&super::gauges::BudgetGauges) -> Option<f64>| {
-            let row = move |budget: &super::gauges::BudgetGauges| {
+        let rows = |value: fn(&BudgetGauges) -> Option<f64>| {
+            let row = move |budget: &BudgetGauges| {
                 let labels = [("upstream", budget.upstream.to_string()), ("account", budget.account.to_string())];
                 value(budget).map(|value| Row::of(labels, value))
             };
@@ -158,9 +159,9 @@ impl Ours {
     }
 
     fn upstreams(&self, out: &mut Encoder<'_>) -> fmt::Result {
-        let rows = |value: fn(&super::gauges::UpstreamGauges) -> Option<f64>| {
+        let rows = |value: fn(&UpstreamGauges) -> Option<f64>| {
             let upstreams = self.gauges.upstreams.iter();
-            let row = |upstream: &super::gauges::UpstreamGauges| {
+            let row = |upstream: &UpstreamGauges| {
                 value(upstream).map(|value| Row::of([("upstream", upstream.name.to_string())], value))
             };
             upstreams.filter_map(row).collect::<Vec<_>>()
@@ -180,7 +181,7 @@ impl Ours {
     }
 
     fn stores(&self, out: &mut Encoder<'_>) -> fmt::Result {
-        let rows = |value: fn(&super::gauges::StoreGauges) -> f64| {
+        let rows = |value: fn(&StoreGauges) -> f64| {
             let stores = self.gauges.stores.iter();
             stores.map(|store| Row::of([("store", store.holds.into())], value(store))).collect::<Vec<_>>()
         };
