@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tracing::subscriber::DefaultGuard;
 
 use crate::process::{Folder, Running};
-use crate::support::{ACME_TOKEN, SYNC_STATUS, World, consumer, merge, method, with};
+use crate::support::{ACME_TOKEN, RESYNC, SYNC_STATUS, World, consumer, merge, method, with};
 
 /// What this thread logs while it lives.
 #[derive(Clone, Default)]
@@ -59,15 +59,6 @@ impl Log {
         lines
     }
 }
-
-const RESYNC: &str = "
-[[routes]]
-path = '/api/{category}/v1/sync-status'
-[[routes]]
-path = '/api/{category}/v1/sync-status/resync'
-methods = ['POST']
-cache = 'off'
-";
 
 async fn send(world: &World, verb: Method, target: &str, key: &str, account: &str) -> u16 {
     let bearer = format!("Bearer {key}");

@@ -9,15 +9,10 @@ use merge_sync_proxy::demo::fault::Fault;
 use tokio::time::advance;
 
 use crate::origin::{FRESH, Site, reply, settle};
-use crate::support::{SYNC_STATUS, World, ask, consumer, merge, method, with};
+use crate::support::{RESYNC, SYNC_STATUS, World, ask, consumer, merge, method, with};
 
-const RESYNC: &str = "
-[[routes]]
-path = '/api/{category}/v1/sync-status'
-[[routes]]
-path = '/api/{category}/v1/sync-status/resync'
-methods = ['POST']
-cache = 'off'
+/// A route that covers resyncs without naming them.
+const HRIS: &str = "
 [[routes]]
 path = '/api/hris/*'
 methods = ['POST']
@@ -69,7 +64,7 @@ async fn a_response_from_before_an_invalidation_does_not_come_in_after_it() {
 async fn a_resync_must_be_granted_and_makes_that_account_s_pages_stale() {
     let hash = merge_sync_proxy::door::consumer_key::hash;
     let more = format!(
-        "{RESYNC}[[consumers]]\nname = 'may'\nkey_sha256 = '{}'\naccounts = ['*']\nresync = true\n\
+        "{RESYNC}{HRIS}[[consumers]]\nname = 'may'\nkey_sha256 = '{}'\naccounts = ['*']\nresync = true\n\
          [[consumers]]\nname = 'may-not'\nkey_sha256 = '{}'\naccounts = ['*']",
         hash("may"),
         hash("may-not"),

@@ -6,12 +6,18 @@ use tokio::time::Instant;
 use crate::origin::{FRESH, Site, assert_served, pass, pipe, reply, settle, streamed};
 use crate::support::{ask, method, with};
 
-#[tokio::test(start_paused = true)]
-async fn stale_if_error_stands_in_and_leaves_the_upstream_alone() {
+/// A site whose stored `/x/a` is stale, and may be served for ten minutes if there is none newer to be had.
+async fn site_with_a_stale_page() -> Site {
     let site = Site::http();
     site.answers(200, &[("cache-control", "max-age=5, stale-if-error=600")], "good");
     site.get("/x/a").await;
     pass(10).await;
+    site
+}
+
+#[tokio::test(start_paused = true)]
+async fn stale_if_error_stands_in_and_leaves_the_upstream_alone() {
+    let site = site_with_a_stale_page().await;
     site.answers(503, &[], "down");
     for _ in 0..10 {
         assert_served(&site.get("/x/a").await, "good", "hit; ttl=-5; detail=upstream-error");
@@ -117,10 +123,7 @@ async fn what_is_too_large_takes_the_place_of_what_is_not() {
 #[tokio::test(start_paused = true)]
 async fn stale_if_error_covers_what_breaks_off_or_stops_and_notes_the_failure() {
     for breaks_off in [true, false] {
-        let site = Site::http();
-        site.answers(200, &[("cache-control", "max-age=5, stale-if-error=600")], "good");
-        site.get("/x/a").await;
-        pass(10).await;
+        let site = site_with_a_stale_page().await;
         site.script(move |_, _| {
             let (sender, body) = pipe();
             sender.try_send("half").expect("room");

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use http::Method;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, advance};
 
 use crate::origin::{FRESH, Site, assert_served, pass, pipe, reply, settle, streamed};
-use crate::support::{ask, method, with};
+use crate::support::{Got, ask, method, with};
 
 /// The body of the answer to a request with `X-Late` comes once the sender says so; all others are answered at once.
 fn site_with_a_late_answer() -> (Site, watch::Sender<bool>) {
@@ -40,6 +41,21 @@ async fn a_moment() {
     advance(Duration::from_millis(10)).await;
 }
 
+/// A site with a call under way for what is late, from before a change or a purge.
+async fn site_with_an_outdated_call(by_change: bool) -> (Site, watch::Sender<bool>, JoinHandle<Got>) {
+    let (site, open) = site_with_a_late_answer();
+    let before = site.spawn(late());
+    site.arrived(1).await;
+    a_moment().await;
+    if by_change {
+        site.send(method(Method::POST, ask("/x/a"))).await;
+    } else {
+        purge(&site);
+    }
+    a_moment().await;
+    (site, open, before)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_purge_during_a_call_costs_no_call_for_each_who_waits() {
     let site = Site::http();
@@ -66,16 +82,7 @@ async fn a_purge_during_a_call_costs_no_call_for_each_who_waits() {
 #[tokio::test(start_paused = true)]
 async fn who_asks_after_a_purge_or_a_change_does_not_wait_for_a_call_from_before_it() {
     for by_change in [false, true] {
-        let (site, open) = site_with_a_late_answer();
-        let before = site.spawn(late());
-        site.arrived(1).await;
-        a_moment().await;
-        if by_change {
-            site.send(method(Method::POST, ask("/x/a"))).await;
-        } else {
-            purge(&site);
-        }
-        a_moment().await;
+        let (site, open, before) = site_with_an_outdated_call(by_change).await;
         let calls = site.calls();
         let after = site.spawn(late());
         site.arrived(calls + 1).await;
@@ -94,16 +101,7 @@ async fn who_asks_after_a_purge_or_a_change_does_not_wait_for_a_call_from_before
 #[tokio::test(start_paused = true)]
 async fn what_comes_late_drops_nothing_newer() {
     for by_change in [false, true] {
-        let (site, open) = site_with_a_late_answer();
-        let before = site.spawn(late());
-        site.arrived(1).await;
-        a_moment().await;
-        if by_change {
-            site.send(method(Method::POST, ask("/x/a"))).await;
-        } else {
-            purge(&site);
-        }
-        a_moment().await;
+        let (site, open, before) = site_with_an_outdated_call(by_change).await;
         assert_eq!(site.get("/x/a").await.body, "new");
         open.send_replace(true);
         assert_eq!(before.await.expect("no panic").body, "late");

@@ -4,10 +4,11 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Method, Request};
 use http_body_util::Full;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::origin::{FRESH, Site, pass, reply, settle};
-use crate::support::{ask, consumer, method, with};
+use crate::support::{Got, ask, consumer, method, with};
 
 fn ask_as(key: &str, target: &str) -> Request<Full<Bytes>> {
     with(target, &[("x-account-token", "acme"), ("authorization", &format!("Bearer {key}"))])
@@ -17,6 +18,15 @@ fn ask_as(key: &str, target: &str) -> Request<Full<Bytes>> {
 fn site_with_places(places: usize) -> Site {
     let one = consumer("one", &format!("accounts = ['*']\nmax_in_flight_misses = {places}"));
     Site::route("http", &[one, consumer("other", "accounts = ['*']")].concat())
+}
+
+/// A request whose call is held until the site is released; what it gets may be stored.
+async fn held(site: &Site, request: Request<Full<Bytes>>) -> JoinHandle<Got> {
+    site.answers(200, &[FRESH], "body");
+    site.hold();
+    let first = site.spawn(request);
+    site.arrived(1).await;
+    first
 }
 
 #[tokio::test(start_paused = true)]
@@ -46,10 +56,7 @@ async fn concurrent_misses_make_one_call_where_one_answer_is_for_all() {
 #[tokio::test(start_paused = true)]
 async fn the_first_may_leave_and_the_others_get_their_answer() {
     let site = Site::http();
-    site.answers(200, &[FRESH], "body");
-    site.hold();
-    let first = site.spawn(ask("/x/a"));
-    site.arrived(1).await;
+    let first = held(&site, ask("/x/a")).await;
     let others: Vec<_> = (0..10).map(|_| site.spawn(ask("/x/a"))).collect();
     tokio::task::yield_now().await;
     first.abort();
@@ -65,10 +72,7 @@ async fn the_first_may_leave_and_the_others_get_their_answer() {
 #[tokio::test(start_paused = true)]
 async fn who_has_no_place_keeps_no_other_consumer_waiting() {
     let site = site_with_places(1);
-    site.answers(200, &[FRESH], "body");
-    site.hold();
-    let slow = site.spawn(ask_as("one", "/x/slow"));
-    site.arrived(1).await;
+    let slow = held(&site, ask_as("one", "/x/slow")).await;
     let without_place = site.spawn(ask_as("one", "/x/a"));
     settle().await;
     let other = site.spawn(ask_as("other", "/x/a"));
@@ -88,10 +92,7 @@ async fn who_has_no_place_keeps_no_other_consumer_waiting() {
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_another_s_call_takes_a_place_too() {
     let site = site_with_places(2);
-    site.answers(200, &[FRESH], "body");
-    site.hold();
-    let first = site.spawn(ask_as("other", "/x/a"));
-    site.arrived(1).await;
+    let first = held(&site, ask_as("other", "/x/a")).await;
     let waiting = [(); 2].map(|()| site.spawn(ask_as("one", "/x/a")));
     settle().await;
     let more = site.spawn(ask_as("one", "/x/b"));
@@ -150,10 +151,7 @@ async fn nobody_waits_longer_than_for_a_turn_a_call_and_a_second() {
 #[tokio::test(start_paused = true)]
 async fn who_has_more_time_than_the_first_waits_on_and_what_comes_is_kept() {
     let site = site_with_places(1);
-    site.answers(200, &[FRESH], "body");
-    site.hold();
-    let _slow = site.spawn(ask_as("one", "/x/slow"));
-    site.arrived(1).await;
+    let _slow = held(&site, ask_as("one", "/x/slow")).await;
     let first = site.spawn(ask_as("one", "/x/a"));
     // The slow one is given up after 16 s, and the first has six left.
     pass(17).await;

@@ -12,7 +12,7 @@ use crate::support::{Got, SYNC_STATUS, World, consumer, merge, with};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A world in which acme is syncing, so that its pages live five seconds, with one page stored `ago`.
-async fn stored(ago: Duration) -> World {
+pub(crate) async fn stored(ago: Duration) -> World {
     let world = World::new();
     world.merge.start_sync("acme");
     assert_eq!(world.get(SYNC_STATUS).await.status, 200);

@@ -81,6 +81,16 @@ pub(crate) fn text(base_url: &str, admin: &str, more: &str) -> String {
     )
 }
 
+/// Routes to read the state of syncs and to begin one.
+pub(crate) const RESYNC: &str = "
+[[routes]]
+path = '/api/{category}/v1/sync-status'
+[[routes]]
+path = '/api/{category}/v1/sync-status/resync'
+methods = ['POST']
+cache = 'off'
+";
+
 /// What came back.
 #[derive(Clone, Debug)]
 pub(crate) struct Got {

@@ -6,20 +6,12 @@ use futures_util::future::join_all;
 use merge_sync_proxy::demo::fault::Fault;
 use tokio::time::{Instant, advance};
 
+use crate::stale::stored;
 use crate::support::{Got, SYNC_STATUS, World, consumer, merge, with};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 const FETCHED: &str = "fwd=request; fwd-status=200; stored; ttl=5";
-
-/// A world in which acme is syncing, so that pages live five seconds, with its page stored `ago`.
-async fn stored(ago: Duration) -> World {
-    let world = World::new();
-    world.merge.start_sync("acme");
-    assert_eq!(world.get(SYNC_STATUS).await.status, 200);
-    advance(ago).await;
-    world
-}
 
 async fn asking(world: &World, directives: &str) -> Got {
     let answer = world.get_with(SYNC_STATUS, &[("cache-control", directives)]).await;
