@@ -14,6 +14,7 @@ use crate::domain::ask::Ask;
 use crate::domain::key::PageKey;
 use crate::domain::page::Page;
 use crate::domain::problem::Problem;
+use crate::domain::setback::backoff;
 
 /// A request for a page on behalf of all who follow it.
 #[derive(Clone, Debug)]
@@ -66,7 +67,7 @@ impl Pace {
 
     /// Takes note that it has been asked, and of the pause that was asked for. If that brought a fresh page, the pause ends with it.
     fn asked(&mut self, now: Instant, pause: Option<Duration>) {
-        let own = (FIRST_PAUSE * 2_u32.pow(self.failures.min(5))).min(LONGEST_PAUSE);
+        let own = backoff(FIRST_PAUSE, self.failures, LONGEST_PAUSE);
         self.failures += 1;
         self.next = now + own.max(pause.unwrap_or_default());
     }

@@ -1,16 +1,24 @@
-//! When to try again what has failed: one pause for each page, which grows as long as the failures go on.
+//! When to try again what has failed: after a pause that grows as long as the failures go on.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
+
+/// The pause after so many failures in a row before this one: `first`, doubled for each of them, and never more than `longest`.
+pub fn backoff(first: Duration, failures: u32, longest: Duration) -> Duration {
+    first.saturating_mul(2_u32.saturating_pow(failures)).min(longest)
+}
 
 /// How often the fetch of a page has failed in a row, and at which age of the page the next one may be tried. The first success
 /// ends it, since that brings another page.
 #[derive(Debug, Default)]
 pub struct Setback {
     failures: AtomicU32,
-    /// In milliseconds of the page's age; 0 = at once.
+    /// In milliseconds of its age; 0 = at once.
     next_try: AtomicU64,
 }
+
+/// The pause after the first failure.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -31,7 +39,7 @@ impl Setback {
     /// failed together do not return together.
     pub fn extend(&self, age: Duration, asked: Option<Duration>, jitter: f32) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed);
-        let growing = (Duration::from_secs(1) * 2_u32.pow(failures.min(6))).min(LONGEST_PAUSE);
+        let growing = backoff(FIRST_PAUSE, failures, LONGEST_PAUSE);
         let pause = asked.filter(|asked| !asked.is_zero()).unwrap_or(growing.mul_f32(1.0 - jitter / 2.0));
         let next_try = u64::try_from((age + pause).as_millis()).unwrap_or(u64::MAX);
         self.next_try.store(next_try, Ordering::Relaxed);
@@ -42,6 +50,13 @@ impl Setback {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_pause_doubles_up_to_the_longest_however_often_it_fails() {
+        let (first, longest) = (Duration::from_millis(250), Duration::from_secs(1));
+        let pauses = [0, 1, 2, 3, 40, u32::MAX].map(|failures| backoff(first, failures, longest).as_millis());
+        assert_eq!(pauses, [250, 500, 1_000, 1_000, 1_000, 1_000]);
+    }
 
     #[test]
     fn pauses_double_up_to_a_minute_and_what_was_asked_goes_first() {

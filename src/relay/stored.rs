@@ -1,7 +1,7 @@
 //! A stored response: what came, for which requests it is, and how long it may be used.
 
 use std::slice;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use super::verdict::Verdict;
 use crate::domain::cache_control::Wants;
 use crate::domain::condition;
 use crate::domain::detached;
+use crate::domain::setback::Setback;
 
 /// One response, whole.
 #[derive(Debug)]
@@ -37,9 +38,7 @@ pub struct Stored {
     /// When it came.
     received: Instant,
     purged: AtomicBool,
-    failures: AtomicU32,
-    /// Milliseconds since it came; 0 = at once.
-    next_try: AtomicU64,
+    setback: Setback,
 }
 
 /// The head of a response as it came, with its times.
@@ -61,9 +60,6 @@ pub struct Came {
 /// What a 304 says nothing about, for it has no content to describe, and the tag, by which the stored response was found.
 const OF_THE_CONTENT: [HeaderName; 5] =
     [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE, HeaderName::from_static("content-md5"), ETAG];
-
-/// The longest pause between two tries of an upstream that fails.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 impl Came {
     /// A response that comes now to a request that went out at `began`.
@@ -105,8 +101,7 @@ impl Came {
             began: self.began,
             received: self.received,
             purged: AtomicBool::new(false),
-            failures: AtomicU32::new(0),
-            next_try: AtomicU64::new(0),
+            setback: Setback::default(),
         }
     }
 }
@@ -164,8 +159,7 @@ impl Stored {
 
     /// Whether the upstream has failed and is to be left alone for now.
     pub fn is_set_back(&self, now: Instant) -> bool {
-        let rest = now.saturating_duration_since(self.received);
-        rest < Duration::from_millis(self.next_try.load(Ordering::Relaxed))
+        self.setback.holds_at(now.saturating_duration_since(self.received))
     }
 
     /// Whether it may stand in for an upstream that fails.
@@ -173,13 +167,10 @@ impl Stored {
         self.terms.covers_error(self.age(now))
     }
 
-    /// Remembers that the upstream failed to renew it: the next try is at `retry_at`, or after a pause that doubles.
+    /// Remembers that the upstream failed to renew it; see [`Setback::extend`].
     pub fn set_back(&self, now: Instant, retry_at: Option<Instant>) {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed);
-        let pause = (Duration::from_secs(1) * 2_u32.pow(failures.min(6))).min(LONGEST_PAUSE);
-        let at = retry_at.filter(|at| *at > now).unwrap_or(now + pause.mul_f32(1.0 - fastrand::f32() / 2.0));
-        let rest = at.saturating_duration_since(self.received).as_millis();
-        self.next_try.store(u64::try_from(rest).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let asked = retry_at.and_then(|at| at.checked_duration_since(now));
+        self.setback.extend(now.saturating_duration_since(self.received), asked, fastrand::f32());
     }
 
     /// Marks it as no longer fresh; only a failure of the upstream may still serve it: one from now on, and not one of before.

@@ -9,6 +9,7 @@ use super::obstacle::{Kind, Obstacle};
 use super::rate_limit_fields::Left;
 use crate::domain::bucket::{Bucket, Rate};
 use crate::domain::received::Received;
+use crate::domain::setback::backoff;
 
 /// The budget of one account; shared by everyone who asks for it. Its time is given to it.
 #[derive(Debug)]
@@ -132,7 +133,7 @@ impl AccountBudget {
     /// doubles with each refusal in a row up to 60 s. `jitter` is from 0 to 1.
     pub fn refused(&mut self, until: Option<Instant>, now: Instant, jitter: f32) -> Instant {
         let Pause { refusals, probe, .. } = &mut self.pause;
-        let growing = (Duration::from_secs(1) * 2_u32.pow((*refusals).min(6))).min(LONGEST_PAUSE);
+        let growing = backoff(Duration::from_secs(1), *refusals, LONGEST_PAUSE);
         let until = until.unwrap_or(now + growing.mul_f32(1.0 + jitter / 4.0));
         *refusals = refusals.saturating_add(1);
         *probe = None;

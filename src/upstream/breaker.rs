@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::obstacle::{Kind, Obstacle};
 use crate::domain::access::AccountHash;
+use crate::domain::setback::backoff;
 
 /// Whether calls go through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +111,7 @@ impl Breaker {
             State::Open { .. } => false,
         };
         if opens {
-            let pause = (FIRST_PAUSE * 2_u32.pow(self.opened.min(6))).min(LONGEST_PAUSE);
+            let pause = backoff(FIRST_PAUSE, self.opened, LONGEST_PAUSE);
             self.open_until = Some(now + pause.mul_f32(1.0 + jitter / 4.0));
             self.opened = self.opened.saturating_add(1);
             self.probing = false;
