@@ -33,7 +33,6 @@ fn page(body: usize) -> Arc<Page> {
         headers: HeaderMap::new(),
         body: vec![b' '; body].into(),
         began: Instant::now(),
-        date: None,
         digest: SyncDigest::default(),
         retry_at: None,
         remembered: false,

@@ -266,7 +266,6 @@ pub(crate) mod tests {
             headers: HeaderMap::new(),
             body: Bytes::from_static(body.as_bytes()),
             began,
-            date: None,
             digest: SyncDigest::default(),
             retry_at: None,
             remembered: false,

@@ -1,6 +1,6 @@
 //! What the upstream sent, and what it says about syncs.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -20,8 +20,6 @@ pub struct Received {
     pub body: Bytes,
     /// When the request for it went out.
     pub began: Instant,
-    /// The upstream's own clock when it answered.
-    pub date: Option<SystemTime>,
     /// What the body says about syncs.
     pub digest: SyncDigest,
     /// When the upstream takes the next request, where it has said so.
@@ -89,7 +87,6 @@ mod tests {
             headers,
             body: Bytes::from_static(b"{}"),
             began: Instant::now(),
-            date: None,
             digest: SyncDigest::default(),
             retry_at: None,
             remembered: false,

@@ -16,6 +16,7 @@ use tower::{Layer, Service};
 use super::address::{Address, Permit, Refused};
 use super::bid::{Bid, Ending};
 use super::rate_limit_fields as fields;
+use super::retry_after;
 use super::ways::InForce;
 use crate::domain::access::{Name, Upstream};
 use crate::domain::body::{Holding, stream};
@@ -96,12 +97,9 @@ fn learn(permit: &mut Permit, status: StatusCode, headers: &HeaderMap, retry_at:
         permit.ended(Ending::Answered(status.as_u16()), left);
         return retry_at;
     }
-    let until = retry_at.or_else(|| Some(Instant::now() + fields::reset(headers)?.max(SHORTEST_PAUSE)));
+    let until = retry_at.or_else(|| Some(Instant::now() + fields::reset(headers)?.max(retry_after::SHORTEST)));
     permit.ended(Ending::Limited(until), left)
 }
-
-/// No pause after a 429 is shorter.
-const SHORTEST_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Whether an answer is about the account's token, and so about all its pages.
 fn concerns_the_token(status: StatusCode) -> bool {

@@ -3,11 +3,10 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::header::{CONTENT_LENGTH, DATE, IF_MODIFIED_SINCE, IF_NONE_MATCH, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -16,9 +15,10 @@ use tower::{BoxError, Service, ServiceExt};
 use tower_http::decompression::{Decompression, DecompressionBody};
 
 use super::patience::Patient;
+use super::retry_after::{clock, retry_at};
 use super::trouble::{Failed, Troubles, Why};
 use super::ways::{InForce, Transport, Way};
-use super::{cause, retry_after, sign, sync_status, trouble};
+use super::{cause, sign, sync_status, trouble};
 use crate::domain::access::Upstream;
 use crate::domain::body::{StreamBody, empty};
 use crate::domain::exchange::Fetch;
@@ -127,25 +127,14 @@ async fn call(
         status @ 400.. => Failed { problem: Problem::UpstreamFailed(Cause::Unexpected(status)), ..failed },
         _ => failed,
     })?;
-    let date = head.headers.get(DATE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok());
-    let clock = date.unwrap_or_else(SystemTime::now);
-    let pause = head.headers.get(RETRY_AFTER).and_then(|value| retry_after::pause(value.to_str().ok()?, clock));
+    let (clock, retry_at) = (clock(&head.headers), retry_at(&head.headers));
     let digest = match (head.status, known) {
         (StatusCode::OK, _) => sync_status::digest(&body, clock),
         // What has not changed is told by the body that is known; how soon the next sync is, by the new clock.
         (StatusCode::NOT_MODIFIED, Some(known)) => sync_status::digest(&known.body, clock),
         _ => SyncDigest::default(),
     };
-    Ok(Received {
-        status: head.status,
-        headers: head.headers,
-        body,
-        began,
-        date,
-        digest,
-        retry_at: pause.map(|pause| Instant::now() + pause),
-        remembered: false,
-    })
+    Ok(Received { status: head.status, headers: head.headers, body, began, digest, retry_at, remembered: false })
 }
 
 /// Asks for an encoded body and decodes it.

@@ -1,18 +1,16 @@
 //! One call that carries a request as it is: sign, send, and hand on what comes as it comes.
 
 use std::task::{Context, Poll};
-use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
-use http::header::{DATE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, Request, Response};
-use tokio::time::Instant;
+use http::{HeaderName, Request, Response};
 use tower::{BoxError, Service, ServiceExt};
 
 use super::client::{Client, Leaving};
 use super::patience::Patient;
+use super::retry_after::retry_at;
 use super::ways::Transport;
-use super::{cause, retry_after, sign, trouble};
+use super::{cause, sign, trouble};
 use crate::domain::body::{StreamBody, Untrailed, stream};
 use crate::domain::end_to_end;
 use crate::domain::problem::Problem;
@@ -63,12 +61,4 @@ fn send(
     request: Request<StreamBody>,
 ) -> BoxFuture<'static, Result<Response<StreamBody>, BoxError>> {
     Box::pin(way.oneshot(request))
-}
-
-/// When the upstream takes the next request, where `headers` say so.
-pub fn retry_at(headers: &HeaderMap) -> Option<Instant> {
-    let date = headers.get(DATE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok());
-    let clock = date.unwrap_or_else(SystemTime::now);
-    let pause = headers.get(RETRY_AFTER).and_then(|value| retry_after::pause(value.to_str().ok()?, clock));
-    pause.map(|pause| Instant::now() + pause)
 }

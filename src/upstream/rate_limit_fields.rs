@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::DATE;
 use http::{HeaderMap, HeaderName};
+
+use super::retry_after::clock;
 
 /// What is left of the upstream's limit for one account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,12 +84,6 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 
-/// The clock of whoever has sent these; ours if that cannot be read.
-fn clock(headers: &HeaderMap) -> SystemTime {
-    let date = headers.get(DATE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok());
-    date.unwrap_or_else(SystemTime::now)
-}
-
 /// Seconds from now, or a point in time in seconds since 1970; either may have decimals.
 fn until(value: &str, headers: &HeaderMap) -> Option<Duration> {
     let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
@@ -108,7 +103,8 @@ fn until(value: &str, headers: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderValue;
+    use http::header::DATE;
     use proptest::prelude::*;
 
     fn date() -> SystemTime {

@@ -19,6 +19,7 @@ use crate::domain::exchange::{Fetch, Reason};
 use crate::domain::problem::{Cause, Problem};
 use crate::domain::received::Received;
 use crate::domain::relay::{Call, Called};
+use crate::domain::setback::backoff;
 
 /// How many second tries there may be, for each upstream: a fifth of the calls of the last ten seconds, and one a second, or two
 /// where calls are few, as the seconds are counted coarsely there. Without it an upstream that fails would get a multiple of its
@@ -49,6 +50,9 @@ impl Retries {
 /// The pause before the second try of a call that was answered; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
+/// It grows no longer than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(16);
+
 /// Whether and after what pause a fetch is tried again that has ended like this. All fetches are GETs, so a try can do no harm
 /// upstream; `tries` is how often it was tried. A 4xx is an answer, and so is a body that was cut short: neither is tried again.
 pub fn pause(outcome: &Result<Received, Problem>, tries: u32, now: Instant) -> Option<Duration> {
@@ -78,7 +82,7 @@ pub fn pause_after(problem: &Problem, tries: u32) -> Option<Duration> {
 }
 
 fn growing(tries: u32) -> Duration {
-    FIRST_PAUSE * 2_u32.pow((tries - 1).min(6))
+    backoff(FIRST_PAUSE, tries - 1, LONGEST_PAUSE)
 }
 
 /// Waits `pause` with some jitter, if that is over before `deadline` and `budget` has a try left; says whether it was.
@@ -188,7 +192,6 @@ mod tests {
             headers: HeaderMap::new(),
             body: bytes::Bytes::new(),
             began: Instant::now(),
-            date: None,
             digest: SyncDigest::default(),
             retry_at: None,
             remembered: false,

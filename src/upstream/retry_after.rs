@@ -2,11 +2,27 @@
 
 use std::time::{Duration, SystemTime};
 
+use http::HeaderMap;
+use http::header::{DATE, RETRY_AFTER};
+use tokio::time::Instant;
+
 /// No pause is shorter.
-const SHORTEST: Duration = Duration::from_secs(1);
+pub(super) const SHORTEST: Duration = Duration::from_secs(1);
 
 /// No pause is longer: an upstream's slip must not silence an account for days.
 const LONGEST: Duration = Duration::from_secs(600);
+
+/// When the upstream takes the next request, where `headers` say so.
+pub(super) fn retry_at(headers: &HeaderMap) -> Option<Instant> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    Some(Instant::now() + pause(value, clock(headers))?)
+}
+
+/// The clock of whoever has sent `headers`; ours if theirs cannot be read.
+pub(super) fn clock(headers: &HeaderMap) -> SystemTime {
+    let date = headers.get(DATE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok());
+    date.unwrap_or_else(SystemTime::now)
+}
 
 /// How long to pause, between 1 s and 10 min; `None` if `value` says nothing that can be understood.
 ///
