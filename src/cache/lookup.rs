@@ -4,11 +4,9 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Either};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, Service, ServiceExt};
 
@@ -160,7 +158,7 @@ impl Miss {
     {
         let Self { ask, mut seen, forward, refresh_limited } = self;
         let answer = |page, served| Ok(Answer::new(page, served, Instant::now(), refresh_limited).after_waiting());
-        let (_place, waited) = place(&ask).await?;
+        let (_place, waited) = ask.caller.place(ask.deadline()).await?;
         if waited {
             // Those who had the places before may have brought the page, or may have failed to.
             match freshness::decide(store.get(&ask.key), &ask.wants, Instant::now()) {
@@ -189,17 +187,5 @@ impl Miss {
             (Ok(landing), _) if collapsed => answer(landing.page, Served::Collapsed { forward }),
             (Ok(Landing { page, status, stored, .. }), _) => answer(page, Served::Fetched { forward, status, stored }),
         }
-    }
-}
-
-/// Takes one of the consumer's places among those who wait for the upstream; says whether it had to wait for it.
-async fn place(ask: &Ask) -> Result<(OwnedSemaphorePermit, bool), Problem> {
-    let misses = ask.caller.misses.clone();
-    if let Ok(permit) = misses.clone().try_acquire_owned() {
-        return Ok((permit, false));
-    }
-    match timeout_at(ask.deadline(), misses.acquire_owned()).await {
-        Ok(Ok(permit)) => Ok((permit, true)),
-        _ => Err(Problem::Overloaded { retry_after: Duration::from_secs(1) }),
     }
 }

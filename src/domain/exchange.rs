@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use super::access::{Account, Consumer, Name, Upstream};
 use super::ask::{Ask, Question, Whose};
@@ -68,28 +68,43 @@ impl Quota {
     }
 }
 
+/// So many places, as far as there can be.
+fn places(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
+}
+
 impl Caller {
     /// `consumer` with everything that it is allowed still left.
     pub fn new(consumer: Consumer, now: Instant) -> Self {
-        let places = |count: u32| {
-            let count = usize::try_from(count).unwrap_or(usize::MAX);
-            Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
-        };
+        let semaphore = |count| Arc::new(Semaphore::new(places(count)));
         Self {
             quota: consumer.quota.map(|rate| Arc::new(Quota::new(rate, Bucket::new(rate, now)))),
             forced_refreshes: consumer.forced_refreshes.map(|rate| Arc::new(Bucket::new(rate, now))),
-            misses: places(consumer.max_in_flight_misses),
-            follows: places(consumer.max_followers),
+            misses: semaphore(consumer.max_in_flight_misses),
+            follows: semaphore(consumer.max_followers),
             tally: OnceLock::new(),
             payer: Payer { name: consumer.name.clone(), weight: consumer.weight },
             consumer,
         }
     }
 
+    /// Takes one of its places among those who wait for the upstream; says whether it had to wait for it.
+    ///
+    /// # Errors
+    /// [`Problem::Overloaded`], if there is none until `deadline`.
+    pub async fn place(&self, deadline: Instant) -> Result<(OwnedSemaphorePermit, bool), Problem> {
+        if let Ok(place) = self.misses.clone().try_acquire_owned() {
+            return Ok((place, false));
+        }
+        match timeout_at(deadline, self.misses.clone().acquire_owned()).await {
+            Ok(Ok(place)) => Ok((place, true)),
+            _ => Err(Problem::Overloaded { retry_after: Duration::from_secs(1) }),
+        }
+    }
+
     /// How many of its requests have a place among those who wait for the upstream.
     pub fn waiting(&self) -> usize {
-        let places = usize::try_from(self.consumer.max_in_flight_misses).unwrap_or(usize::MAX);
-        places.min(Semaphore::MAX_PERMITS).saturating_sub(self.misses.available_permits())
+        places(self.consumer.max_in_flight_misses).saturating_sub(self.misses.available_permits())
     }
 
     /// The same consumer after its rules were changed: what it has spent stays spent.
@@ -235,10 +250,15 @@ pub struct Landing {
 }
 
 impl Landing {
-    /// Whether the upstream refused or broke down: what stale-if-error covers (RFC 5861 §4, and 429).
+    /// Whether the upstream refused or broke down; see [`is_failure`].
     pub fn is_failure(&self) -> bool {
-        self.status.is_server_error() || self.status == StatusCode::TOO_MANY_REQUESTS
+        is_failure(self.status)
     }
+}
+
+/// Whether an upstream that answers so refused or broke down: what stale-if-error covers (RFC 5861 §4, and 429).
+pub fn is_failure(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// Why the request went forward to the upstream (RFC 9211 §2.2).

@@ -99,7 +99,7 @@ where
     /// Has the origin evaluate conditions that only it may.
     async fn pass(self) -> Result<Relayed, Problem> {
         let asks = FOR_CACHES.iter().any(|name| self.relay.call.headers.contains_key(name));
-        let (place, _) = fetch::place(&self.relay.caller, self.relay.call.deadline).await?;
+        let (place, _) = self.relay.caller.place(self.relay.call.deadline).await?;
         let relayed = pass(self.inner, self.relay.call, place, Forward::Request).await?;
         if relayed.status == StatusCode::NOT_MODIFIED && !asks {
             return Err(Problem::UpstreamFailed(Cause::Unexpected(304)));
@@ -145,7 +145,7 @@ where
     /// Calls or waits, with one of the consumer's places. It is taken before the meeting begins, as those who come to a meeting whose
     /// first has no place would wait for that too.
     async fn miss(self, forward: Forward, mut known: Option<Arc<Stored>>) -> Result<Relayed, Problem> {
-        let (place, waited) = fetch::place(&self.relay.caller, self.relay.call.deadline).await?;
+        let (place, waited) = self.relay.caller.place(self.relay.call.deadline).await?;
         if waited {
             // Those who had the places before may have brought it.
             match self.look(Instant::now()) {

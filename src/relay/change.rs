@@ -4,7 +4,7 @@ use http::header::{CONTENT_LOCATION, LOCATION};
 use tokio::time::Instant;
 use tower::Service;
 
-use super::fetch::{pass, place};
+use super::fetch::pass;
 use super::place;
 use super::resync::{self, Forget};
 use super::store::Responses;
@@ -19,7 +19,7 @@ pub async fn change<S>(inner: S, responses: Responses, forget: Forget, relay: Re
 where
     S: Service<Call, Response = Called, Error = Problem, Future: Send> + Send + 'static,
 {
-    let (place, _) = place(&relay.caller, relay.call.deadline).await?;
+    let (place, _) = relay.caller.place(relay.call.deadline).await?;
     let task = tokio::spawn(async move {
         let Relay { caller, call, policy, resync, .. } = relay;
         let (target, key) = (call.target.clone(), call.key.clone());

@@ -1,7 +1,6 @@
 //! One call for something that may be stored: made, read whole if it is of use to others too, stored.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body;
@@ -16,25 +15,13 @@ use super::store::Responses;
 use super::stored::{Came, Stored};
 use super::vary::Selection;
 use crate::domain::body::{Holding, ReplyBody, StreamBody, stream};
-use crate::domain::exchange::{Caller, Forward, Reason, Served};
+use crate::domain::exchange::{Forward, Reason, Served, is_failure};
 use crate::domain::key::PageKey;
 use crate::domain::problem::{Cause, Problem};
 use crate::domain::relay::{Call, Called, Relayed};
 
 /// One of a consumer's places among those who wait for the upstream.
 pub type Place = OwnedSemaphorePermit;
-
-/// Takes a place; says whether it had to wait for it.
-pub async fn place(caller: &Caller, deadline: Instant) -> Result<(Place, bool), Problem> {
-    let misses = caller.misses.clone();
-    if let Ok(permit) = misses.clone().try_acquire_owned() {
-        return Ok((permit, false));
-    }
-    match timeout_at(deadline, misses.acquire_owned()).await {
-        Ok(Ok(permit)) => Ok((permit, true)),
-        _ => Err(Problem::Overloaded { retry_after: Duration::from_secs(1) }),
-    }
-}
 
 /// Passes a call on, and its answer back, as they are.
 pub async fn pass<S>(inner: S, call: Call, place: Place, forward: Forward) -> Result<Relayed, Problem>
@@ -80,11 +67,6 @@ pub fn relayed(response: Response<StreamBody>, forward: Forward) -> Relayed {
         ttl: 0,
         refresh_limited: false,
     }
-}
-
-/// Whether the upstream refused or broke down: what stale-if-error covers (RFC 5861 §4, and 429).
-pub fn is_failure(status: StatusCode) -> bool {
-    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// Notes that the upstream failed to renew what is known, and gives that back if it may stand in.

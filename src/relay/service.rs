@@ -8,7 +8,7 @@ use tower::{Layer, Service};
 
 use super::cached::Cached;
 use super::change::change;
-use super::fetch::{pass, place};
+use super::fetch::pass;
 use super::meeting::Meetings;
 use super::resync::Forget;
 use super::store::Responses;
@@ -68,7 +68,7 @@ where
             if relay.policy.rule == CacheRule::Http {
                 return Cached { inner, http, relay }.answer().await;
             }
-            let (place, _) = place(&relay.caller, relay.call.deadline).await?;
+            let (place, _) = relay.caller.place(relay.call.deadline).await?;
             pass(inner, relay.call, place, Forward::Bypass).await
         })
     }
