@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -56,19 +55,10 @@ pub struct Reload {
     pub result: Result<Changes, Faults>,
 }
 
-/// How often the configuration was taken over, and how often it was refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Taken over.
-    pub applied: u64,
-    /// Refused.
-    pub refused: u64,
-}
-
 /// Reads the configuration.
 pub type Source = Box<dyn Fn(&TokenHasher) -> Result<Config, Faults> + Send + Sync>;
 
-/// Where the configuration is from, and how its reloads went.
+/// Where the configuration is from, and how the last reload went.
 pub(crate) struct Reloads {
     pub(crate) hasher: TokenHasher,
     /// How the bytes of the cache were shared at the start.
@@ -77,8 +67,6 @@ pub(crate) struct Reloads {
     /// Held by the one that runs.
     running: Mutex<()>,
     last: ArcSwapOption<Reload>,
-    applied: AtomicU64,
-    refused: AtomicU64,
 }
 
 impl Reload {
@@ -110,8 +98,6 @@ impl Reloads {
             source: OnceLock::new(),
             running: Mutex::new(()),
             last: ArcSwapOption::empty(),
-            applied: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
         }
     }
 }
@@ -137,12 +123,6 @@ impl App {
         self.reloads.last.load_full()
     }
 
-    /// How all reloads ended.
-    pub fn reloads(&self) -> Tally {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Tally { applied: count(&self.reloads.applied), refused: count(&self.reloads.refused) }
-    }
-
     /// Reads the configuration again and takes it over if it is sound. Waits for files, so it is nothing for a thread that serves.
     pub fn reload(&self, cause: Cause) -> Result<Changes, Faults> {
         self.reload_for(cause, &Asker::default())
@@ -163,8 +143,6 @@ impl App {
             return result;
         }
         report(cause, operator, &result);
-        let counter = if result.is_ok() { &self.reloads.applied } else { &self.reloads.refused };
-        counter.fetch_add(1, Ordering::Relaxed);
         let reload = Reload { at: SystemTime::now(), cause, result: result.clone() };
         let kind = if result.is_ok() { Kind::Reload } else { Kind::ReloadFailed };
         self.events.note(kind, None, reload.told());

@@ -9,12 +9,12 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use merge_sync_proxy::app::reload::Tally;
 use merge_sync_proxy::config::Config;
 use parking_lot::Mutex;
 
 use crate::chromium::Browser;
 use crate::process::Running;
+use crate::reload::reloads;
 use crate::support::{SYNC_STATUS, Wire, merge, soon, text};
 
 /// The accounts of the demo, as its welcome names them, and where it listens.
@@ -209,7 +209,7 @@ async fn a_reload_asks_first_and_tells_each_fault_with_its_place() {
     browser.until(&focused("reload-cancel")).await;
     browser.press("Escape", 27).await;
     browser.until(&focused("reload-open")).await;
-    assert_eq!(wire.app.reloads(), Tally::default());
+    assert_eq!(reloads(&wire.app), (0, 0));
 
     let report = |words: &str| format!("document.getElementById('reload-report').innerText.includes('{words}')");
     browser.press("Enter", 13).await;
@@ -220,7 +220,7 @@ async fn a_reload_asks_first_and_tells_each_fault_with_its_place() {
     for words in ["Reloaded.", "cache.ttl.negative", "until a restart", "telemetry.log"] {
         browser.until(&report(words)).await;
     }
-    assert_eq!(wire.app.reloads(), Tally { applied: 1, refused: 0 });
+    assert_eq!(reloads(&wire.app), (1, 0));
     browser.picture("reload-done.png").await;
 
     // The focus is where it was, so the same key tries again.
@@ -231,7 +231,7 @@ async fn a_reload_asks_first_and_tells_each_fault_with_its_place() {
     {
         browser.until(&report(words)).await;
     }
-    assert_eq!(wire.app.reloads(), Tally { applied: 1, refused: 1 });
+    assert_eq!(reloads(&wire.app), (1, 1));
     for (width, scheme) in [(1280, "light"), (390, "dark")] {
         browser.look(width, scheme).await;
         browser.until(&format!("innerWidth === {width} && document.documentElement.scrollWidth <= {width}")).await;
