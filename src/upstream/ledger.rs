@@ -282,11 +282,6 @@ impl Ledger {
         self.accounts.get(account)
     }
 
-    /// How many accounts have a budget here.
-    pub fn accounts(&self) -> usize {
-        self.accounts.len()
-    }
-
     /// The failures of the address.
     pub fn failures(&self) -> &Failures {
         &self.failures

@@ -10,15 +10,12 @@ use super::obstacle::Obstacle;
 use crate::domain::access::{AccountHash, Name, Upstream};
 use crate::domain::bucket::Rate;
 use crate::domain::hindrance::Share;
-use crate::domain::rules::BudgetRules;
 
 /// How one upstream stands.
 #[derive(Clone, Debug)]
 pub struct UpstreamStanding {
     /// Its name.
     pub name: Name,
-    /// Its rules, as of the last call.
-    pub rules: BudgetRules,
     /// The calls in flight.
     pub in_flight: usize,
     /// The calls in line.
@@ -31,9 +28,7 @@ pub struct UpstreamStanding {
     pub breaker: breaker::State,
     /// The failures of its address in the present window.
     pub failed: usize,
-    /// The calls to its address that may yet fail.
-    pub risked: usize,
-    /// How many there may be of both; `None` is unlimited.
+    /// How many there may be, with the calls that may yet fail; `None` is unlimited.
     pub failures_allowed: Option<usize>,
     /// The shares of the failure budget that are used up, each with the consumer that it is for, if it is for one.
     pub held_back: Vec<(Option<Name>, Share)>,
@@ -66,17 +61,15 @@ impl Budgets {
     pub fn upstreams(&self) -> Vec<UpstreamStanding> {
         let now = Instant::now();
         let of_address = |ledger: &Ledger, line: &Waiting| {
-            let (failed, risked, failures_allowed) = ledger.failures().standing();
+            let (failed, _, failures_allowed) = ledger.failures().standing();
             let standing = |(name, upstream): (&Name, &Standing)| UpstreamStanding {
                 name: name.clone(),
-                rules: upstream.rules,
                 in_flight: usize::try_from(upstream.in_flight).unwrap_or(usize::MAX),
                 waiting: line.count(|bid| bid.account.0 == *name),
                 refused: upstream.refused,
                 would_have_waited: upstream.would_have_waited,
                 breaker: upstream.breaker.state(now),
                 failed,
-                risked,
                 failures_allowed,
                 held_back: ledger.held_back(name, now),
             };
@@ -106,11 +99,9 @@ impl Budgets {
         self.address(upstream).read(|ledger, _| ledger.obstacle_for(&key, Instant::now()))
     }
 
-    /// How many accounts have a budget, and how many calls wait for one.
-    pub fn waiting(&self) -> (usize, usize) {
-        let counts =
-            self.addresses().into_iter().map(|address| address.read(|ledger, line| (ledger.accounts(), line.len())));
-        counts.fold((0, 0), |(accounts, waiting), (more, others)| (accounts + more, waiting + others))
+    /// How many calls are in line.
+    pub fn waiting(&self) -> usize {
+        self.addresses().iter().map(|address| address.read(|_, line| line.len())).sum()
     }
 
     /// The calls in flight to `upstream`.

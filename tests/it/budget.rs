@@ -121,7 +121,7 @@ async fn a_waiter_that_leaves_never_sends_and_does_not_hold_up_the_next() {
     assert_eq!(world.get(&page(0)).await.status, 200);
     let leaving = world.begin(&page(1));
     let staying = world.begin(&page(2));
-    while world.app.ground().budgets.waiting().1 < 2 {
+    while world.app.ground().budgets.waiting() < 2 {
         tokio::task::yield_now().await;
     }
     leaving.abort();

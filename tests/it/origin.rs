@@ -154,7 +154,7 @@ impl Site {
     /// Asserts that nothing is in flight and nobody waits.
     pub fn assert_idle(&self) {
         assert_eq!(self.app.ground().budgets.in_flight("us"), 0, "calls in flight");
-        assert_eq!(self.app.ground().budgets.waiting().1, 0, "waiting for budget");
+        assert_eq!(self.app.ground().budgets.waiting(), 0, "waiting for budget");
         assert_eq!(self.app.ground().http.meetings.count(), 0, "meetings");
     }
 }

@@ -228,7 +228,7 @@ impl World {
     /// Asserts that nothing is held by anyone: no flight, no waiter, no call in flight.
     pub fn assert_idle(&self) {
         assert_eq!(self.app.ground().flights.count(), (0, 0), "flights and waiters");
-        assert_eq!(self.app.ground().budgets.waiting().1, 0, "waiting for budget");
+        assert_eq!(self.app.ground().budgets.waiting(), 0, "waiting for budget");
         assert_eq!(self.app.ground().budgets.in_flight("us"), 0, "calls in flight");
     }
 }

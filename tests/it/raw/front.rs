@@ -78,7 +78,7 @@ impl Front {
     /// Returns once nothing is held by anyone: no flight, no waiter, no call in flight. Who waits for ever has found a leak.
     pub async fn idle(&self) {
         let ground = self.app.ground();
-        let held = || (ground.flights.count(), ground.budgets.waiting().1, ground.budgets.in_flight("us"));
+        let held = || (ground.flights.count(), ground.budgets.waiting(), ground.budgets.in_flight("us"));
         while held() != ((0, 0), 0, 0) {
             sleep(Duration::from_millis(1)).await;
         }
