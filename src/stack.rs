@@ -41,7 +41,7 @@ use crate::webhook::receive::{MakeStale, Receiver, Webhooks};
 pub struct Ground {
     /// Who may come in.
     pub house: Arc<ArcSwap<admit::House>>,
-    /// What has been asked in which words; the door remembers it, and who reads the words finds it.
+    /// What has been asked in which words: remembered by the door, found by whoever reads the words again.
     pub heads: Heads,
     /// The pages.
     pub store: store::Store,

@@ -73,8 +73,8 @@ pub struct Admin<O> {
     strangers: Arc<Strangers>,
 }
 
-/// How often in a minute who has not the token may try one: more than a person mistypes it and a page asks without it, and too
-/// seldom to guess.
+/// How often a minute one address may come without the right token: more often than people mistype it and pages ask without it, and
+/// too seldom to guess it.
 const TRIES: u32 = 60;
 
 /// What is asked, once its path and method have been understood.
@@ -193,7 +193,7 @@ impl<O: Operations> Admin<O> {
         self.refuse_stranger(request.headers(), asker)
     }
 
-    /// Refuses who has not the token; and who has tried too often, whatever is shown, unless it has been right before.
+    /// Refuses whoever has not shown the token; and after too many tries whatever is shown, unless it has been right before.
     fn refuse_stranger(&self, headers: &HeaderMap, asker: &Asker) -> Option<Response<ReplyBody>> {
         let token = self.operations.token()?;
         let (origin, now) = (asker.peer.as_ref().and_then(Peer::origin), Instant::now());
@@ -271,7 +271,7 @@ impl<O: Operations> Admin<O> {
     }
 }
 
-/// What is told to who has not shown the token.
+/// The answer to a request that has not shown the token.
 fn unwelcome(problem: &Problem) -> Response<ReplyBody> {
     if let Problem::TooManyStrangers { retry_after } = problem {
         let mut refused =

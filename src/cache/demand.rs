@@ -107,7 +107,7 @@ impl Demand {
         ask.edition == self.0.lock().edition
     }
 
-    /// Forgets all: who asked then may not ask any more, or with other rules. This edition of them is in force now.
+    /// Forgets all: whoever asked then may no longer be allowed to, or only under other rules. This edition of them is in force now.
     pub fn forget(&self, edition: u64) {
         *self.0.lock() = Remembered { edition, ..Remembered::default() };
     }

@@ -71,7 +71,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever has happened in between, who asks again finds what who asks for the first time finds.
+        /// Whatever has happened in between, whoever asks again finds what somebody who asks for the first time would find.
         #[test]
         fn what_is_found_again_is_what_is_there(steps in proptest::collection::vec(step(), 1..60)) {
             let (store, start) = (Store::new(1 << 20), Instant::now());

@@ -52,7 +52,7 @@ pub struct Follows {
 #[derive(Default)]
 struct Everybody {
     by_key: HashMap<PageKey, Followers, RandomState>,
-    /// The number of the next who comes. It is never given twice, so that who leaves takes nobody else along.
+    /// The number of the next one to come. None is given twice, so that one who leaves takes nobody else along.
     next: u64,
 }
 
@@ -63,7 +63,7 @@ struct Followers {
     keeping_fresh: AbortHandle,
 }
 
-/// Hears when those are held no longer who have come by now.
+/// Hears when those who have come by now are to be held no longer.
 struct Ending(watch::Receiver<bool>);
 
 impl Ending {
@@ -99,7 +99,7 @@ impl Follows {
         Self { store, everybody: Arc::default(), draining: Arc::new(watch::Sender::new(false)) }
     }
 
-    /// From now on nobody is held: who waits is answered, and streams end.
+    /// From now on nobody is held: whoever waits is answered, and streams end.
     pub fn drain(&self) {
         self.draining.send_replace(true);
     }
@@ -308,7 +308,7 @@ where
                 page = follower.other_than(&known) => Some(page),
                 () = sleep_until(until) => None,
             };
-            // What is no page is told to who asks for one: the client comes again, and hears it.
+            // A stream has no way to tell of a refusal: the client asks again, and hears it.
             let page = page.filter(|page| page.kind == Kind::Good)?;
             // Not the page's own: it would hold the body as well for as long as the stream lasts.
             let known = vec![detached::value(&page.etag)];

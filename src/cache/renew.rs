@@ -24,8 +24,8 @@ pub struct Renewal(pub Ask);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Asks for the page of `key` whenever it is no longer fresh, as one of those would `ask` who follow it then. Ended by the last who
-/// leaves.
+/// Asks for the page of `key` whenever it is no longer fresh, as one of those who then follow it would
+/// `ask`. It is ended by the last who leaves.
 pub(super) async fn keep_fresh<S>(store: Store, key: PageKey, ask: impl Fn() -> Option<Ask>, inner: S)
 where
     S: Service<Renewal, Response = (), Error = Problem> + Clone,

@@ -43,7 +43,7 @@ pub enum Fault {
     TruncateChunked,
     /// A good answer in chunks, without `Content-Length`.
     Chunked,
-    /// Gzip, for who accepts it.
+    /// Gzip, for clients that accept it.
     Gzip,
     /// Gzip, whether it is accepted or not.
     GzipAlways,

@@ -95,8 +95,8 @@ impl<B> Arrived<B> {
         }
     }
 
-    /// What it asks, if its very words were admitted before by this edition of the rules, or recalled; and then the page. It is taken, so
-    /// that nobody counts who holds it.
+    /// What it asks, if its very words were admitted before by this edition of the rules, or recalled; and then the page. It is moved
+    /// out, which no reference count has to follow.
     pub fn take_question(&mut self, edition: u64) -> Option<(Arc<Question>, Option<FreshPage>)> {
         match std::mem::take(&mut self.said) {
             Said::Known(question) if question.edition == edition => Some((question, None)),

@@ -52,7 +52,7 @@ pub struct Question {
 #[derive(Debug)]
 #[repr(C)]
 pub struct Again {
-    /// The page that was found last. It is the store that keeps it, and not who asks for it.
+    /// The page that was found last. The store keeps it alive; this does not.
     found: Mutex<Option<Found>>,
     /// Where it is counted, once it has been.
     pub tally: OnceLock<Arc<RouteTally>>,

@@ -15,7 +15,7 @@ pub enum Kind {
     ReloadFailed,
     /// Pages were purged.
     Purge,
-    /// Merge has said that something happened to an account; or somebody did who is not Merge.
+    /// Merge has said that something happened to an account, or somebody has who is not Merge.
     Webhook,
     /// Calls to an upstream were stopped, or let go again, since too many failed.
     Breaker,

@@ -90,8 +90,8 @@ pub enum Said {
     Recalled(Arc<Question>, FreshPage),
 }
 
-/// The last head of one connection, if it has been said twice in a row: who asks for one thing again and again says it again. It is
-/// not held, so that what is forgotten is.
+/// The last head of one connection, if it has been said twice in a row, as by clients that poll one page. The reference is a weak one,
+/// so that what is forgotten is gone.
 #[derive(Debug, Default)]
 pub struct Row {
     hash: u64,
@@ -206,7 +206,7 @@ impl Set {
         self.known.iter().any(Option::is_none)
     }
 
-    /// Whether it is out of memory for those that were not known: who comes anew may have come before.
+    /// Whether it has no more room to remember those that were not known: one that seems new may have come before.
     fn has_met_many(&self) -> bool {
         self.met.last().is_some_and(|oldest| *oldest != 0)
     }

@@ -98,7 +98,7 @@ pub enum Cause {
     /// No connection.
     #[error("no connection")]
     Connect,
-    /// The address answered, and is not who it should be or speaks no TLS.
+    /// Somebody answered at the address who cannot prove to be the upstream, or speaks no TLS.
     #[error("no secure connection")]
     Tls,
     /// The connection ended before the answer began.

@@ -60,7 +60,7 @@ pub struct House {
     pub max_header_bytes: usize,
     /// What webhooks are signed with; none: there are no webhooks.
     pub signing_keys: Vec<SigningKey>,
-    /// Where it is told who was refused.
+    /// Where refusals are told.
     pub audit: Arc<Audit>,
 }
 
@@ -233,8 +233,8 @@ fn traced(extensions: &Extensions) -> Trace {
     extensions.get::<Trace>().cloned().unwrap_or_default()
 }
 
-/// Whether the same words will mean the same until the rules change: they say nothing but what is asked for, and the keys of who
-/// asks do not expire.
+/// Whether the same words will mean the same until the rules change: they say nothing but what is asked for, and the
+/// caller's keys do not expire.
 fn is_repeatable(fields: &Fields<'_>, caller: &Caller) -> bool {
     !fields.has_wants && !fields.may_follow && caller.consumer.keys.iter().all(|key| key.expires.is_none())
 }

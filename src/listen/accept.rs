@@ -91,7 +91,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// How often that is told.
 const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
-/// How long a listener stays open after it has begun to turn away who is new: the connections that have begun are accepted.
+/// How long a listener stays open after it has begun to turn newcomers away: connections that have begun are still accepted.
 const LAST_IN: Duration = Duration::from_millis(100);
 
 /// How long a connection of HTTP/1 is kept for one more request when the proxy stops, at most, if it was in use a moment ago.

@@ -13,7 +13,7 @@ use super::begun::{Begun, poll_piece};
 /// The first bytes of HTTP/2 when both know that it is spoken.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A version of HTTP, as far as it matters to who reads a connection.
+/// A version of HTTP, as far as it matters to whoever reads a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spoken {
     /// HTTP/1.1 or HTTP/1.0.

@@ -46,7 +46,7 @@ impl Obstacle {
         }
     }
 
-    /// What a caller is told who cannot wait for it.
+    /// What a caller who cannot wait for it to go is told.
     pub fn problem(self, now: Instant) -> Problem {
         let retry_after = self.until.map_or(SOON, |until| until.saturating_duration_since(now));
         match self.kind {
