@@ -323,6 +323,8 @@ pub mod domain {
 
     pub mod marks;
 
+    pub mod by_route;
+
     pub mod gist;
 
     pub mod constant_time;

@@ -17,7 +17,7 @@ use crate::cache::{demand, flight, follow, keep, lookup, store};
 use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
 use crate::domain::delivery::{Delivered, Delivery};
-use crate::domain::exchange::{Fetch, Target};
+use crate::domain::exchange::Fetch;
 use crate::domain::heads::Heads;
 use crate::domain::problem::Problem;
 use crate::domain::received::Received;
@@ -26,7 +26,7 @@ use crate::door::admit;
 use crate::door::fork::Fork;
 use crate::metrics::registry::Metrics;
 use crate::metrics::{calls, requests, webhooks};
-use crate::relay::resync::Forget;
+use crate::relay::change::{Forget, Outdated};
 use crate::relay::service as relay;
 use crate::reply::render;
 use crate::telemetry;
@@ -111,11 +111,19 @@ where
         .service(ground.client.clone()); // signs, sends, streams both ways
 
     // Relay -> Relayed: routes with cache = "off" or "http".
-    let stale = (ground.store.clone(), ground.http.responses.clone());
-    let forget: Forget = Arc::new(move |Target { account, .. }: &Target| {
-        let now = Instant::now();
-        stale.0.purge_account(account.hash, false, now);
-        stale.1.purge_account(account.hash, false, now);
+    let known = (ground.store.clone(), ground.http.responses.clone());
+    let forget: Forget = Arc::new(move |what| {
+        let ((pages, responses), now) = (&known, Instant::now());
+        match what {
+            Outdated::Account(account) => {
+                pages.purge_account(account, false, now);
+                responses.purge_account(account, false, now);
+            }
+            Outdated::Place(key, path, query) => {
+                pages.change(key, path, query, now);
+                responses.invalidate(key, path, query, now);
+            }
+        }
     });
     let relay = ServiceBuilder::new()
         .layer(layer_fn(common::<Relay, Relayed>))

@@ -6,15 +6,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::domain::access::{AccountHash, Name};
-use crate::domain::key::PageKey;
+use crate::domain::key::{CanonicalQuery, PageKey};
 use crate::domain::marks::Marks;
 
-/// When which account was purged last: a fetch that began before that must not bring a fresh page. And since when which upstream
+/// When which account was purged last, and which page may have been changed: a fetch that began before that must not bring a fresh page. And since when which upstream
 /// is another, or asked with another key: what an earlier fetch brings is not kept at all.
 #[derive(Default)]
 pub(super) struct Purges {
     accounts: Marks<AccountHash>,
     upstreams: Marks<Name>,
+    /// By what stands for each.
+    changed: Marks<u64>,
 }
 
 impl Purges {
@@ -32,9 +34,15 @@ impl Purges {
         self.upstreams.mark(upstream.clone(), now);
     }
 
+    pub(super) fn change(&mut self, key: &PageKey, path: &str, query: &CanonicalQuery, now: Instant) {
+        self.changed.mark(key.resource(path, query), now);
+    }
+
     /// Whether what a fetch brings that began then is not fresh.
     pub(super) fn cover(&self, key: &PageKey, began: Instant) -> bool {
-        self.accounts.since(&key.account, began) || self.has_replaced(&key.upstream, began)
+        self.accounts.since(&key.account, began)
+            || self.has_replaced(&key.upstream, began)
+            || self.changed.since(&key.resource(&key.place.path, &key.query), began)
     }
 
     /// Whether what a fetch brings that began then is from another server, or was asked for with another key.

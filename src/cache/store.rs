@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use super::changes::Changes;
 use super::purges::{Purges, delay};
 use crate::domain::access::{AccountHash, Name};
-use crate::domain::key::PageKey;
+use crate::domain::by_route::ByRoute;
+use crate::domain::key::{CanonicalQuery, PageKey};
 use crate::domain::page::{Kind, Page};
 use crate::domain::tally::Keeping;
 
@@ -25,6 +26,7 @@ struct Shared {
     /// Who looks at the page of a key and then changes it does so in turn with all who do the same.
     turns: [Mutex<()>; TURNS],
     purges: Mutex<Purges>,
+    routes: ByRoute,
     changes: Changes,
     keeping: Keeping,
     /// Half of the bytes that there is room for.
@@ -53,8 +55,9 @@ impl Store {
         };
         let pages = Cache::builder().max_capacity(max_bytes).weigher(weigh).eviction_listener(goes);
         let pages = pages.build_with_hasher(RandomState::default());
-        let (turns, purges) = ([const { Mutex::new(()) }; TURNS], Mutex::default());
-        Self(Arc::new(Shared { pages, turns, purges, changes: Changes::default(), keeping, half: max_bytes / 2 }))
+        let (turns, half) = ([const { Mutex::new(()) }; TURNS], max_bytes / 2);
+        let (purges, routes, changes) = (Mutex::default(), ByRoute::default(), Changes::default());
+        Self(Arc::new(Shared { pages, turns, purges, routes, changes, keeping, half }))
     }
 
     /// The page under `key`, fresh or not.
@@ -73,6 +76,7 @@ impl Store {
         if !self.stands(key, page) {
             return false;
         }
+        self.0.routes.note(key);
         let is_newest = self.replace(key, page);
         // Once more now that the page is visible, as a purge first leaves its mark and then visits what is visible:
         // so one of the two always sees the other.
@@ -210,6 +214,18 @@ impl Store {
         self.purge(hard, |before| now + delay(before, fastrand::f32()), |_| true)
     }
 
+    /// Makes the page stale, on whatever route, that shows what is at an upstream path and query for the account of `key`: it may have
+    /// been changed. A fetch under way does not bring a fresh one.
+    pub fn change(&self, key: &PageKey, path: &str, query: &CanonicalQuery, now: Instant) {
+        self.0.purges.lock().change(key, path, query, now);
+        for key in self.0.routes.keys(key, path, query) {
+            if let Some(page) = self.get(&key) {
+                page.purge(now);
+                self.0.changes.tell(&key);
+            }
+        }
+    }
+
     /// A walk over all pages, which does not count as use. What changes meanwhile may or may not be met.
     pub fn pages(&self) -> impl Iterator<Item = (Arc<PageKey>, Arc<Page>)> {
         self.0.pages.iter()
@@ -240,7 +256,7 @@ impl Store {
 pub(super) mod tests {
     use super::super::purges::PURGED_AT_ONCE;
     use super::*;
-    use crate::domain::key::{CanonicalQuery, KeyParts, Place};
+    use crate::domain::key::{KeyParts, Place};
     use crate::domain::lifetime::Freshness;
     use crate::domain::page::tests::page;
     use std::time::Duration;

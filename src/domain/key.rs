@@ -192,6 +192,11 @@ impl PageKey {
         Self { hash: HASHER.hash_one(&parts), parts }
     }
 
+    /// What stands for what is at an upstream path and query for its account, by whichever route.
+    pub fn resource(&self, path: &str, query: &CanonicalQuery) -> u64 {
+        HASHER.hash_one((&self.upstream, self.account, path, query))
+    }
+
     /// One of so many places among which keys are spread evenly: always the same for equal keys.
     ///
     /// # Panics

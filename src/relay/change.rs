@@ -1,21 +1,33 @@
 //! A method that may change something: what it is about is dropped once it has gone through (RFC 9111 §4.4), or may have.
 
+use std::sync::Arc;
+
 use http::header::{CONTENT_LOCATION, LOCATION};
-use tokio::time::Instant;
 use tower::Service;
 
 use super::fetch::pass;
 use super::place;
-use super::resync::{self, Forget};
-use super::store::Responses;
+use super::resync;
+use crate::domain::access::AccountHash;
 use crate::domain::exchange::{Forward, Target};
-use crate::domain::key::PageKey;
+use crate::domain::key::{CanonicalQuery, PageKey};
 use crate::domain::problem::{Cause, Problem};
 use crate::domain::relay::{Call, Called, Relay, Relayed};
 use crate::domain::rules::CacheRule;
 
+/// What is out of date, or may be.
+pub enum Outdated<'a> {
+    /// All that is known of an account.
+    Account(AccountHash),
+    /// What is at an upstream path and query for the account of a key.
+    Place(&'a PageKey, &'a str, &'a CanonicalQuery),
+}
+
+/// Makes stale, or drops, what is known of something.
+pub type Forget = Arc<dyn Fn(Outdated<'_>) + Send + Sync>;
+
 /// Passes it on, in a task of its own: a caller who leaves does not undo what it has sent, so what follows from that must follow.
-pub async fn change<S>(inner: S, responses: Responses, forget: Forget, relay: Relay) -> Result<Relayed, Problem>
+pub async fn change<S>(inner: S, forget: Forget, relay: Relay) -> Result<Relayed, Problem>
 where
     S: Service<Call, Response = Called, Error = Problem, Future: Send> + Send + 'static,
 {
@@ -28,25 +40,24 @@ where
         if let Some(asker) = resync.filter(|_| was_sent(&passed)) {
             resync::tell(&asker, &caller, &target, &passed);
             if has_changed(&passed) {
-                forget(&target);
+                forget(Outdated::Account(target.account.hash));
             }
         }
         if has_changed(&passed) {
-            invalidate(&responses, &target, &key, &passed);
+            invalidate(&forget, &target, &key, &passed);
         }
         passed
     });
     task.await.unwrap_or(Err(Problem::UpstreamFailed(Cause::Died)))
 }
 
-/// Drops what is stored under the same path and query, and where the answer says that something is.
-fn invalidate(responses: &Responses, target: &Target, key: &PageKey, passed: &Result<Relayed, Problem>) {
-    let now = Instant::now();
-    responses.invalidate(key, &key.place.path, &key.query, now);
+/// Forgets what is stored under the same path and query, and where the answer says that something is.
+fn invalidate(forget: &Forget, target: &Target, key: &PageKey, passed: &Result<Relayed, Problem>) {
+    forget(Outdated::Place(key, &key.place.path, &key.query));
     for field in passed.iter().flat_map(|relayed| [LOCATION, CONTENT_LOCATION].map(|name| relayed.headers.get(name))) {
         let also = field.and_then(|value| place::of(value, &target.upstream, &key.place.path));
         if let Some((path, query)) = also {
-            responses.invalidate(key, &path, &query, now);
+            forget(Outdated::Place(key, &path, &query));
         }
     }
 }

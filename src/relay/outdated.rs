@@ -1,8 +1,5 @@
 //! What has been purged, changed or replaced of what `http` routes store.
 
-use std::hash::BuildHasher;
-
-use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -12,10 +9,7 @@ use crate::domain::marks::Marks;
 
 /// All marks on what `http` routes store.
 #[derive(Default)]
-pub struct Outdated {
-    kinds: Mutex<Kinds>,
-    hasher: RandomState,
-}
+pub struct Outdated(Mutex<Kinds>);
 
 #[derive(Default)]
 struct Kinds {
@@ -30,40 +24,34 @@ struct Kinds {
 impl Outdated {
     /// Everything is purged.
     pub fn purge_all(&self, now: Instant) {
-        self.kinds.lock().purged.mark_all(now);
+        self.0.lock().purged.mark_all(now);
     }
 
     /// All of an account is purged.
     pub fn purge(&self, account: AccountHash, now: Instant) {
-        self.kinds.lock().purged.mark(account, now);
+        self.0.lock().purged.mark(account, now);
     }
 
     /// An upstream is another server, or asked with another key.
     pub fn replace(&self, upstream: &Name, now: Instant) {
-        self.kinds.lock().replaced.mark(upstream.clone(), now);
+        self.0.lock().replaced.mark(upstream.clone(), now);
     }
 
     /// What is at `path` and `query` for the account of `key` has changed.
     pub fn change(&self, key: &PageKey, path: &str, query: &CanonicalQuery, now: Instant) {
-        let what = self.hash(key, path, query);
-        self.kinds.lock().changed.mark(what, now);
+        self.0.lock().changed.mark(key.resource(path, query), now);
     }
 
     /// Whether what a call brings that began then is stale.
     pub fn purged_since(&self, key: &PageKey, began: Instant) -> bool {
-        self.kinds.lock().purged.since(&key.account, began)
+        self.0.lock().purged.since(&key.account, began)
     }
 
     /// Whether it may not be kept at all.
     pub fn changed_since(&self, key: &PageKey, began: Instant) -> bool {
-        let what = self.hash(key, &key.place.path, &key.query);
-        let kinds = self.kinds.lock();
+        let what = key.resource(&key.place.path, &key.query);
+        let kinds = self.0.lock();
         kinds.replaced.since(&key.upstream, began) || kinds.changed.since(&what, began)
-    }
-
-    /// The same for all routes to a resource.
-    fn hash(&self, key: &PageKey, path: &str, query: &CanonicalQuery) -> u64 {
-        self.hasher.hash_one((&key.upstream, key.account, path, query))
     }
 }
 

@@ -1,14 +1,9 @@
-//! After a resync that went through, whatever is known of the account is out of date.
-
-use std::sync::Arc;
+//! The line that a resync leaves in the log.
 
 use crate::domain::exchange::{Caller, Target};
 use crate::domain::peer::Asker;
 use crate::domain::problem::Problem;
 use crate::domain::relay::Relayed;
-
-/// Makes stale what is known of a target's account.
-pub type Forget = Arc<dyn Fn(&Target) + Send + Sync>;
 
 /// Leaves the audit line of a resync that was sent; without a status if no answer came.
 pub fn tell(asker: &Asker, caller: &Caller, target: &Target, passed: &Result<Relayed, Problem>) {

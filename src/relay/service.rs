@@ -7,10 +7,9 @@ use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
 use super::cached::Cached;
-use super::change::change;
+use super::change::{Forget, change};
 use super::fetch::pass;
 use super::meeting::Meetings;
-use super::resync::Forget;
 use super::store::Responses;
 use crate::domain::exchange::Forward;
 use crate::domain::problem::Problem;
@@ -33,8 +32,8 @@ impl Http {
     }
 }
 
-/// The layer: `Relay` in, `Relayed` out; what must go upstream goes on as a [`Call`]. It calls `forget` after each resync that may
-/// have gone through.
+/// The layer: `Relay` in, `Relayed` out; what must go upstream goes on as a [`Call`]. It calls `forget` after each change or resync
+/// that may have gone through.
 pub fn layer<S>(http: Http, forget: Forget) -> impl Layer<S, Service = Relaying<S>> + Clone {
     layer_fn(move |inner| Relaying { inner, http: http.clone(), forget: forget.clone() })
 }
@@ -63,7 +62,7 @@ where
         let Self { inner, http, forget } = self.clone();
         Box::pin(async move {
             if !relay.call.method.is_safe() {
-                return change(inner, http.responses, forget, relay).await;
+                return change(inner, forget, relay).await;
             }
             if relay.policy.rule == CacheRule::Http {
                 return Cached { inner, http, relay }.answer().await;

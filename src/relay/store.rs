@@ -9,13 +9,13 @@ use http::HeaderMap;
 use moka::notification::RemovalCause;
 use moka::ops::compute::{CompResult, Op};
 use moka::sync::Cache;
-use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use super::outdated::Outdated;
 use super::stored::Stored;
 use crate::domain::access::{AccountHash, Name};
-use crate::domain::key::{CanonicalQuery, KeyParts, PageKey, Place};
+use crate::domain::by_route::ByRoute;
+use crate::domain::key::{CanonicalQuery, PageKey};
 use crate::domain::tally::Keeping;
 
 /// All stored responses. Cheap to clone; all clones share them.
@@ -24,8 +24,7 @@ pub struct Responses {
     entries: Cache<PageKey, Variants, RandomState>,
     /// What must not come in as if nothing had happened meanwhile.
     marks: Arc<Outdated>,
-    /// The routes under which anything was ever kept: another may lead to the same.
-    routes: Arc<RwLock<HashSet<Name>>>,
+    routes: Arc<ByRoute>,
     keeping: Keeping,
 }
 
@@ -86,9 +85,7 @@ impl Responses {
         if !self.stands(key, stored) {
             return false;
         }
-        if !self.routes.read().contains(&key.place.route) {
-            self.routes.write().insert(key.place.route.clone());
-        }
+        self.routes.note(key);
         let kept = self.entries.entry_by_ref(key).and_compute_with(|entry| {
             let known = entry.as_ref().map_or(&[][..], |entry| entry.value());
             let (same, others): (Vec<_>, Vec<_>) = known.iter().partition(|other| other.selection.fits(request));
@@ -135,10 +132,8 @@ impl Responses {
     /// Drops all that is stored for the account of `key` under an upstream path and query, on whatever route.
     pub fn invalidate(&self, key: &PageKey, path: &str, query: &CanonicalQuery, now: Instant) {
         self.marks.change(key, path, query, now);
-        for route in &*self.routes.read() {
-            let place = Arc::new(Place { route: route.clone(), path: path.into() });
-            let KeyParts { upstream, account, .. } = (**key).clone();
-            self.entries.invalidate(&PageKey::new(KeyParts { upstream, account, place, query: query.clone() }));
+        for key in self.routes.keys(key, path, query) {
+            self.entries.invalidate(&key);
         }
     }
 

@@ -139,6 +139,49 @@ async fn a_change_that_passes_by_an_off_route_invalidates_what_another_route_sto
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_change_makes_stale_what_a_route_stores_for_a_fixed_time() {
+    let site = Site::new(&TWO_ROUTES.replace("'http'", "'1h'"));
+    let body = |change: bool, calls| if change { "{}" } else { ["[0]", "[1]", "[2]", "[3]", "[4]", "[5]"][calls] };
+    site.script(move |head, calls| {
+        let also = ("location", "/base/x/b");
+        Ok(reply(200, &[also], body(head.method != "GET", calls)))
+    });
+    for target in ["/x/a?c=1", "/x/b", "/x/c"] {
+        site.get(target).await;
+        assert!(site.get(target).await.cache().starts_with("hit"));
+    }
+    // One that is on its way shows what was before as well.
+    site.hold();
+    let late = site.spawn(ask("/x/a?c=1&c=2"));
+    site.arrived(4).await;
+    advance(Duration::from_millis(1)).await;
+    site.release();
+    site.send(method(Method::POST, ask("/x/a?c=1"))).await;
+    late.await.expect("no panic");
+    advance(Duration::from_millis(1)).await;
+    for (target, changed) in [("/x/a?c=1", true), ("/x/b", true), ("/x/c", false), ("/x/a?c=1&c=2", false)] {
+        let cache = site.get(target).await.cache().to_owned();
+        assert_eq!(cache.starts_with("fwd=stale; fwd-status=200"), changed, "{target}: {cache}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_from_before_a_change_is_not_fresh_after_it() {
+    let site = Site::new(&TWO_ROUTES.replace("'http'", "'1h'"));
+    site.script(|head, _| Ok(reply(200, &[], if head.method == "GET" { "[]" } else { "{}" })));
+    site.hold();
+    let late = site.spawn(ask("/x/a"));
+    site.arrived(1).await;
+    let change = site.spawn(method(Method::POST, ask("/x/a")));
+    site.arrived(2).await;
+    site.release();
+    let (late, _) = (late.await.expect("no panic"), change.await.expect("no panic"));
+    assert_eq!(late.body, "[]");
+    advance(Duration::from_millis(1)).await;
+    assert!(site.get("/x/a").await.cache().starts_with("fwd=stale"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_change_whose_caller_leaves_invalidates_all_the_same() {
     for (site, verb) in [(Site::http(), Method::PUT), (Site::new(TWO_ROUTES), Method::POST)] {
         let site = site_that_changes(site);
