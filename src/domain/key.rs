@@ -205,9 +205,11 @@ impl PageKey {
         usize::try_from(self.hash % places as u64).expect("less than the number of places")
     }
 
-    /// The bytes that the key takes in the store, shared parts not counted.
+    /// The bytes that the key takes in the store, shared parts not counted. Below a route each path is its own.
     pub fn size(&self) -> usize {
-        size_of::<Self>() + self.query.as_str().len()
+        let place = &*self.place;
+        let own = if place.route.ends_with("/*") { size_of_val(place) + place.path.len() } else { 0 };
+        size_of::<Self>() + self.query.as_str().len() + own
     }
 }
 
@@ -231,6 +233,23 @@ mod tests {
                 assert_ne!(canonical(one), canonical(other));
             }
         }
+    }
+
+    #[test]
+    fn whatever_is_of_a_key_alone_weighs() {
+        let size = |route: &str, path: &str, query: &str| {
+            let place = Arc::new(Place { route: route.into(), path: path.into() });
+            let (account, query) = (AccountHash([1; 16]), CanonicalQuery::new(query));
+            PageKey::new(KeyParts { upstream: "us".into(), account, place, query }).size()
+        };
+        let long = "a".repeat(8_000);
+        assert!(size("/x/*", &format!("/x/{long}"), "") >= 8_000 + size("/x/a", "/x/a", ""));
+        assert!(size("/x/a", "/x/a", &long) >= 8_000 + size("/x/a", "/x/a", ""));
+        assert_eq!(
+            size(&format!("/{long}"), &format!("/{long}"), ""),
+            size("/x/a", "/x/a", ""),
+            "all have it in common"
+        );
     }
 
     #[test]
