@@ -70,9 +70,16 @@ impl ListenAddress {
         Ok(Self::Tcp { host: host.into(), port })
     }
 
-    /// Whether both cannot be bound; port 0 is another port each time.
+    /// Whether both cannot be bound: they are the same, or one is every address of its family at the port of the other. Port 0 is another
+    /// port each time.
     pub fn clashes_with(&self, other: &Self) -> bool {
-        self == other && !matches!(self, Self::Tcp { port: 0, .. })
+        match (self, other) {
+            (Self::Tcp { port: 0, .. }, _) => false,
+            (Self::Tcp { host, port }, Self::Tcp { host: other, port: same }) => {
+                port == same && (host == other || covers(host, other) || covers(other, host))
+            }
+            _ => self == other,
+        }
     }
 
     /// Whether only this machine can reach it: loopback or a Unix socket.
@@ -81,6 +88,14 @@ impl ListenAddress {
             Self::Tcp { host, .. } => is_loopback(host),
             Self::Unix(_) => true,
         }
+    }
+}
+
+/// Whether `all` stands for every address of the family that `one` is of. Whether IPv6 takes IPv4 with it is for the system to say.
+fn covers(all: &str, one: &str) -> bool {
+    match (all.parse(), one.parse()) {
+        (Ok::<IpAddr, _>(all), Ok::<IpAddr, _>(one)) => all.is_unspecified() && all.is_ipv4() == one.is_ipv4(),
+        _ => false,
     }
 }
 
@@ -229,6 +244,25 @@ mod tests {
             let address = ListenAddress::parse(text).expect(text);
             assert_eq!(address.is_local(), local, "{text}");
             assert_eq!(address.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn addresses_clash_if_both_cannot_be_bound() {
+        for (one, other, clash) in [
+            ("127.0.0.1:8080", "127.0.0.1:8080", true),
+            ("127.0.0.1:8080", "127.0.0.1:8081", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("0.0.0.0:8080", "127.0.0.1:8080", true),
+            ("[::]:8080", "[::1]:8080", true),
+            ("0.0.0.0:8080", "[::1]:8080", false),
+            ("127.0.0.1:8080", "10.0.0.1:8080", false),
+            ("0.0.0.0:8080", "proxy.internal:8080", false),
+            ("unix:/a", "unix:/a", true),
+            ("unix:/a", "127.0.0.1:8080", false),
+        ] {
+            let [one, other] = [one, other].map(|text| ListenAddress::parse(text).expect(text));
+            assert_eq!((one.clashes_with(&other), other.clashes_with(&one)), (clash, clash), "{one} {other}");
         }
     }
 

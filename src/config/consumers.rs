@@ -88,7 +88,10 @@ impl Known {
         for name in names.iter().filter(|name| !self.names.insert(name.0.clone())) {
             findings.fault(name.place(), "this name is given twice");
         }
-        if !uids.is_empty() && file.server.listen.iter().all(|address| !matches!(**address, ListenAddress::Unix(_))) {
+        // An address that was not understood, or a key that was meant to be `listen`, may have been the socket.
+        let listens = !findings.lost("server") && !findings.lost("");
+        let has_socket = file.server.listen.iter().any(|address| matches!(**address, ListenAddress::Unix(_)));
+        if !uids.is_empty() && !has_socket && listens {
             findings.fault(uids.place(), "only a Unix socket tells the user: add unix:/path to server.listen");
         }
         let asks_for_certificates = file.server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
@@ -206,6 +209,18 @@ mod tests {
             (
                 &format!("{one}unix_uid = 7"),
                 "4:12  consumers[0].unix_uid  7: only a Unix socket tells the user: add unix:/path to server.listen",
+            ),
+            (
+                &format!("[server]\nlsten = ['unix:/run/proxy.sock']\n{one}unix_uid = 7"),
+                "2:1  server.lsten: unknown key, did you mean `listen`?",
+            ),
+            (
+                &format!("[server]\nlisten = ['unix:proxy.sock']\n{one}unix_uid = 7"),
+                "2:11  server.listen[0]  'unix:proxy.sock': a Unix socket is written as unix:/absolute/path",
+            ),
+            (
+                &format!("[sever]\nlisten = ['unix:/run/proxy.sock']\n{one}unix_uid = 7"),
+                "1:2  sever: unknown key, did you mean `server`?",
             ),
             (
                 &format!("{one}client_cert = 'team'"),

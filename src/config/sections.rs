@@ -25,8 +25,10 @@ const LARGEST_PAGE: u64 = 64 << 20;
 /// `[server]`, with bounds on everything that others can use up.
 pub(super) fn server(server: &schema::Server, findings: &mut Findings<'_>) -> Server {
     for (index, address) in server.listen.iter().enumerate() {
-        if server.listen[..index].iter().any(|earlier| earlier.clashes_with(address)) {
-            findings.fault(address.place(), "is given twice");
+        match server.listen[..index].iter().find(|earlier| earlier.clashes_with(address)) {
+            Some(same) if **same == **address => findings.fault(address.place(), "is given twice"),
+            Some(other) => findings.fault(address.place(), overlap(other, address)),
+            None => {}
         }
     }
     if server.listen.is_empty() {
@@ -112,6 +114,11 @@ fn secure(table: &Table<schema::Tls>, listen: &[Item<ListenAddress>], findings: 
     }
 }
 
+/// That one of two addresses takes the other's port with it.
+fn overlap(one: &ListenAddress, other: &ListenAddress) -> String {
+    format!("{one} and {other} cannot both be listened on, since one of them is all addresses of this port")
+}
+
 /// `[admin]`, guarded where others can reach it.
 pub(super) fn admin(file: &File, findings: &mut Findings<'_>) -> Admin {
     let listen = &file.admin.listen;
@@ -125,8 +132,12 @@ pub(super) fn admin(file: &File, findings: &mut Findings<'_>) -> Admin {
             ListenAddress::Tcp { .. } => "port",
             ListenAddress::Unix(_) => "path",
         };
-        let message = format!("server.listen and admin.listen are both {}; give one of them another {other}", **listen);
-        findings.fault(place, message);
+        let what = if **taken == **listen {
+            format!("server.listen and admin.listen are both {}", **listen)
+        } else {
+            overlap(taken, listen)
+        };
+        findings.fault(place, format!("{what}; give one of them another {other}"));
     }
     Admin { listen: (**listen).clone(), token }
 }
@@ -266,6 +277,17 @@ mod tests {
                 "[server]\nlisten = 'unix:/p.sock'\n[admin]\nlisten = 'unix:/p.sock'",
                 "4:10  admin.listen  'unix:/p.sock': server.listen and admin.listen are both unix:/p.sock; \
                  give one of them another path",
+            ),
+            (
+                "[server]\nlisten = ['[::]:8081', '[::1]:8081']\n[admin]\nlisten = '127.0.0.1:8082'\n[[consumers]]\nname = 'a'\n\
+                 raw_tokens = true\nkey_sha256 = '5df6e0e2761359d30a8275058e299fcc0381534545f55cf43e41983f5d4c9456'",
+                "2:24  server.listen[1]  '[::1]:8081': [::]:8081 and [::1]:8081 cannot both be listened on, since one of them is \
+                 all addresses of this port",
+            ),
+            (
+                "[admin]\nlisten = '0.0.0.0:8080'\ntoken = { env = 'TOKEN' }",
+                "2:10  admin.listen  '0.0.0.0:8080': 127.0.0.1:8080 and 0.0.0.0:8080 cannot both be listened on, since one of \
+                 them is all addresses of this port; give one of them another port",
             ),
         ]);
         let guarded = config("[admin]\nlisten = '[::]:8081'\ntoken = { env = 'TOKEN' }");
