@@ -223,8 +223,8 @@ impl Ours {
         let webhooks = self.metrics.webhooks();
         let webhooks = webhooks.map(|(outcome, count)| Row::of([("outcome", outcome.into())], count as f64));
         out.write("webhooks", "Webhooks by what became of them", MetricType::Counter, webhooks)?;
-        let lost = [count(self.gauges.lost_lines)];
-        out.write("log_lines_lost", "Lines that are missing in the log", MetricType::Counter, lost)?;
+        let missing = [count(self.gauges.lost_lines)];
+        out.write("log_lines_lost", "Lines that are missing in the log", MetricType::Counter, missing)?;
         let reloads = by_result(totals.reloads, totals.failed_reloads);
         out.write("config_reloads", "Configurations that were read anew", MetricType::Counter, reloads)?;
         let last = [Row::of([], f64::from(u8::from(self.metrics.last_reload_succeeded())))];

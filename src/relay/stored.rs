@@ -175,7 +175,7 @@ impl Stored {
 
     /// Marks it as no longer fresh; only a failure of the upstream may still serve it: one from now on, and not one of before.
     pub fn purge(&self) {
-        self.next_try.store(0, Ordering::Relaxed);
+        self.setback.lift();
         self.purged.store(true, Ordering::Relaxed);
     }
 
