@@ -26,7 +26,7 @@ use crate::door::admit;
 use crate::door::fork::Fork;
 use crate::metrics::registry::Metrics;
 use crate::metrics::{calls, requests, webhooks};
-use crate::relay::change::{Forget, Outdated};
+use crate::relay::change::{Forget, Known};
 use crate::relay::service as relay;
 use crate::reply::render;
 use crate::telemetry;
@@ -112,14 +112,14 @@ where
 
     // Relay -> Relayed: routes with cache = "off" or "http".
     let known = (ground.store.clone(), ground.http.responses.clone());
-    let forget: Forget = Arc::new(move |what| {
+    let forget: Forget = Arc::new(move |what: Known<'_>| {
         let ((pages, responses), now) = (&known, Instant::now());
         match what {
-            Outdated::Account(account) => {
+            Known::Account(account) => {
                 pages.purge_account(account, false, now);
                 responses.purge_account(account, false, now);
             }
-            Outdated::Place(key, path, query) => {
+            Known::Place(key, path, query) => {
                 pages.change(key, path, query, now);
                 responses.invalidate(key, path, query, now);
             }

@@ -75,7 +75,7 @@ where
         }
         if self.relay.call.method == Method::HEAD {
             // Parts are for GET alone (RFC 9110 §14.2).
-            [&mut self.relay.call.headers, &mut self.relay.asked].map(without_parts);
+            [&mut self.relay.call.headers, &mut self.relay.asked].into_iter().for_each(without_parts);
         }
         let mut look = self.look(Instant::now())?;
         let forced = matches!(look, Look::Ask(Forward::Request, _)) || self.relay.wants.no_store;

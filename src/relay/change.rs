@@ -15,16 +15,16 @@ use crate::domain::problem::{Cause, Problem};
 use crate::domain::relay::{Call, Called, Relay, Relayed};
 use crate::domain::rules::CacheRule;
 
-/// What is out of date, or may be.
-pub enum Outdated<'a> {
+/// Something that is known, and may be out of date.
+pub enum Known<'a> {
     /// All that is known of an account.
     Account(AccountHash),
     /// What is at an upstream path and query for the account of a key.
     Place(&'a PageKey, &'a str, &'a CanonicalQuery),
 }
 
-/// Makes stale, or drops, what is known of something.
-pub type Forget = Arc<dyn Fn(Outdated<'_>) + Send + Sync>;
+/// Makes it stale, or drops it.
+pub type Forget = Arc<dyn Fn(Known<'_>) + Send + Sync>;
 
 /// Passes it on, in a task of its own: a caller who leaves does not undo what it has sent, so what follows from that must follow.
 pub async fn change<S>(inner: S, forget: Forget, relay: Relay) -> Result<Relayed, Problem>
@@ -40,7 +40,7 @@ where
         if let Some(asker) = resync.filter(|_| was_sent(&passed)) {
             resync::tell(&asker, &caller, &target, &passed);
             if has_changed(&passed) {
-                forget(Outdated::Account(target.account.hash));
+                forget(Known::Account(target.account.hash));
             }
         }
         if has_changed(&passed) {
@@ -53,11 +53,11 @@ where
 
 /// Forgets what is stored under the same path and query, and where the answer says that something is.
 fn invalidate(forget: &Forget, target: &Target, key: &PageKey, passed: &Result<Relayed, Problem>) {
-    forget(Outdated::Place(key, &key.place.path, &key.query));
+    forget(Known::Place(key, &key.place.path, &key.query));
     for field in passed.iter().flat_map(|relayed| [LOCATION, CONTENT_LOCATION].map(|name| relayed.headers.get(name))) {
         let also = field.and_then(|value| place::of(value, &target.upstream, &key.place.path));
         if let Some((path, query)) = also {
-            forget(Outdated::Place(key, &path, &query));
+            forget(Known::Place(key, &path, &query));
         }
     }
 }

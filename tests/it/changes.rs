@@ -141,25 +141,18 @@ async fn a_change_that_passes_by_an_off_route_invalidates_what_another_route_sto
 #[tokio::test(start_paused = true)]
 async fn a_change_makes_stale_what_a_route_stores_for_a_fixed_time() {
     let site = Site::new(&TWO_ROUTES.replace("'http'", "'1h'"));
-    let body = |change: bool, calls| if change { "{}" } else { ["[0]", "[1]", "[2]", "[3]", "[4]", "[5]"][calls] };
-    site.script(move |head, calls| {
-        let also = ("location", "/base/x/b");
-        Ok(reply(200, &[also], body(head.method != "GET", calls)))
+    site.script(|head, _| {
+        let is_change = head.method == "POST";
+        Ok(reply(200, &[("location", "/base/x/b")], if is_change { "{}" } else { "[]" }))
     });
-    for target in ["/x/a?c=1", "/x/b", "/x/c"] {
+    for target in ["/x/a?c=1", "/x/a", "/x/b", "/x/c"] {
         site.get(target).await;
         assert!(site.get(target).await.cache().starts_with("hit"));
     }
-    // One that is on its way shows what was before as well.
-    site.hold();
-    let late = site.spawn(ask("/x/a?c=1&c=2"));
-    site.arrived(4).await;
     advance(Duration::from_millis(1)).await;
-    site.release();
     site.send(method(Method::POST, ask("/x/a?c=1"))).await;
-    late.await.expect("no panic");
     advance(Duration::from_millis(1)).await;
-    for (target, changed) in [("/x/a?c=1", true), ("/x/b", true), ("/x/c", false), ("/x/a?c=1&c=2", false)] {
+    for (target, changed) in [("/x/a?c=1", true), ("/x/b", true), ("/x/c", false), ("/x/a", false)] {
         let cache = site.get(target).await.cache().to_owned();
         assert_eq!(cache.starts_with("fwd=stale; fwd-status=200"), changed, "{target}: {cache}");
     }
