@@ -147,13 +147,14 @@ where
     async fn miss(self, forward: Forward, mut known: Option<Arc<Stored>>) -> Result<Relayed, Problem> {
         let (place, waited) = self.relay.caller.place(self.relay.call.deadline).await?;
         if waited {
-            // Those who had the places before may have brought it.
+            // Those who had the places before may have brought it, or may have failed to.
             match self.look(Instant::now()) {
-                Ok(Look::Answer(stored, served @ Served::Hit)) => {
+                Ok(Look::Answer(stored, Served::Stale(Why::Revalidating))) => known = Some(stored),
+                Ok(Look::Answer(stored, served)) => {
                     return Ok(from_store(&stored, &self.relay.asked, served, Instant::now()));
                 }
                 Ok(Look::Ask(_, newer)) => known = newer,
-                _ => {}
+                Err(_) => {}
             }
         }
         if self.relay.wants.no_store {

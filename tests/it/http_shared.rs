@@ -4,10 +4,11 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Method, Request};
 use http_body_util::Full;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::origin::{FRESH, Site, pass, reply, settle};
+use crate::origin::{FRESH, Site, pass, pipe, reply, settle, streamed};
 use crate::support::{Got, ask, consumer, method, with};
 
 fn ask_as(key: &str, target: &str) -> Request<Full<Bytes>> {
@@ -105,6 +106,39 @@ async fn who_waits_for_another_s_call_takes_a_place_too() {
     for got in [first, more] {
         assert_eq!(got.await.expect("no panic").body, "body");
     }
+    site.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gets_a_place_after_a_failure_has_the_upstream_left_alone_too() {
+    let site = site_with_places(1);
+    site.answers(200, &[("cache-control", "max-age=5, stale-if-error=600")], "good");
+    site.send(ask_as("one", "/x/a")).await;
+    pass(10).await;
+    let open = watch::Sender::new(false);
+    let gate = open.subscribe();
+    site.script(move |head, _| {
+        if !head.uri.path().ends_with("slow") {
+            return Ok(reply(503, &[], "down"));
+        }
+        let (sender, body) = pipe();
+        let mut gate = gate.clone();
+        tokio::spawn(async move {
+            let _ = gate.wait_for(|open| *open).await;
+            drop(sender);
+        });
+        Ok(streamed(200, &[FRESH], body.body()))
+    });
+    let slow = site.spawn(ask_as("one", "/x/slow"));
+    site.arrived(2).await;
+    let waiting = site.spawn(ask_as("one", "/x/a"));
+    settle().await;
+    assert_eq!(site.send(ask_as("other", "/x/a")).await.body, "good");
+    open.send_replace(true);
+    assert_eq!(slow.await.expect("no panic").status, 200);
+    let got = waiting.await.expect("no panic");
+    assert!(got.body == "good" && got.cache().ends_with("detail=upstream-error"), "{}", got.cache());
+    assert_eq!(site.calls(), 3, "slow, and one try");
     site.assert_idle();
 }
 
