@@ -24,6 +24,7 @@ use tower::{Layer, Service, ServiceExt};
 
 use super::freshness;
 use super::store::Store;
+use crate::domain::access::Name;
 use crate::domain::ask::{Ask, Question};
 use crate::domain::exchange::{Departure, Fetch, Landing, Reason};
 use crate::domain::key::PageKey;
@@ -105,17 +106,24 @@ struct Flight {
     outcome: watch::Sender<Option<Outcome>>,
     /// Where its fetch is traced.
     traced: Option<SpanContext>,
+    /// Whom its call is charged to.
+    payer: Name,
 }
 
 /// What a caller does after it has looked at the flights in the air.
 enum Seat {
     /// The page landed between the caller's look into the store and now.
     Landed(Arc<Page>),
-    /// Wait for a flight.
-    Wait { outcome: watch::Receiver<Option<Outcome>>, collapsed: bool, trace: Trace },
+    /// Wait for a flight; if somebody else has begun it, it is charged to `payer`.
+    Wait { outcome: watch::Receiver<Option<Outcome>>, payer: Option<Name>, trace: Trace },
 }
 
 impl Seat {
+    /// Whether it is in a flight that somebody else pays for.
+    fn is_of_another(&self, payer: &Name) -> bool {
+        matches!(self, Self::Wait { payer: Some(other), .. } if other != payer)
+    }
+
     /// Waits until the flight has ended, or until the caller has no more time.
     async fn wait(self, deadline: Instant) -> Joined {
         let (mut waiting, collapsed, _trace) = match self {
@@ -123,7 +131,7 @@ impl Seat {
                 let landing = Landing { status: page.status, page, stored: true, remembered: false };
                 return Joined { outcome: Ok(landing), collapsed: true };
             }
-            Self::Wait { outcome, collapsed, trace } => (outcome, collapsed, trace),
+            Self::Wait { outcome, payer, trace } => (outcome, payer.is_some(), trace),
         };
         let outcome = match timeout_at(deadline, waiting.wait_for(Option::is_some)).await {
             Ok(Ok(outcome)) => outcome.clone().unwrap_or(DIED),
@@ -177,7 +185,8 @@ impl Flights {
             && !self.0.store.was_purged_since(key, flight.get().began)
         {
             let trace = join.ask.trace.wait("wait for flight", flight.get().traced.as_ref());
-            return Seat::Wait { outcome: flight.get().outcome.subscribe(), collapsed: true, trace };
+            let (outcome, payer) = (flight.get().outcome.subscribe(), Some(flight.get().payer.clone()));
+            return Seat::Wait { outcome, payer, trace };
         }
         // A caller that missed just before a landing comes here just after it: without this second look it would fetch twice.
         if let Some(landed) = self.landed_since(key, join.seen.as_ref()) {
@@ -185,12 +194,13 @@ impl Flights {
         }
         let (sender, outcome) = watch::channel(None);
         let pages = join.fetch();
-        let flight = Arc::new(Flight { began: Instant::now(), outcome: sender, traced: pages.trace.place() });
+        let (traced, payer) = (pages.trace.place(), join.ask.caller.payer.name.clone());
+        let flight = Arc::new(Flight { began: Instant::now(), outcome: sender, traced, payer });
         place.insert_entry(flight.clone());
         let slot = Slot { flights: self.clone(), question: join.ask.question.clone(), flight };
         // Behind a pointer, as a task is moved several times before it runs and once it has ended.
         tokio::spawn(Box::pin(fly(slot, pages, fetch)));
-        Seat::Wait { outcome, collapsed: false, trace: Trace::default() }
+        Seat::Wait { outcome, payer: None, trace: Trace::default() }
     }
 
     /// A fresh page that is not the one that the caller has seen.
@@ -277,8 +287,9 @@ async fn abandoned(slot: &Slot, expected: &Expected) {
     }
 }
 
+/// Whether the upstream failed, or may not be asked by anybody.
 fn failed(outcome: &Outcome) -> bool {
-    outcome.as_ref().map_or_else(Problem::is_upstream, Landing::is_failure)
+    outcome.as_ref().map_or_else(|problem| problem.is_upstream() && !problem.is_of_the_payer(), Landing::is_failure)
 }
 
 fn retry_at(outcome: &Outcome) -> Option<Instant> {
@@ -325,10 +336,13 @@ where
         let flights = self.flights.clone();
         Box::pin(async move {
             loop {
+                let is_of_another = seat.is_of_another(&join.ask.caller.payer.name);
                 match seat.wait(join.ask.deadline()).await {
-                    // Somebody else's flight was too late or broke down. That says nothing about one of our own.
+                    // Somebody else's flight was too late or broke down, or who pays for it is held back. That says nothing about one
+                    // of our own.
                     Joined { outcome: Err(problem), collapsed: true }
-                        if is_no_answer(&problem) && join.may_wait_on(Instant::now()) =>
+                        if (is_no_answer(&problem) || is_of_another && problem.is_of_the_payer())
+                            && join.may_wait_on(Instant::now()) =>
                     {
                         seat = flights.board(&join, inner.clone());
                     }

@@ -140,7 +140,7 @@ impl Follows {
         everybody.next += 1;
         let followers = everybody.by_key.entry(key.clone()).or_insert_with(|| {
             let (follows, of) = (self.clone(), key.clone());
-            let ask = move || follows.ask(&of);
+            let ask = move |turn| follows.ask(&of, turn);
             let task = tokio::spawn(keep_fresh(self.store.clone(), key.clone(), ask, inner.clone()));
             Followers { asks: BTreeMap::new(), keeping_fresh: task.abort_handle() }
         });
@@ -148,9 +148,12 @@ impl Follows {
         Some(Follower { follows: self.clone(), key: key.clone(), number, changes, _place: place })
     }
 
-    /// What one of those who follow `key` would ask.
-    fn ask(&self, key: &PageKey) -> Option<Ask> {
-        self.everybody.lock().by_key.get(key)?.asks.values().next().map(again)
+    /// What one of those who follow `key` would ask, each in its `turn`.
+    fn ask(&self, key: &PageKey, turn: u32) -> Option<Ask> {
+        let everybody = self.everybody.lock();
+        let asks = &everybody.by_key.get(key)?.asks;
+        let number = usize::try_from(turn).unwrap_or_default().checked_rem(asks.len())?;
+        asks.values().nth(number).map(again)
     }
 }
 

@@ -24,9 +24,10 @@ pub struct Renewal(pub Ask);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Asks for the page of `key` whenever it is no longer fresh, as one of those who then follow it would
-/// `ask`. It is ended by the last who leaves.
-pub(super) async fn keep_fresh<S>(store: Store, key: PageKey, ask: impl Fn() -> Option<Ask>, inner: S)
+/// Asks for the page of `key` whenever it is no longer fresh, as one of those who then follow it would `ask`: after each failure as
+/// another of them, since a call is charged to who asks, and may be held back for what that one's other calls have done. It is ended by
+/// the last who leaves.
+pub(super) async fn keep_fresh<S>(store: Store, key: PageKey, ask: impl Fn(u32) -> Option<Ask>, inner: S)
 where
     S: Service<Renewal, Response = (), Error = Problem> + Clone,
 {
@@ -39,9 +40,12 @@ where
             () = changes.changed() => continue,
             () = sleep_until(due) => {}
         }
-        let Some(ask) = ask() else { return };
+        let Some(ask) = ask(pace.failures) else { return };
         let asked = inner.clone().oneshot(Renewal(ask)).await;
-        pace.asked(Instant::now(), asked.err().and_then(|problem| problem.row().retry_after));
+        // Whoever asks next need not wait until the one who has asked may again.
+        let pause =
+            asked.err().filter(|problem| !problem.is_of_the_payer()).and_then(|problem| problem.row().retry_after);
+        pace.asked(Instant::now(), pause);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode};
 
 use super::bucket::Rate;
-use super::hindrance::Kind;
+use super::hindrance::{Kind, Share, Sharers};
 
 /// A failure that the proxy answers with itself, as `application/problem+json` (RFC 9457).
 ///
@@ -149,6 +149,12 @@ impl Problem {
             self,
             Self::UpstreamFailed(_) | Self::UpstreamTimeout | Self::BudgetExhausted { .. } | Self::Overloaded { .. }
         )
+    }
+
+    /// Whether it holds back whoever the call is charged to, for the sake of others: theirs might go.
+    pub fn is_of_the_payer(&self) -> bool {
+        let Self::BudgetExhausted { kind, .. } = self else { return false };
+        matches!(kind, Kind::Line | Kind::Failures(Share { of: Sharers::Consumer, .. }))
     }
 
     /// The problem's row; there is no catch-all arm, so a new problem needs a row.

@@ -139,7 +139,8 @@ where
 
     fn join(&self, is_known: bool) -> Role {
         let topic = Topic::new(&self.relay.call.key, &self.fields(is_known));
-        self.http.meetings.join(topic, |key, began| self.http.responses.outdated_since(key, began))
+        let payer = &self.relay.call.payer.name;
+        self.http.meetings.join(topic, payer, |key, began| self.http.responses.outdated_since(key, began))
     }
 
     /// Calls or waits, with one of the consumer's places. It is taken before the meeting begins, as those who come to a meeting whose
@@ -166,7 +167,7 @@ where
     /// Calls, or waits for what somebody else's call brings.
     async fn meet(self, forward: Forward, known: Option<Arc<Stored>>, place: Place) -> Result<Relayed, Problem> {
         loop {
-            let mut result = match self.join(known.is_some()) {
+            let (mut result, payer) = match self.join(known.is_some()) {
                 Role::First(first) => {
                     // Whoever missed just before another call landed comes here just after it.
                     return match self.look(Instant::now()) {
@@ -177,7 +178,7 @@ where
                         _ => self.fetch(Some(first), forward, known, place).await,
                     };
                 }
-                Role::Waiting(result) => result,
+                Role::Waiting(result, payer) => (result, payer),
             };
             let ended = timeout_at(self.relay.call.deadline, result.wait_for(Option::is_some)).await;
             let Ok(ended) = ended.map(|ended| ended.map(|result| result.clone())) else { return self.late(known) };
@@ -189,6 +190,12 @@ where
                 }
                 Ok(Some(meeting::Result::StandIn(stored))) => Ok(self.instead(&stored)),
                 Ok(Some(meeting::Result::Apart)) => self.fetch(None, forward, known, place).await,
+                // Who pays for the call is held back, which says nothing about one of our own.
+                Ok(Some(meeting::Result::Failed(problem)))
+                    if problem.is_of_the_payer() && payer != self.relay.call.payer.name =>
+                {
+                    continue;
+                }
                 Ok(Some(meeting::Result::Failed(problem))) => Err(problem),
             };
         }

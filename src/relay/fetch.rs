@@ -69,18 +69,24 @@ pub fn relayed(response: Response<StreamBody>, forward: Forward) -> Relayed {
     }
 }
 
+/// What is known, if it may stand in for an upstream that fails.
+fn stand_in(known: &Arc<Stored>) -> Option<Brought> {
+    known.stands_in(Instant::now()).then(|| Brought::StandIn(known.clone()))
+}
+
 /// Notes that the upstream failed to renew what is known, and gives that back if it may stand in.
-fn instead(known: Option<&Arc<Stored>>, retry_at: Option<Instant>) -> Option<Brought> {
-    let (known, now) = (known?, Instant::now());
-    known.set_back(now, retry_at);
-    known.stands_in(now).then(|| Brought::StandIn(known.clone()))
+fn instead(known: &Arc<Stored>, retry_at: Option<Instant>) -> Option<Brought> {
+    known.set_back(Instant::now(), retry_at);
+    stand_in(known)
 }
 
 /// What answers in place of a problem, if it is for want of the upstream.
 fn despite(problem: Problem, known: Option<&Arc<Stored>>) -> Result<Brought, Problem> {
     let retry_at = problem.row().retry_after.map(|pause| Instant::now() + pause);
     let known = known.filter(|_| problem.is_upstream());
-    instead(known, retry_at).ok_or(problem)
+    // Where it is but the caller who is held back, others need not leave the upstream alone.
+    let is_alone = problem.is_of_the_payer();
+    known.and_then(|known| if is_alone { stand_in(known) } else { instead(known, retry_at) }).ok_or(problem)
 }
 
 /// A call that is about to be made.
@@ -161,7 +167,7 @@ where
             Err(problem) => return despite(problem, known.as_ref()),
         };
         let failed = is_failure(response.status());
-        if failed && let Some(stored) = instead(known.as_ref(), retry_at) {
+        if failed && let Some(stored) = known.as_ref().and_then(|known| instead(known, retry_at)) {
             return Ok(stored);
         }
         let (head, body) = response.into_parts();

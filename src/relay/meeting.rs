@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::stored::Stored;
 use super::vary::normal;
+use crate::domain::access::Name;
 use crate::domain::key::PageKey;
 use crate::domain::problem::Problem;
 
@@ -25,6 +26,8 @@ pub struct Meetings(Arc<Mutex<HashMap<Topic, Meeting, RandomState>>>);
 #[derive(Clone)]
 struct Meeting {
     began: Instant,
+    /// Whom the call is charged to.
+    payer: Name,
     result: Awaited,
 }
 
@@ -55,8 +58,8 @@ pub enum Result {
 pub enum Role {
     /// The one who calls.
     First(First),
-    /// One who waits.
-    Waiting(Awaited),
+    /// One who waits, for a call that is charged to this consumer.
+    Waiting(Awaited, Name),
 }
 
 /// The duty to say how it ended; a guard that is dropped without a word ends the meeting too.
@@ -76,19 +79,19 @@ impl Topic {
 }
 
 impl Meetings {
-    /// Comes to the meeting about `topic`. One that began when what it brings `is_outdated` is for those who came before, and
+    /// Comes to the meeting about `topic`; the first who comes has the call charged to `payer`. One that began when what it brings `is_outdated` is for those who came before, and
     /// another begins in its place.
-    pub fn join(&self, topic: Topic, is_outdated: impl FnOnce(&PageKey, Instant) -> bool) -> Role {
+    pub fn join(&self, topic: Topic, payer: &Name, is_outdated: impl FnOnce(&PageKey, Instant) -> bool) -> Role {
         let mut meetings = self.0.lock();
         let place = meetings.entry(topic);
         if let Entry::Occupied(meeting) = &place
             && !is_outdated(&meeting.key().key, meeting.get().began)
         {
-            return Role::Waiting(meeting.get().result.clone());
+            return Role::Waiting(meeting.get().result.clone(), meeting.get().payer.clone());
         }
         let (sender, result) = watch::channel(None);
         let topic = place.key().clone();
-        place.insert_entry(Meeting { began: Instant::now(), result });
+        place.insert_entry(Meeting { began: Instant::now(), payer: payer.clone(), result });
         Role::First(First { meetings: self.clone(), topic, result: sender })
     }
 

@@ -100,6 +100,8 @@ mod sdk;
 
 mod secrets;
 
+mod shares;
+
 mod soak;
 
 mod stale;
