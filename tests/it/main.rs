@@ -61,6 +61,7 @@ mod http_shared;
 
 mod in_force;
 
+mod interleavings;
 mod keys;
 
 mod layers;
