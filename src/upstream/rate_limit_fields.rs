@@ -95,7 +95,9 @@ fn until(value: &str, headers: &HeaderMap) -> Option<Duration> {
         // Rounded up: too late by a moment costs nothing.
         Duration::from_secs(seconds + u64::from(!fraction.is_empty()))
     } else {
-        (SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).duration_since(clock(headers)).unwrap_or_default()
+        // A time that no clock can show is far away.
+        let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        at.map_or(LONGEST, |at| at.duration_since(clock(headers)).unwrap_or_default())
     };
     Some(reset.min(LONGEST))
 }
@@ -148,6 +150,15 @@ mod tests {
         assert_eq!(reset(&headers(&[("x-ratelimit-reset", "1800000007")])), Some(Duration::from_secs(7)));
         assert_eq!(reset(&headers(&[("ratelimit-reset", "86400")])), Some(LONGEST));
         assert_eq!(reset(&headers(&[("x-ratelimit-remaining", "4")])), None);
+    }
+
+    #[test]
+    fn no_number_is_too_large_to_be_read() {
+        for digits in 1..=25 {
+            let value = "9".repeat(digits);
+            read(&[("x-ratelimit-remaining", &value), ("x-ratelimit-reset", &value)]);
+        }
+        assert_eq!(reset(&headers(&[("x-ratelimit-reset", "9999999999999999999")])), Some(LONGEST));
     }
 
     proptest! {
