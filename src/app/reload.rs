@@ -1,6 +1,6 @@
 //! A new configuration while the proxy runs: read whole, checked whole, and then taken over at once, or not at all.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -210,16 +210,21 @@ impl App {
     /// Forgets what does not hold any more: all that another server has said, and refusals that were meant for another key.
     fn forget(&self, old: &Config) {
         let (new, now) = (self.config(), Instant::now());
-        for before in &old.upstreams {
-            let only_refusals = match named(&new, &before.name) {
-                Some(after) if !after.is_same_origin(before) => false,
-                Some(after) if !after.api_key.is_same(&before.api_key) => true,
-                Some(_) => continue,
-                None => false,
+        let names: BTreeSet<_> = old.upstreams.iter().chain(&new.upstreams).map(|upstream| &upstream.name).collect();
+        for name in names {
+            let only_refusals = match (named(old, name), named(&new, name)) {
+                (Some(before), Some(after)) if after.is_same_origin(before) => {
+                    if after.api_key.is_same(&before.api_key) {
+                        continue;
+                    }
+                    true
+                }
+                // Of one that is new here as well: it may have been here before, and calls have gone out after it was removed.
+                _ => false,
             };
-            self.ground.store.forget_upstream(&before.name, only_refusals, now);
-            self.ground.http.responses.forget_upstream(&before.name, only_refusals, now);
-            self.ground.budgets.forget_refusals(&before.name);
+            self.ground.store.forget_upstream(name, only_refusals, now);
+            self.ground.http.responses.forget_upstream(name, only_refusals, now);
+            self.ground.budgets.forget_refusals(name);
         }
     }
 }
