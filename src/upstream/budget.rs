@@ -110,6 +110,8 @@ fn concerns_the_token(status: StatusCode) -> bool {
 fn learn_from(permit: &mut Permit, problem: &Problem) {
     permit.ended(
         match problem {
+            // When it may be asked again has got lost with the answer.
+            Problem::UpstreamFailed(Cause::Unexpected(429)) => Ending::Limited(None),
             Problem::UpstreamFailed(Cause::Unexpected(status)) => Ending::Answered(*status),
             Problem::UpstreamFailed(Cause::TooLarge | Cause::NotJson) => Ending::Answered(StatusCode::OK.as_u16()),
             Problem::InvalidRequest(_) => Ending::Broken,

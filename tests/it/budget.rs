@@ -218,6 +218,17 @@ async fn the_pause_that_merge_asks_for_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_429_whose_body_breaks_off_pauses_the_account_and_is_no_failure() {
+    let world = world("per_account = 'unlimited'\nmax_wait = '0s'");
+    world.merge.script([Fault::answer(429, &[], "{\"detail\":\"slow down\"}"), Fault::TruncateLength]).once();
+    assert_eq!(world.get(&page(0)).await.problem(), "upstream-failed");
+    assert_eq!(world.get(&page(1)).await.problem(), "budget-exhausted");
+    assert_eq!((world.merge.calls(), world.app.ground().budgets.upstreams()[0].failed), (1, 0));
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.get(&page(1)).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
 async fn permits_are_back_after_every_kind_of_end() {
     let world = world("per_account = 'unlimited'\nerrors = 'unlimited'\nconcurrency = 1\nmax_wait = '1s'");
     let second = Duration::from_secs(1);
