@@ -299,6 +299,9 @@ pub mod upstream {
     pub mod retry_after;
 
     pub mod sync_status;
+
+    #[cfg(test)]
+    mod laws;
 }
 
 /// Words that all parts share; imports nothing of ours.

@@ -139,6 +139,11 @@ impl Bucket {
         now.max(self.epoch + Duration::from_nanos(self.arrival.load(Ordering::Relaxed)))
     }
 
+    /// Whether nothing was taken for as long as `time`.
+    pub fn was_left_for(&self, time: Duration, now: Instant) -> bool {
+        now.saturating_duration_since(self.full_at(self.epoch)) >= time
+    }
+
     /// Whether it is as it was when it was new.
     pub fn is_full(&self, now: Instant) -> bool {
         self.arrival.load(Ordering::Relaxed) <= self.since_epoch(now)

@@ -1,4 +1,7 @@
 //! What may be sent for one linked account: its rate, what Merge says is left of it, and the pause that Merge has asked for.
+//!
+//! Merge counts the calls of a linked account whichever upstream here they are made through. So upstreams at one address share the
+//! budget of an account, and one that a reload gives another name finds it as it was.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +10,7 @@ use tokio::time::Instant;
 
 use super::obstacle::{Kind, Obstacle};
 use super::rate_limit_fields::Left;
+use crate::domain::access::Name;
 use crate::domain::bucket::{Bucket, Rate};
 use crate::domain::received::Received;
 use crate::domain::setback::backoff;
@@ -14,6 +18,9 @@ use crate::domain::setback::backoff;
 /// The budget of one account; shared by everyone who asks for it. Its time is given to it.
 #[derive(Debug)]
 pub struct AccountBudget {
+    /// What it may be asked through each upstream in force that it has been asked through; `None` is without limit.
+    rates: Vec<(Name, Option<Rate>)>,
+    /// The rate that keeps all of these; where there is none, the last one.
     rate: Option<Rate>,
     bucket: Option<Bucket>,
     /// Until when calls are held back because Merge knows of other callers.
@@ -22,8 +29,8 @@ pub struct AccountBudget {
     in_flight: u32,
     /// Whether its last call went well.
     proven: bool,
-    /// The refusal (401, 403) that was its last answer: it concerns the token and so all its pages.
-    refusal: Option<Arc<Received>>,
+    /// The refusal (401, 403) that was its last answer, and by which upstream: it concerns the token and so all its pages.
+    refusal: Option<(Name, Arc<Received>)>,
 }
 
 /// The upstream's own "not now".
@@ -48,6 +55,7 @@ impl AccountBudget {
     /// An unspent budget.
     pub fn new(rate: Option<Rate>, now: Instant) -> Self {
         Self {
+            rates: Vec::new(),
             rate,
             bucket: bucket(rate, now),
             paced_until: None,
@@ -58,13 +66,36 @@ impl AccountBudget {
         }
     }
 
-    /// Changes its rate, if that is another. So that no call of the last window is forgotten, the new bucket begins empty.
-    pub fn allow(&mut self, rate: Option<Rate>, now: Instant) {
-        if self.rate != rate {
-            self.rate = rate;
-            self.bucket = bucket(rate, now);
-            while self.bucket.as_ref().is_some_and(|bucket| bucket.reserve(now).is_ok()) {}
+    /// Changes the rate at which it may be asked through `upstream`, if that is another.
+    pub fn allow(&mut self, upstream: &Name, rate: Option<Rate>, now: Instant) {
+        match self.rates.iter_mut().find(|(name, _)| name == upstream) {
+            Some((_, known)) if *known == rate => return,
+            Some((_, known)) => *known = rate,
+            None => self.rates.push((upstream.clone(), rate)),
         }
+        self.keep_rates(now);
+    }
+
+    /// Takes the rates over at which it may be asked now; through an upstream that has none it is asked no more.
+    pub fn take_over(&mut self, rate: impl Fn(&Name) -> Option<Option<Rate>>, now: Instant) {
+        self.rates.retain_mut(|(upstream, known)| rate(upstream).map(|rate| *known = rate).is_some());
+        if !self.rates.is_empty() {
+            self.keep_rates(now);
+        }
+    }
+
+    /// Keeps all rates. So that no call of the last window is forgotten, the bucket of another rate begins empty, unless there was none.
+    fn keep_rates(&mut self, now: Instant) {
+        let rate = self.rates.iter().filter_map(|(_, rate)| *rate).reduce(Rate::and);
+        if self.rate == rate {
+            return;
+        }
+        let window = [self.rate, rate].into_iter().flatten().map(|rate| rate.with_slack().window).max();
+        let was_left = |bucket: &Bucket| window.is_none_or(|window| bucket.was_left_for(window, now));
+        let spent = !self.bucket.as_ref().is_some_and(was_left);
+        self.rate = rate;
+        self.bucket = bucket(rate, now);
+        while spent && self.bucket.as_ref().is_some_and(|bucket| bucket.reserve(now).is_ok()) {}
     }
 
     /// The rate that it keeps, and how many calls could go at this moment; `None` is without limit.
@@ -77,9 +108,9 @@ impl AccountBudget {
         self.proven
     }
 
-    /// The refusal that was its last answer.
-    pub fn refusal(&self) -> Option<&Arc<Received>> {
-        self.refusal.as_ref()
+    /// The refusal that was its last answer, if that came from `upstream`.
+    pub fn refusal(&self, upstream: &Name) -> Option<&Arc<Received>> {
+        self.refusal.as_ref().filter(|(by, _)| by == upstream).map(|(_, refusal)| refusal)
     }
 
     /// Whether nothing would be forgotten if it were made anew.
@@ -142,16 +173,16 @@ impl AccountBudget {
     }
 
     /// The upstream has answered a call for this account, `well` or with a failure; says whether that changes whether it is proven.
-    pub fn answered(&mut self, well: bool, refusal: Option<Arc<Received>>) -> bool {
+    pub fn answered(&mut self, well: bool, refusal: Option<(Name, Arc<Received>)>) -> bool {
         self.pause.refusals = 0;
         self.pause.probe = None;
         self.refusal = refusal;
         std::mem::replace(&mut self.proven, well) != well
     }
 
-    /// Forgets the refusal: it was meant for another key, or came from another server.
-    pub fn forget_refusal(&mut self) {
-        self.refusal = None;
+    /// Forgets what `upstream` has refused: it was asked with another key, or was another server.
+    pub fn forget_refusal(&mut self, upstream: &Name) {
+        self.refusal.take_if(|(by, _)| by == upstream);
     }
 
     /// The upstream has not answered a call for this account in time: it is proven no longer. Says whether it was.
@@ -167,7 +198,7 @@ impl AccountBudget {
         let interval = bucket.interval();
         let reset = left.reset.unwrap_or(interval);
         if interval * left.remaining < reset {
-            self.paced_until = self.paced_until.max(Some(now + reset / (left.remaining + 1)));
+            self.paced_until = self.paced_until.max(Some(now + reset / left.remaining.saturating_add(1)));
         }
     }
 }
@@ -197,6 +228,42 @@ mod tests {
         let at = |ahead| budget.obstacle(now, ahead).and_then(|obstacle| obstacle.until).expect("there is an obstacle");
         assert!(at(0) > now + second(10));
         assert!(at(2) > at(0) + second(20));
+    }
+
+    #[test]
+    fn another_rate_forgets_no_call_of_the_last_window_and_invents_none() {
+        let (now, us) = (Instant::now(), "us".into());
+        let (few, many) = (Rate::new(10, second(60)), Rate::new(100, second(60)));
+        for (before, after) in [(few, many), (many, few), (few, Rate::new(10, second(1)))] {
+            let burst = after.map(Rate::burst);
+            for (pause, left) in [(30, Some(0)), (70, burst)] {
+                let mut budget = AccountBudget::new(before, now);
+                budget.allow(&us, before, now);
+                budget.spend(now);
+                let at = now + second(pause);
+                budget.allow(&us, after, at);
+                assert_eq!(budget.standing(at).1, left, "{before:?}, then {after:?} after {pause} s");
+            }
+        }
+        let mut unlimited = AccountBudget::new(None, now);
+        unlimited.allow(&us, None, now);
+        unlimited.allow(&us, few, now + second(600));
+        assert_eq!(unlimited.standing(now + second(600)).1, Some(0), "nobody knows what it has been asked");
+    }
+
+    #[test]
+    fn of_the_rates_of_several_upstreams_all_are_kept_and_those_that_are_gone_have_no_say() {
+        let (now, us, other) = (Instant::now(), "us".into(), "other".into());
+        let (few, many) = (Rate::new(10, second(60)), Rate::new(100, second(60)));
+        let mut budget = AccountBudget::new(many, now);
+        budget.allow(&us, many, now);
+        budget.allow(&other, few, now);
+        budget.allow(&us, many, now);
+        assert_eq!(budget.standing(now).0, few);
+        budget.take_over(|name| (*name == us).then_some(many), now);
+        assert_eq!(budget.standing(now).0, many);
+        budget.take_over(|_| None, now);
+        assert_eq!(budget.standing(now).0, many, "until it is asked again");
     }
 
     #[test]

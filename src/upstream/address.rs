@@ -11,12 +11,11 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::bid::{Bid, Ending, Ticket};
-use super::failures::AccountKey;
 use super::ledger::Ledger;
 use super::line::Line;
 use super::obstacle::{Kind, Obstacle};
 use super::rate_limit_fields::Left;
-use crate::domain::access::Name;
+use crate::domain::access::{AccountHash, Name};
 use crate::domain::bucket::Rate;
 use crate::domain::problem::Problem;
 use crate::domain::received::Received;
@@ -59,9 +58,9 @@ impl State {
         loop {
             let mut due: Option<Instant> = None;
             let called = self.line.call_up(|bid| {
-                let obstacle = self.ledger.obstacle(bid, 0, now);
-                due = [due, obstacle.and_then(|obstacle| obstacle.until)].into_iter().flatten().min();
-                obstacle.is_none()
+                let obstacles = self.ledger.obstacles(bid, now);
+                due = [due, obstacles.due()].into_iter().flatten().min();
+                obstacles.lasting().is_none()
             });
             let Some((bid, waker)) = called else {
                 self.due = due;
@@ -73,13 +72,18 @@ impl State {
         }
     }
 
-    /// Lets `bid` go at once, or puts it in line if that can be of use before `until`.
-    fn enter(&mut self, bid: &Bid, until: Instant, now: Instant) -> Result<Entered, Obstacle> {
-        self.ledger.fit(bid, |account| self.line.has(account), now);
-        // Whoever may go by now goes before a newcomer.
+    /// Lets those go whom time alone lets go by now.
+    fn dispatch_due(&mut self, now: Instant) {
         if self.due.is_some_and(|due| due <= now) {
             self.dispatch(now);
         }
+    }
+
+    /// Lets `bid` go at once, or puts it in line if that can be of use before `until`.
+    fn enter(&mut self, bid: &Bid, until: Instant, now: Instant) -> Result<Entered, Obstacle> {
+        self.ledger.fit(bid, self.line.accounts(), now);
+        // Whoever may go by now goes before a newcomer.
+        self.dispatch_due(now);
         let Some(obstacle) = self.ledger.obstacle(bid, 0, now) else {
             return Ok(Entered::Gone(self.ledger.send(bid, now)));
         };
@@ -95,11 +99,10 @@ impl State {
         }
         if self.line.len() >= usize::try_from(bid.rules.max_waiting).unwrap_or(usize::MAX) {
             let full = Obstacle::busy(Kind::Line);
-            let (gone, waker) = self.line.make_room(bid).ok_or(full)?;
-            self.ledger.note(&gone, false);
+            let (_, waker) = self.line.make_room(bid).ok_or(full)?;
             drop(waker.send(Err(full)));
         }
-        self.due = [self.due, obstacle.until].into_iter().flatten().min();
+        self.due = [self.due, self.ledger.obstacles(bid, now).due()].into_iter().flatten().min();
         let (waker, called) = oneshot::channel();
         Ok(Entered::InLine(self.line.join(bid.clone(), waker), called))
     }
@@ -111,9 +114,18 @@ enum Entered {
 }
 
 impl Address {
-    /// Waits until the call of `bid` may go, for no longer than until `until`.
-    pub async fn reserve(self: &Arc<Self>, bid: Bid, until: Instant) -> Result<Permit, Refused> {
-        match self.wait(&bid, until).await {
+    /// Waits until the call of `bid` may go, for no longer than until `until`. The bid is made under the lock, so that it is made by
+    /// rules that are in force: those that replace them are [taken over](Self::take_over) after it.
+    pub async fn reserve(self: &Arc<Self>, bid: impl FnOnce() -> Bid, until: Instant) -> Result<Permit, Refused> {
+        let (bid, place) = self.enter(bid, until);
+        let waited = match place {
+            Ok(Entered::Gone(ticket)) => Ok(ticket),
+            Ok(Entered::InLine(number, called)) => {
+                self.wait(&bid, Place { address: self, number, called }, until).await
+            }
+            Err(obstacle) => Err(obstacle),
+        };
+        match waited {
             Ok(ticket) => Ok(Permit { address: self.clone(), ticket, stage: Stage::Sent }),
             Err(obstacle) => {
                 let mut state = self.state.lock();
@@ -128,28 +140,29 @@ impl Address {
         }
     }
 
-    async fn wait(self: &Arc<Self>, bid: &Bid, until: Instant) -> Result<Ticket, Obstacle> {
-        let (number, called) = {
-            let mut state = self.state.lock();
-            match state.enter(bid, until, Instant::now())? {
-                Entered::Gone(ticket) => return Ok(ticket),
-                Entered::InLine(number, called) => {
-                    if !std::mem::replace(&mut state.watched, true) {
-                        tokio::spawn(watch(self.clone()));
-                    }
-                    (number, called)
-                }
+    fn enter(self: &Arc<Self>, bid: impl FnOnce() -> Bid, until: Instant) -> (Bid, Result<Entered, Obstacle>) {
+        let mut state = self.state.lock();
+        let bid = bid();
+        let entered = state.enter(&bid, until, Instant::now());
+        if let Ok(Entered::InLine(..)) = entered {
+            if !std::mem::replace(&mut state.watched, true) {
+                tokio::spawn(watch(self.clone()));
             }
-        };
-        self.changed.notify_one();
-        let mut place = Place { address: self, number, called };
-        match timeout_at(until, &mut place.called).await {
-            Ok(called) => called.unwrap_or(Err(Obstacle::busy(Kind::Line))),
-            Err(_elapsed) => {
-                let now = Instant::now();
-                Err(self.state.lock().ledger.obstacle(bid, 0, now).unwrap_or(Obstacle::busy(Kind::Line)))
-            }
+            self.changed.notify_one();
         }
+        (bid, entered)
+    }
+
+    async fn wait(&self, bid: &Bid, mut place: Place<'_>, until: Instant) -> Result<Ticket, Obstacle> {
+        if let Ok(called) = timeout_at(until, &mut place.called).await {
+            return called.unwrap_or(Err(Obstacle::busy(Kind::Line)));
+        }
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        // Whoever may go in this very moment goes.
+        state.dispatch_due(now);
+        let obstacle = || Err(state.ledger.obstacle(bid, 0, now).unwrap_or(Obstacle::busy(Kind::Line)));
+        place.called.try_recv().unwrap_or_else(|_| obstacle())
     }
 
     /// Changes the ledger, and lets go whoever may after that.
@@ -165,13 +178,15 @@ impl Address {
         result
     }
 
-    /// Takes over what is in force now: `rules` of upstreams that are at this address, and limits of accounts, of which those that
-    /// are not waited for take theirs over with their next call.
-    pub fn take_over(&self, rules: impl Fn(&Name) -> Option<BudgetRules>, rate: impl Fn(&AccountKey) -> Option<Rate>) {
+    /// Takes over what is in force now: `rules` of upstreams that are at this address, and the rates of accounts at each of these.
+    pub fn take_over(
+        &self,
+        rules: impl Fn(&Name) -> Option<BudgetRules>,
+        rate: impl Fn(&Name, AccountHash) -> Option<Rate>,
+    ) {
         let mut state = self.state.lock();
         let (State { ledger, line, .. }, now) = (&mut *state, Instant::now());
-        ledger.take_over(rules);
-        line.accounts().for_each(|account| ledger.limit(account, rate(account), now));
+        ledger.take_over(rules, rate, line.accounts().map(|(upstream, _)| upstream), now);
         state.dispatch(now);
         if state.watched {
             self.changed.notify_one();
@@ -196,10 +211,7 @@ async fn watch(address: Arc<Address>) {
     loop {
         let due = {
             let mut state = address.state.lock();
-            let now = Instant::now();
-            if state.due.is_some_and(|due| due <= now) {
-                state.dispatch(now);
-            }
+            state.dispatch_due(Instant::now());
             if state.line.is_empty() {
                 state.watched = false;
                 return;
@@ -307,11 +319,11 @@ mod tests {
         first.rules.concurrency = Some(1);
         let limited = Bid { rate: Rate::new(5, Duration::from_secs(60)), ..bid("a", 0, 1) };
         let limited = Bid { rules: first.rules, ..limited };
-        let held = address.reserve(first, began).await.expect("nothing is in its way");
+        let held = address.reserve(|| first, began).await.expect("nothing is in its way");
         let wait = || {
             let (address, bid) = (address.clone(), limited.clone());
             tokio::spawn(async move {
-                let mut permit = address.reserve(bid, late).await.expect("in time");
+                let mut permit = address.reserve(|| bid, late).await.expect("in time");
                 permit.ended(Ending::Answered(200), None);
                 Instant::now()
             })
@@ -323,7 +335,7 @@ mod tests {
         for account in 0..1_500_u32 {
             let mut stranger = Bid { account: bid("a", 1, 1).account, ..limited.clone() };
             stranger.account.1.0[..4].copy_from_slice(&account.to_be_bytes());
-            assert!(address.reserve(stranger, began).await.is_err(), "the only place is taken");
+            assert!(address.reserve(|| stranger, began).await.is_err(), "the only place is taken");
         }
         drop(held);
         let mut sent = Vec::new();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::failures::{AccountKey, Suspect};
-use super::ways::{Way, Ways};
+use super::ways::Ways;
 use crate::domain::bucket::Rate;
 use crate::domain::exchange::{Payer, Target};
 use crate::domain::received::Received;
@@ -22,17 +22,20 @@ pub struct Bid {
     pub payer: Payer,
     /// The rules of the upstream.
     pub rules: BudgetRules,
+    /// Whether the upstream is in force, or stays only for those who were admitted to it.
+    pub in_force: bool,
 }
 
 impl Bid {
-    /// The bid for a call to `target` on behalf of `payer`, by the rules in `ways`.
-    pub fn new(target: &Target, payer: &Payer, way: &Way, ways: &Ways) -> Self {
+    /// The bid for a call to `target` on behalf of `payer`, by the rules in `ways`, or those of `before` if they have none.
+    pub fn new(target: &Target, payer: &Payer, before: BudgetRules, ways: &Ways) -> Self {
         let (upstream, account) = (&target.upstream.name, target.account.hash);
         Self {
             account: (upstream.clone(), account),
             rate: ways.rate(upstream, account),
             payer: payer.clone(),
-            rules: way.rules,
+            rules: ways.to(upstream).map_or(before, |way| way.rules),
+            in_force: ways.has(upstream),
         }
     }
 }
@@ -78,6 +81,7 @@ pub(crate) mod tests {
             rate: None,
             payer: Payer { name: payer.into(), weight: NonZeroU32::new(weight).expect("a weight") },
             rules: BudgetRules { concurrency: Some(8), ..BudgetRules::default() },
+            in_force: true,
         }
     }
 }

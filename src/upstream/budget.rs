@@ -17,7 +17,7 @@ use super::address::{Address, Permit, Refused};
 use super::bid::{Bid, Ending};
 use super::rate_limit_fields as fields;
 use super::retry_after;
-use super::ways::InForce;
+use super::ways::{InForce, Ways};
 use crate::domain::access::{Name, Upstream};
 use crate::domain::body::{Holding, stream};
 use crate::domain::exchange::{Fetch, Payer, Reason, Target};
@@ -32,7 +32,10 @@ pub struct Budgets {
     in_force: InForce,
 }
 
-type Addresses = HashMap<(String, u16), Arc<Address>, RandomState>;
+type Addresses = HashMap<Endpoint, Arc<Address>, RandomState>;
+
+/// Host and port.
+type Endpoint = (String, u16);
 
 impl Budgets {
     /// Unspent ones, by the rules that are in force when a call asks for them.
@@ -54,12 +57,11 @@ impl Budgets {
     ) -> Result<(Permit, Arc<Upstream>), Refused> {
         let mut until = None;
         loop {
-            let ways = self.in_force.ways();
-            let way = ways.to(&target.upstream.name);
+            let way = self.in_force.way(&target.upstream.name);
             let way = way.ok_or(Refused::Problem(Problem::UpstreamFailed(Cause::Connect)))?;
             let until = *until.get_or_insert_with(|| (Instant::now() + way.rules.max_wait).min(deadline));
             let address = self.address(&way.upstream);
-            let permit = address.reserve(Bid::new(target, payer, way, &ways), until).await?;
+            let permit = address.reserve(|| Bid::new(target, payer, way.rules, &self.in_force.ways()), until).await?;
             // While it waited its upstream may have moved to another address, which has a budget of its own.
             match self.in_force.way(&target.upstream.name) {
                 Some(now) if now.upstream.endpoint() != way.upstream.endpoint() => permit.give_back(),
@@ -71,11 +73,9 @@ impl Budgets {
 
     /// Keeps the rules from now on that are in force now, for those who wait as well.
     pub fn take_over(&self) {
-        let ways = self.in_force.ways();
-        let addresses: Vec<_> =
-            self.addresses.lock().iter().map(|(at, address)| (at.clone(), address.clone())).collect();
-        for (endpoint, address) in addresses {
-            address.take_over(|name| ways.rules_at(&endpoint, name), |(name, account)| ways.rate(name, *account));
+        let (ways, places) = self.places();
+        for (endpoint, address) in places {
+            address.take_over(|name| ways.rules_at(&endpoint, name), |name, account| ways.rate(name, account));
         }
     }
 
@@ -87,6 +87,12 @@ impl Budgets {
     /// All addresses that have been called.
     pub fn addresses(&self) -> Vec<Arc<Address>> {
         self.addresses.lock().values().cloned().collect()
+    }
+
+    /// The same, each with where it is, and the ways that are in force.
+    pub(super) fn places(&self) -> (Arc<Ways>, Vec<(Endpoint, Arc<Address>)>) {
+        let all = self.addresses.lock();
+        (self.in_force.ways(), all.iter().map(|(endpoint, address)| (endpoint.clone(), address.clone())).collect())
     }
 }
 

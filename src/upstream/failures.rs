@@ -80,6 +80,11 @@ impl Failures {
         }
     }
 
+    /// When the oldest failure is forgotten.
+    pub fn due(&self) -> Option<Instant> {
+        self.failed.front().map(|(at, _)| *at + self.window)
+    }
+
     /// The consumers whose calls have failed.
     pub fn payers(&self) -> impl Iterator<Item = &Name> {
         self.spent.payers.keys()

@@ -10,7 +10,7 @@ use super::account_budget::AccountBudget;
 use super::bid::{Bid, Ending, Ticket};
 use super::breaker::{Breaker, Sign, State};
 use super::failures::{AccountKey, Failures, Suspect};
-use super::obstacle::{Kind, Obstacle};
+use super::obstacle::{Kind, Obstacle, Obstacles};
 use super::rate_limit_fields::Left;
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::bucket::Rate;
@@ -22,7 +22,7 @@ use crate::domain::rules::BudgetRules;
 #[derive(Debug, Default)]
 pub struct Ledger {
     upstreams: HashMap<Name, Standing, RandomState>,
-    accounts: HashMap<AccountKey, AccountBudget, RandomState>,
+    accounts: HashMap<AccountHash, AccountBudget, RandomState>,
     payers: HashSet<Name, RandomState>,
     /// How many accounts are proven.
     proven: usize,
@@ -44,50 +44,66 @@ pub struct Standing {
     pub refused: u64,
     /// How many calls went only because of `dry_run`.
     pub would_have_waited: u64,
-    /// Whether it is in force here no more, and stays for the calls in flight.
-    gone: bool,
+}
+
+impl Standing {
+    fn keep(&mut self, rules: BudgetRules) {
+        // Whoever lifts the breaker does not wait for it to close.
+        if rules.breaker.is_none() {
+            self.breaker = Breaker::default();
+        }
+        self.rules = rules;
+    }
 }
 
 /// Below this many accounts nothing is ever swept.
 const FEW_ACCOUNTS: usize = 1024;
 
 impl Ledger {
-    /// Makes room for what `bid` is about, by its rules. Accounts that somebody `waits` for keep theirs.
-    pub fn fit(&mut self, bid: &Bid, waits: impl Fn(&AccountKey) -> bool, now: Instant) {
-        let upstream = self.upstreams.entry(bid.account.0.clone()).or_default();
-        if upstream.rules != bid.rules {
-            upstream.rules = bid.rules;
+    /// Makes room for what `bid` is about, by its rules. Accounts that are `waited_for` keep theirs.
+    pub fn fit<'a>(&mut self, bid: &Bid, waited_for: impl Iterator<Item = &'a AccountKey>, now: Instant) {
+        let (upstream, account) = &bid.account;
+        let standing = self.upstreams.entry(upstream.clone()).or_default();
+        if standing.rules != bid.rules {
+            standing.keep(bid.rules);
         }
-        upstream.gone = false;
         self.failures.allow(bid.rules.errors);
         self.failures.forget(now);
         if !self.payers.contains(&bid.payer.name) {
             self.payers.insert(bid.payer.name.clone());
         }
         if self.accounts.len() >= self.sweep_at.max(FEW_ACCOUNTS) {
-            self.accounts.retain(|key, account| !account.is_unspent(now) || waits(key));
+            let waited_for: HashSet<_, RandomState> = waited_for.map(|(_, account)| *account).collect();
+            self.accounts.retain(|account, budget| !budget.is_unspent(now) || waited_for.contains(account));
             self.sweep_at = self.accounts.len() * 2;
         }
-        let account = self.accounts.entry(bid.account.clone());
-        account.or_insert_with(|| AccountBudget::new(bid.rate, now)).allow(bid.rate, now);
+        let budget = self.accounts.entry(*account).or_insert_with(|| AccountBudget::new(bid.rate, now));
+        if bid.in_force {
+            budget.allow(upstream, bid.rate, now);
+        }
     }
 
     /// What stands in the way of the call that goes after `ahead` others of its account: of several things the one that lasts.
     pub fn obstacle(&self, bid: &Bid, ahead: u32, now: Instant) -> Option<Obstacle> {
-        self.before(&self.suspect(&bid.account, &bid.payer.name), ahead, now)
+        self.before(&self.suspect(&bid.account, &bid.payer.name), ahead, now).lasting()
+    }
+
+    /// All that stands in the way of the call of `bid`.
+    pub fn obstacles(&self, bid: &Bid, now: Instant) -> Obstacles {
+        self.before(&self.suspect(&bid.account, &bid.payer.name), 0, now)
     }
 
     /// What would stand in the way of a call for `account` by a consumer whose calls have not failed.
     pub fn obstacle_for(&self, account: &AccountKey, now: Instant) -> Option<Obstacle> {
         // No consumer has this name.
-        self.before(&self.suspect(account, &"".into()), 0, now)
+        self.before(&self.suspect(account, &"".into()), 0, now).lasting()
     }
 
     /// Which shares of the failure budget failures alone have used up: that of all accounts that are not proven, or else those of
     /// consumers, by name.
     pub fn held_back(&self, upstream: &Name, now: Instant) -> Vec<(Option<Name>, Share)> {
         let nobody = (upstream.clone(), AccountHash([0; 16]));
-        let share = |payer: &Name| match self.before(&self.suspect(&nobody, payer), 0, now)? {
+        let share = |payer: &Name| match self.before(&self.suspect(&nobody, payer), 0, now).lasting()? {
             Obstacle { kind: Kind::Failures(share), until: Some(_) } => Some(share),
             _ => None,
         };
@@ -100,7 +116,7 @@ impl Ledger {
         consumers
     }
 
-    fn before(&self, suspect: &Suspect, ahead: u32, now: Instant) -> Option<Obstacle> {
+    fn before(&self, suspect: &Suspect, ahead: u32, now: Instant) -> Obstacles {
         let upstream = self.upstreams.get(&suspect.account.0);
         let is_full = |of: &Standing| of.rules.concurrency.is_some_and(|places| of.in_flight >= places);
         let full = upstream.is_some_and(is_full);
@@ -109,21 +125,21 @@ impl Ledger {
         let others = !probe && (self.payers.len() > 1 || self.proven > 0);
         let all = [
             upstream.and_then(|upstream| upstream.breaker.obstacle(now)),
-            self.accounts.get(&suspect.account).and_then(|account| account.obstacle(now, ahead)),
+            self.accounts.get(&suspect.account.1).and_then(|account| account.obstacle(now, ahead)),
             self.failures.obstacle(suspect, others),
             full.then_some(Obstacle::busy(Kind::Concurrency)),
         ];
-        all.into_iter().flatten().reduce(|one, other| if other.until > one.until { other } else { one })
+        Obstacles { all, failure_forgotten: self.failures.due() }
     }
 
     fn suspect(&self, account: &AccountKey, payer: &Name) -> Suspect {
-        let proven = self.accounts.get(account).is_some_and(AccountBudget::is_proven);
+        let proven = self.accounts.get(&account.1).is_some_and(AccountBudget::is_proven);
         Suspect { account: account.clone(), payer: payer.clone(), proven }
     }
 
     /// The refusal that answers `bid` without a call: it was the last word on its account's token.
     pub fn remembered(&self, bid: &Bid) -> Option<Arc<Received>> {
-        self.accounts.get(&bid.account)?.refusal().cloned()
+        self.accounts.get(&bid.account.1)?.refusal(&bid.account.0).cloned()
     }
 
     /// The call goes out.
@@ -134,28 +150,28 @@ impl Ledger {
         let upstream = self.upstreams.entry(bid.account.0.clone()).or_default();
         upstream.in_flight += 1;
         let probe = upstream.breaker.sent(now);
-        let account = self.accounts.entry(bid.account.clone());
-        let first_after_pause = account.or_insert_with(|| AccountBudget::new(bid.rate, now)).spend(now);
+        let budget = self.accounts.entry(bid.account.1).or_insert_with(|| AccountBudget::new(bid.rate, now));
+        let first_after_pause = budget.spend(now);
         Ticket { suspect, probe, first_after_pause }
     }
 
     /// How a call has ended, as soon as that is known; says until when the account is paused. `jitter` is from 0 to 1.
     pub fn ended(&mut self, ticket: &Ticket, ending: Ending, now: Instant, jitter: f32) -> Option<Instant> {
-        let account_key = &ticket.suspect.account;
+        let (upstream, account) = &ticket.suspect.account;
         let sign = match &ending {
             Ending::Silent | Ending::TooLate => Some(Sign::Silent),
             Ending::Broken => None,
-            Ending::Answered(500..) => Some(Sign::Broken(account_key.1)),
+            Ending::Answered(500..) => Some(Sign::Broken(*account)),
             Ending::Answered(_) | Ending::Refused(_) | Ending::Limited(_) => Some(Sign::Alive),
         };
         let failed = matches!(ending, Ending::Refused(_) | Ending::Answered(400..) | Ending::TooLate);
         self.failures.ended(&ticket.suspect, failed, now);
         match sign {
             Some(sign) => self.breaker(ticket, sign, now, jitter),
-            None if ticket.probe => self.given_up(&account_key.0),
+            None if ticket.probe => self.given_up(upstream),
             None => {}
         }
-        let account = self.accounts.get_mut(account_key)?;
+        let account = self.accounts.get_mut(account)?;
         let (well, refusal) = match ending {
             Ending::Limited(until) => return Some(account.refused(until, now, jitter)),
             Ending::TooLate => {
@@ -164,7 +180,7 @@ impl Ledger {
             }
             Ending::Silent | Ending::Broken => return None,
             Ending::Answered(status) => (status < 400, None),
-            Ending::Refused(refusal) => (false, Some(refusal)),
+            Ending::Refused(refusal) => (false, Some((upstream.clone(), refusal))),
         };
         if account.answered(well, refusal) {
             self.proven = if well { self.proven + 1 } else { self.proven - 1 };
@@ -200,25 +216,22 @@ impl Ledger {
 
     /// What the upstream says is left for the account.
     pub fn learn(&mut self, account: &AccountKey, left: Left, now: Instant) {
-        if let Some(account) = self.accounts.get_mut(account) {
+        if let Some(account) = self.accounts.get_mut(&account.1) {
             account.learn(left, now);
         }
     }
 
     /// A call is over. If nobody knows how it `ended`, it counts as failed: it may yet fail on its way.
     pub fn release(&mut self, ticket: &Ticket, ended: bool, now: Instant) {
-        let account = &ticket.suspect.account;
+        let (upstream, account) = &ticket.suspect.account;
         if !ended {
             self.failures.ended(&ticket.suspect, true, now);
         }
-        if let Some(upstream) = self.upstreams.get_mut(&account.0) {
-            upstream.in_flight -= 1;
-            if upstream.gone && upstream.in_flight == 0 {
-                self.upstreams.remove(&account.0);
-            }
+        if let Some(standing) = self.upstreams.get_mut(upstream) {
+            standing.in_flight -= 1;
         }
         if ticket.probe && !ended {
-            self.given_up(&account.0);
+            self.given_up(upstream);
         }
         if let Some(account) = self.accounts.get_mut(account) {
             account.release(ticket.first_after_pause);
@@ -246,40 +259,40 @@ impl Ledger {
         }
     }
 
-    /// Takes over the rules that are in force now; upstreams that have none are not at this address any more.
-    pub fn take_over(&mut self, rules: impl Fn(&Name) -> Option<BudgetRules>) {
+    /// Takes over the rules that are in force now, and the rates of accounts. Upstreams that have no rules are not at this address any
+    /// more, and keep theirs while a call of theirs is in flight or `waited_for`.
+    pub fn take_over<'a>(
+        &mut self,
+        rules: impl Fn(&Name) -> Option<BudgetRules>,
+        rate: impl Fn(&Name, AccountHash) -> Option<Rate>,
+        waited_for: impl Iterator<Item = &'a Name>,
+        now: Instant,
+    ) {
+        let waited_for: HashSet<_, RandomState> = waited_for.collect();
         self.upstreams.retain(|name, standing| {
-            let Some(rules) = rules(name) else {
-                standing.gone = true;
-                return standing.in_flight > 0;
-            };
-            standing.rules = rules;
+            let Some(rules) = rules(name) else { return standing.in_flight > 0 || waited_for.contains(name) };
+            standing.keep(rules);
             self.failures.allow(rules.errors);
             true
         });
-    }
-
-    /// Takes the limit over that is in force for an account, if it has been asked for.
-    pub fn limit(&mut self, account: &AccountKey, rate: Option<Rate>, now: Instant) {
-        if let Some(account) = self.accounts.get_mut(account) {
-            account.allow(rate, now);
+        for (account, budget) in &mut self.accounts {
+            budget.take_over(|upstream| rules(upstream).map(|_| rate(upstream, *account)), now);
         }
     }
 
     /// Forgets what an upstream has refused: it was asked with another key.
     pub fn forget_refusals(&mut self, upstream: &Name) {
-        let all = self.accounts.iter_mut().filter(|((name, _), _)| name == upstream);
-        all.for_each(|(_, account)| account.forget_refusal());
+        self.accounts.values_mut().for_each(|account| account.forget_refusal(upstream));
     }
 
-    /// All upstreams that are at the address.
+    /// All upstreams that have been called at the address.
     pub fn upstreams(&self) -> impl Iterator<Item = (&Name, &Standing)> {
-        self.upstreams.iter().filter(|(_, standing)| !standing.gone)
+        self.upstreams.iter()
     }
 
     /// The budget of one account, if it has been used.
-    pub fn account(&self, account: &AccountKey) -> Option<&AccountBudget> {
-        self.accounts.get(account)
+    pub fn account(&self, account: AccountHash) -> Option<&AccountBudget> {
+        self.accounts.get(&account)
     }
 
     /// The failures of the address.
@@ -296,7 +309,7 @@ mod tests {
     use std::time::Duration;
 
     fn send(ledger: &mut Ledger, bid: &Bid, now: Instant) -> Ticket {
-        ledger.fit(bid, |_| false, now);
+        ledger.fit(bid, std::iter::empty(), now);
         assert_eq!(ledger.obstacle(bid, 0, now), None);
         ledger.send(bid, now)
     }
@@ -349,7 +362,7 @@ mod tests {
             let ticket = send(&mut ledger, &bid("a", 1, 1), now);
             end(&mut ledger, &ticket, 500, now);
         }
-        ledger.fit(&other, |_| false, now);
+        ledger.fit(&other, std::iter::empty(), now);
         let obstacle = ledger.obstacle(&other, 0, now).map(|obstacle| obstacle.kind.label());
         assert_eq!(obstacle, Some("failures"));
     }
@@ -359,41 +372,45 @@ mod tests {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         let waiting = bid("a", 0, 1);
         let fill = |ledger: &mut Ledger, waits: bool| {
-            ledger.fit(&waiting, |_| false, now);
+            ledger.fit(&waiting, std::iter::empty(), now);
             for account in 0..2_000_u32 {
                 let mut other = bid("a", 1, 1);
                 other.account.1.0[..4].copy_from_slice(&account.to_be_bytes());
-                ledger.fit(&other, |key| waits && *key == waiting.account, now);
+                ledger.fit(&other, waits.then_some(&waiting.account).into_iter(), now);
             }
         };
         fill(&mut ledger, true);
-        assert!(ledger.account(&waiting.account).is_some(), "somebody waits for it");
+        assert!(ledger.account(waiting.account.1).is_some(), "somebody waits for it");
         fill(&mut ledger, false);
-        assert!(ledger.account(&waiting.account).is_none());
+        assert!(ledger.account(waiting.account.1).is_none());
         let ticket = ledger.send(&waiting, now);
-        ledger.fit(&waiting, |_| false, now);
+        ledger.fit(&waiting, std::iter::empty(), now);
         end(&mut ledger, &ticket, 200, now);
-        let account = ledger.account(&waiting.account).expect("it was charged");
+        let account = ledger.account(waiting.account.1).expect("it was charged");
         assert!(account.is_proven() && ledger.proven == 1);
     }
 
     #[test]
-    fn rules_that_are_taken_over_count_at_once_and_who_has_none_is_forgotten_when_its_calls_are_over() {
+    fn rules_that_are_taken_over_count_at_once_and_who_has_none_keeps_its_own_while_there_are_calls() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         let (us, mut eu) = (bid("a", 1, 1), bid("a", 2, 1));
         eu.account.0 = "eu".into();
         let tickets = [send(&mut ledger, &us, now), send(&mut ledger, &eu, now)];
         let errors = Rate::new(1, Duration::from_secs(1));
         let rules = BudgetRules { concurrency: Some(1), errors, ..us.rules };
-        ledger.take_over(|name| (**name == *"us").then_some(rules));
-        let told = |ledger: &Ledger| ledger.upstreams().map(|(name, _)| name.to_string()).collect::<Vec<_>>();
-        assert_eq!((told(&ledger), ledger.failures().standing().2), (vec!["us".to_owned()], Some(1)));
+        let take_over = |ledger: &mut Ledger, waited_for: &[Name]| {
+            ledger.take_over(|name| (**name == *"us").then_some(rules), |_, _| None, waited_for.iter(), now);
+            ledger.upstreams.len()
+        };
+        assert_eq!(take_over(&mut ledger, &[]), 2, "a call is in flight");
+        assert_eq!(ledger.failures().standing().2, Some(1));
         assert!(ledger.obstacle(&us, 0, now).is_some(), "its only place is taken");
-        assert_eq!(ledger.upstreams.len(), 2, "a call is in flight");
         for ticket in &tickets {
             end(&mut ledger, ticket, 200, now);
         }
-        assert_eq!((ledger.upstreams.len(), ledger.failures().standing()), (1, (0, 0, Some(1))));
+        assert_eq!(take_over(&mut ledger, &["eu".into()]), 2, "a call waits");
+        assert_eq!(ledger.upstreams["eu"].rules, eu.rules);
+        assert_eq!((take_over(&mut ledger, &[]), ledger.failures().standing()), (1, (0, 0, Some(1))));
     }
 
     #[test]

@@ -47,11 +47,6 @@ impl<T> Line<T> {
         self.waiting.is_empty()
     }
 
-    /// Whether somebody waits for that account.
-    pub fn has(&self, account: &AccountKey) -> bool {
-        self.accounts.contains_key(account)
-    }
-
     /// The accounts that somebody waits for.
     pub fn accounts(&self) -> impl Iterator<Item = &AccountKey> {
         self.accounts.keys()

@@ -16,6 +16,32 @@ pub struct Obstacle {
     pub until: Option<Instant>,
 }
 
+/// All that stands in the way of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Obstacles {
+    /// What there is of each kind.
+    pub all: [Option<Obstacle>; 4],
+    /// When the oldest failure is forgotten.
+    pub failure_forgotten: Option<Instant>,
+}
+
+impl Obstacles {
+    /// Of several the one that lasts.
+    pub fn lasting(self) -> Option<Obstacle> {
+        self.all.into_iter().flatten().reduce(|one, other| if other.until > one.until { other } else { one })
+    }
+
+    /// When to look again if no call ends before. That may be before the one that lasts is to be gone: a breaker that waits for its
+    /// probe lets it take a place that is kept for others, and a failure may be forgotten while the calls that may fail still hang.
+    pub fn due(self) -> Option<Instant> {
+        let due = |obstacle: Obstacle| {
+            let forgotten = self.failure_forgotten.filter(|_| matches!(obstacle.kind, Kind::Failures(_)));
+            obstacle.until.or(forgotten)
+        };
+        self.all.into_iter().flatten().filter_map(due).min()
+    }
+}
+
 /// How soon to come back where nobody knows when it will be better.
 const SOON: Duration = Duration::from_secs(1);
 

@@ -75,7 +75,14 @@ impl Budgets {
             };
             ledger.upstreams().map(standing).collect::<Vec<_>>()
         };
-        let mut all: Vec<_> = self.addresses().iter().flat_map(|address| address.read(of_address)).collect();
+        let (ways, places) = self.places();
+        let mut all = Vec::new();
+        for (endpoint, address) in places {
+            let mut standings = address.read(of_address);
+            // One that is in force elsewhere, or no more, may still have calls here that wait or are in flight.
+            standings.retain(|standing| ways.rules_at(&endpoint, &standing.name).is_some());
+            all.append(&mut standings);
+        }
         all.sort_by(|one, other| one.name.cmp(&other.name));
         all
     }
@@ -85,7 +92,7 @@ impl Budgets {
         let key = (upstream.name.clone(), account);
         let now = Instant::now();
         self.address(upstream).read(|ledger, line| {
-            let account = ledger.account(&key)?;
+            let account = ledger.account(key.1)?;
             let (rate, remaining) = account.standing(now);
             let waiting = line.count(|bid| bid.account == key);
             let (paused_until, obstacle) = (account.paused_until(now), ledger.obstacle_for(&key, now));

@@ -101,6 +101,11 @@ impl Ways {
         self.by_name.get(upstream)
     }
 
+    /// Whether the upstream of that name is in force.
+    pub fn has(&self, upstream: &Name) -> bool {
+        self.to(upstream).is_some_and(|way| !way.gone)
+    }
+
     /// The rules of the upstream of that name, if it is in force and at that address.
     pub fn rules_at(&self, endpoint: &(String, u16), upstream: &Name) -> Option<BudgetRules> {
         let way = self.to(upstream).filter(|way| !way.gone && way.upstream.endpoint() == *endpoint);

@@ -1,9 +1,12 @@
 //! What Merge says of its own limits, and what its silence says: both are heeded.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use merge_sync_proxy::admin::routes::Operations;
+use merge_sync_proxy::app::reload::Cause;
+use merge_sync_proxy::config::Config;
 use merge_sync_proxy::demo::fault::Fault;
 use serde_json::Value;
 use tokio::time::{Instant, advance, sleep};
@@ -147,6 +150,26 @@ async fn the_trouble_of_one_account_does_not_open_the_breaker() {
         let got = world.send(with(&page(number), &[("x-account-token", "globex")])).await;
         assert_eq!(got.status, 500);
     }
+    assert_eq!(world.get(SYNC_STATUS).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_lifts_the_breaker_need_not_wait_until_it_closes() {
+    let budget = |breaker: &str| {
+        format!(
+            "[upstreams.us.budget]\nper_account = 'unlimited'\nerrors = 'unlimited'\nmax_wait = '0s'\nbreaker = {breaker}"
+        )
+    };
+    let world = World::with(support::merge(), &budget("2"));
+    let lifted = support::text("http://merge.test", "", &budget("'unlimited'"));
+    world.app.reads(Box::new(move |hasher| Config::parse(&lifted, Path::new("test.toml"), &|_| None, hasher)));
+    world.merge.set(Fault::ResetBeforeHeaders);
+    while world.get(SYNC_STATUS).await.problem() != "overloaded" {}
+    assert_eq!(world.app.reload(Cause::Signal).expect("sound").changed, ["upstreams.us.budget.breaker"]);
+    for _ in 0..5 {
+        assert_eq!(world.get(SYNC_STATUS).await.problem(), "upstream-failed");
+    }
+    world.merge.clear();
     assert_eq!(world.get(SYNC_STATUS).await.status, 200);
 }
 

@@ -92,6 +92,8 @@ mod refusals;
 
 mod reload;
 
+mod renamed;
+
 mod repeated;
 
 mod reply;
