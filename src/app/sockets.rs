@@ -2,6 +2,8 @@
 
 use std::io;
 
+use tokio::net::UnixListener;
+
 use crate::config::address::ListenAddress;
 use crate::config::effective::Config;
 use crate::domain::access::Name;
@@ -83,47 +85,57 @@ impl Listeners {
     /// # Errors
     /// The first address that cannot be had.
     pub async fn bind_with(config: &Config, presence: Presence) -> Result<Self, StartError> {
-        let tls = config.server.tls.as_ref().map(|tls| Tls::new(tls.loaded.server.clone(), tls.handshake_timeout));
-        let mut proxy = Vec::new();
-        let mut files = Vec::new();
-        let key = "server.listen";
-        for address in &config.server.listen {
-            let (listener, file) = bind(key, address, config.server.unix, presence).await?;
-            files.extend(file.map(|file| (key, address, file)));
-            proxy.push(match &tls {
-                Some(tls) => listener.secured(tls),
-                None => listener,
-            });
-        }
+        let consumers = config.server.listen.iter().map(|address| ("server.listen", address, config.server.unix));
         // Who may ask is not thereby an operator.
-        let (admin, file) = bind(ADMIN, &config.admin.listen, SocketAccess::OWNER, presence).await?;
-        files.extend(file.map(|file| (ADMIN, &config.admin.listen, file)));
-        // Whoever is to be replaced is still found if this fails before.
-        for (key, address, file) in &mut files {
-            file.take_place().map_err(|reason| failed(key, address, presence, reason))?;
+        let all = consumers.chain([(ADMIN, &config.admin.listen, SocketAccess::OWNER)]);
+        let failed = |key, address: &ListenAddress| {
+            let address = address.to_string();
+            move |reason| StartError::Listen { address, key, presence, reason }
+        };
+        let mut bound = Vec::new();
+        for (key, address, access) in all {
+            bound.push((key, address, bind(address, access, presence).await.map_err(failed(key, address))?));
         }
-        let files = files.into_iter().map(|(.., file)| file).collect();
-        Ok(Self { proxy, admin, tls, files })
+        // All can be had. Before that nothing was taken from whoever is to be replaced.
+        let (mut listeners, mut files) = (Vec::new(), Vec::new());
+        for (key, address, bound) in bound {
+            let (listener, file) = bound.listen().map_err(failed(key, address))?;
+            listeners.push(listener);
+            files.extend(file);
+        }
+        let admin = listeners.pop().expect("it was the last of them");
+        let tls = config.server.tls.as_ref().map(|tls| Tls::new(tls.loaded.server.clone(), tls.handshake_timeout));
+        let secured = |listener: Listener| match &tls {
+            Some(tls) => listener.secured(tls),
+            None => listener,
+        };
+        Ok(Self { proxy: listeners.into_iter().map(secured).collect(), admin, tls, files })
     }
 }
 
-fn failed(key: &'static str, address: &ListenAddress, presence: Presence, reason: io::Error) -> StartError {
-    StartError::Listen { address: address.to_string(), key, presence, reason }
+/// A socket that has its address, and nobody finds yet.
+enum Bound {
+    Tcp(bind::Bound),
+    Unix(UnixListener, SocketFile),
 }
 
-async fn bind(
-    key: &'static str,
-    address: &ListenAddress,
-    access: SocketAccess,
-    presence: Presence,
-) -> Result<(Listener, Option<SocketFile>), StartError> {
-    let bound = match address {
-        ListenAddress::Tcp { host, port } => {
-            bind::tcp(host, *port, presence).await.map(|listener| (Listener::Tcp(listener), None))
-        }
+impl Bound {
+    fn listen(self) -> io::Result<(Listener, Option<SocketFile>)> {
+        Ok(match self {
+            Self::Tcp(socket) => (Listener::Tcp(socket.listen()?), None),
+            Self::Unix(listener, mut file) => {
+                file.take_place()?;
+                (Listener::Unix(listener), Some(file))
+            }
+        })
+    }
+}
+
+async fn bind(address: &ListenAddress, access: SocketAccess, presence: Presence) -> io::Result<Bound> {
+    match address {
+        ListenAddress::Tcp { host, port } => bind::tcp(host, *port, presence).await.map(Bound::Tcp),
         ListenAddress::Unix(path) => {
-            unix::bind(path, access, presence).map(|(listener, file)| (Listener::Unix(listener), Some(file)))
+            unix::bind(path, access, presence).map(|(listener, file)| Bound::Unix(listener, file))
         }
-    };
-    bound.map_err(|reason| failed(key, address, presence, reason))
+    }
 }

@@ -22,26 +22,48 @@ pub enum Presence {
 /// How many connections the kernel holds until they are accepted, if the system allows that many.
 const BACKLOG: i32 = 1024;
 
-/// Listens at the first address of `host` that can be had.
-pub async fn tcp(host: &str, port: u16, presence: Presence) -> io::Result<TcpListener> {
+/// A socket that has its address. Beside another nobody comes in before it listens: of those who share a port, the kernel gives
+/// connections only to who does.
+#[derive(Debug)]
+pub struct Bound(Socket);
+
+impl Bound {
+    /// Lets everybody in.
+    ///
+    /// # Errors
+    /// If somebody listens there who does not share.
+    pub fn listen(self) -> io::Result<TcpListener> {
+        self.0.listen(BACKLOG)?;
+        TcpListener::from_std(self.0.into())
+    }
+}
+
+/// Binds to the first address of `host` that can be had.
+///
+/// # Errors
+/// If there is none.
+pub async fn tcp(host: &str, port: u16, presence: Presence) -> io::Result<Bound> {
     let mut reason = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
     for address in lookup_host((host, port)).await? {
         match tcp_at(address, presence) {
-            Ok(listener) => return Ok(listener),
+            Ok(socket) => return Ok(Bound(socket)),
             Err(error) => reason = error,
         }
     }
     Err(reason)
 }
 
-fn tcp_at(address: SocketAddr, presence: Presence) -> io::Result<TcpListener> {
+fn tcp_at(address: SocketAddr, presence: Presence) -> io::Result<Socket> {
     if presence == Presence::Alone && address.port() != 0 {
         // A socket that shares with nobody cannot be bound where another listens, even if that one would share.
         drop(socket(address, false)?);
     }
     let socket = socket(address, true)?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    if presence == Presence::Alone {
+        // Nobody is there from whom a connection could be taken; and only who listens is in the way of the next who wants to be alone.
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket)
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -86,30 +108,47 @@ mod tests {
     use tokio::net::TcpStream;
     use tokio::time::timeout;
 
+    async fn listen(port: u16, presence: Presence) -> io::Result<TcpListener> {
+        tcp("127.0.0.1", port, presence).await?.listen()
+    }
+
     #[tokio::test]
     async fn a_port_is_shared_only_on_purpose() {
-        let first = tcp("127.0.0.1", 0, Presence::Alone).await.expect("a free port");
+        let first = listen(0, Presence::Alone).await.expect("a free port");
         let port = first.local_addr().expect("bound").port();
-        let mistake = tcp("127.0.0.1", port, Presence::Alone).await.expect_err("somebody is there");
+        let mistake = listen(port, Presence::Alone).await.expect_err("somebody is there");
         assert_eq!(mistake.kind(), io::ErrorKind::AddrInUse);
-        let second = tcp("127.0.0.1", port, Presence::Beside).await.expect("shared");
+        let second = listen(port, Presence::Beside).await.expect("shared");
         drop(first);
-        let mistake = tcp("127.0.0.1", port, Presence::Alone).await.expect_err("the other is still there");
+        let mistake = listen(port, Presence::Alone).await.expect_err("the other is still there");
         assert_eq!(mistake.kind(), io::ErrorKind::AddrInUse);
         drop(second);
-        tcp("127.0.0.1", port, Presence::Alone).await.expect("nobody is there");
+        listen(port, Presence::Alone).await.expect("nobody is there");
+    }
+
+    #[tokio::test]
+    async fn who_has_taken_a_place_beside_another_and_does_not_listen_yet_takes_nobody_away() {
+        let running = listen(0, Presence::Alone).await.expect("a free port");
+        let address = running.local_addr().expect("bound");
+        let bound = tcp("127.0.0.1", address.port(), Presence::Beside).await.expect("shared");
+        let connected: Vec<_> = (0..32).map(|_| TcpStream::connect(address)).collect();
+        for connected in futures_util::future::join_all(connected).await {
+            connected.expect("somebody listens");
+            timeout(Duration::from_secs(20), running.accept()).await.expect("all come here").expect("a connection");
+        }
+        drop(bound);
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn who_is_at_the_door_comes_in_and_who_comes_later_goes_to_the_other() {
-        let old = tcp("127.0.0.1", 0, Presence::Alone).await.expect("a free port");
+        let old = listen(0, Presence::Alone).await.expect("a free port");
         let address = old.local_addr().expect("bound");
         let mut early = Vec::new();
         for _ in 0..8 {
             early.push(TcpStream::connect(address).await.expect("it listens"));
         }
-        let new = tcp("127.0.0.1", address.port(), Presence::Beside).await.expect("shared");
+        let new = listen(address.port(), Presence::Beside).await.expect("shared");
         turn_away(&old);
         let late: Vec<_> = (0..16).map(|_| tokio::spawn(TcpStream::connect(address))).collect();
         for _ in 0..early.len() {

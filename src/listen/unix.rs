@@ -76,9 +76,11 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|data| (data.dev(), data.ino()))
 }
 
-/// A path in the same folder, no longer than most.
+/// A path in the same folder where nothing is, no longer than most.
 fn beside(path: &Path) -> PathBuf {
-    path.with_file_name(format!(".{:x}", fastrand::u32(..)))
+    let any = || path.with_file_name(format!(".{:x}", fastrand::u16(..)));
+    let mut paths = std::iter::repeat_with(any);
+    paths.find(|path| fs::symlink_metadata(path).is_err()).expect("there is no end to them")
 }
 
 fn restrict(path: &Path, access: SocketAccess) -> io::Result<()> {
