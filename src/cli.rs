@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::say::{complain, is_enough, print};
@@ -176,11 +176,8 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
     }
-    let runtime = match runtime(config.server.workers.get()) {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error),
-    };
-    let ended = runtime.block_on(async {
+    let workers = config.server.workers.get();
+    let ended = run_to_end(workers, async {
         let app = match App::new(config, &hasher) {
             Ok(app) => app,
             Err(error) => {
@@ -225,7 +222,7 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
         }
     });
     log::finish();
-    ended
+    ended.unwrap_or_else(|error| fail(&error))
 }
 
 /// How the log calls a place where the process listens: by the port that it has got, where it has asked for any.
@@ -255,8 +252,13 @@ accounts = []              # names and globs of the accounts that it may ask for
     )))
 }
 
-fn runtime(workers: usize) -> io::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(workers).thread_name("proxy").enable_all().build()
+/// Runs `future` to its end, on so many threads. What else is still under way then is not waited for: to look up a name or to read a file
+/// may take for ever.
+fn run_to_end<F: Future>(workers: usize, future: F) -> io::Result<F::Output> {
+    let runtime = Builder::new_multi_thread().worker_threads(workers).thread_name("proxy").enable_all().build()?;
+    let ended = runtime.block_on(future);
+    runtime.shutdown_background();
+    Ok(ended)
 }
 
 /// Completes on Ctrl-C or SIGTERM.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::say::is_enough;
-use super::{fail, runtime, stop_signal, wrong};
+use super::{fail, run_to_end, stop_signal, wrong};
 use crate::app::descriptors;
 use crate::config::address::ListenAddress;
 use crate::demo::run::{self, DemoError};
@@ -46,11 +46,11 @@ pub(super) fn run(Arguments { requests, listen, admin }: Arguments) -> ExitCode 
     }
     descriptors::raise();
     let options = run::Options { listen, admin, requests };
-    let result = runtime(2).and_then(|runtime| {
-        let stop = runtime.block_on(async { stop_signal() })?;
-        Ok(runtime.block_on(run::run(options, stop, &mut anstream::stdout())))
+    let result = run_to_end(2, async {
+        let stop = stop_signal()?;
+        Ok(run::run(options, stop, &mut anstream::stdout()).await)
     });
-    match result {
+    match result.flatten() {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(DemoError::Io(error))) if is_enough(&error) => ExitCode::SUCCESS,
         Ok(Err(error)) => fail(&error),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::say::{complain, is_enough, print};
-use super::{fail, runtime, stop_signal, wrong};
+use super::{fail, run_to_end, stop_signal, wrong};
 use crate::admin::ask::{self, AskError, Place};
 use crate::admin::state::State;
 use crate::admin::table::table;
@@ -54,10 +54,8 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Ok(token) => token,
         Err(message) => return wrong(&message),
     };
-    let result = runtime(1).map(|runtime| {
-        runtime.block_on(async {
-            if arguments.watch { arguments.watch(token.as_ref()).await } else { arguments.once(token.as_ref()).await }
-        })
+    let result = run_to_end(1, async {
+        if arguments.watch { arguments.watch(token.as_ref()).await } else { arguments.once(token.as_ref()).await }
     });
     match result {
         Ok(Ok(())) => ExitCode::SUCCESS,

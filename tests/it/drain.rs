@@ -1,5 +1,6 @@
 //! Connections end well: when the proxy stops, and when a peer has nothing more to say.
 
+use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::process::{Folder, Running};
 use crate::support::{SYNC_STATUS, Wire, merge, soon};
 
 /// A proxy with these lines in its `[server]`.
@@ -259,4 +261,24 @@ async fn an_idle_http2_connection_has_the_idle_timeout_and_not_that_for_heads() 
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     assert!(!client.is_closed(), "frames that belong to no request begin no head");
+}
+
+#[test]
+fn a_file_that_is_never_read_to_its_end_holds_up_no_end() {
+    let folder = Folder::new("");
+    let key = folder.path().join("key");
+    assert!(Command::new("mkfifo").arg(&key).status().expect("there is a mkfifo").success());
+    let config = format!(
+        "[server]\nlisten = ['127.0.0.1:0']\n[admin]\nlisten = '127.0.0.1:0'\n[upstreams.us]\n\
+         base_url = 'https://merge.test'\napi_key = {{ file = '{}' }}\n[telemetry]\nlog = 'json'\n",
+        key.display()
+    );
+    std::fs::write(folder.file(), config).expect("written");
+    let writing = std::thread::spawn(move || std::fs::write(key, "a-key\n"));
+    let (running, ..) = Running::serve(&folder, &[]);
+    writing.join().expect("no panic").expect("it was read once");
+    // It is looked at again once a second, and then nobody writes.
+    std::thread::sleep(Duration::from_millis(1_500));
+    running.terminate();
+    assert_eq!(running.end().0.code(), Some(0));
 }
