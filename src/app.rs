@@ -286,7 +286,7 @@ impl App {
         let drained = upkeep.await;
         drop(listeners.files);
         let traces = self.ground.traces.clone();
-        let _ = tokio::task::spawn_blocking(move || traces.flush()).await;
+        let _ = tokio::task::spawn_blocking(move || traces.finish()).await;
         drained
     }
 

@@ -33,6 +33,9 @@ const NAME: &str = env!("CARGO_PKG_NAME");
 /// How long the collector may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the end of the process waits for it: no collector is worth a process that is killed since it does not end.
+const LAST_SPANS: Duration = Duration::from_secs(2);
+
 /// The longest answer of a collector that is read, in bytes.
 const LONGEST_ANSWER: usize = 64 << 10;
 
@@ -92,6 +95,14 @@ impl Traces {
             Some(parent) if !parent.is_sampled() => Trace::passing(parent),
             None if fastrand::f64() >= *sample => Trace::default(),
             parent => Trace::begin(tracer, "request", parent),
+        }
+    }
+
+    /// Sends what has been recorded and not sent yet, unless that takes too long, and records no more. Never call it where requests are
+    /// served.
+    pub fn finish(&self) {
+        if let Some(recorder) = &self.0 {
+            let _ = recorder.provider.shutdown_with_timeout(LAST_SPANS);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -207,4 +208,19 @@ async fn a_collector_that_is_not_there_changes_no_answer() {
     let wire = Wire::with(merge(), "[telemetry]\notlp = 'http://127.0.0.1:9'\nsample = 1").await;
     assert_eq!(soon(wire.get(SYNC_STATUS)).await.status, 200);
     assert!(soon(wire.get(SYNC_STATUS)).await.cache().starts_with("hit"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_does_not_answer_holds_up_the_end_for_a_moment_only() {
+    // The system accepts for it.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = silent.local_addr().expect("it is bound");
+    let server = "[server]\nlisten = ['127.0.0.1:0']\ndrain = '1s'\n";
+    let traced = format!("{server}[telemetry]\notlp = 'http://{address}'\nsample = 1");
+    let mut wire = Wire::with(merge(), &traced).await;
+    soon(wire.get(SYNC_STATUS)).await;
+    let began = Instant::now();
+    assert_eq!(soon(wire.drained()).await.cut, 0);
+    drop(wire);
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }
