@@ -60,12 +60,12 @@ pub fn accounts(
         .latest()
         .map(|reading| reading.accounts.iter().map(|calls| ((&*calls.upstream, &*calls.name), &calls.last)).collect())
         .unwrap_or_default();
-    let mut held: HashMap<AccountHash, Held> = HashMap::new();
+    // One token may be an account at several upstreams. What a route has got elsewhere is of whoever has the token.
+    let own: HashSet<_> = from.house.accounts.all().map(|account| (account.hash, &account.upstream.name)).collect();
+    let mut held: HashMap<(AccountHash, Option<Name>), Held> = HashMap::new();
     for (key, page) in from.store.pages() {
-        held.entry(key.account).or_default().push((key, page));
-    }
-    for pages in held.values_mut() {
-        pages.sort_by_key(|(_, page)| std::cmp::Reverse(page.began));
+        let at = own.contains(&(key.account, &key.upstream)).then(|| key.upstream.clone());
+        held.entry((key.account, at)).or_default().push((key, page));
     }
     let mut read = Memo::default();
     let mut models = |page: &Page| {
@@ -75,10 +75,12 @@ pub fn accounts(
     };
     let mut rows = Vec::new();
     for account in from.house.accounts.all() {
-        let pages = held.remove(&account.hash).unwrap_or_default();
+        let parts = [Some(account.upstream.name.clone()), None].map(|at| held.remove(&(account.hash, at)));
+        let pages = newest_first(parts.into_iter().flatten().flatten().collect());
         let calls = account.name.as_ref().and_then(|name| calls.get(&(&*account.upstream.name, &**name)).copied());
         rows.push(row(Whose::named(account, calls, from.budgets), &pages, &mut models, clock, now));
     }
+    let held = held.into_iter().map(|((hash, _), pages)| (hash, newest_first(pages))).collect();
     for (hash, one) in unnamed(from, held, now) {
         let upstream = from.house.accounts.upstreams().find(|upstream| upstream.name == one.upstream);
         let whose = Whose {
@@ -93,6 +95,11 @@ pub fn accounts(
     }
     *memo = read;
     rows
+}
+
+fn newest_first(mut pages: Held) -> Held {
+    pages.sort_by_key(|(_, page)| std::cmp::Reverse(page.began));
+    pages
 }
 
 /// What is known of an account that has no name.
@@ -141,7 +148,7 @@ impl<'a> Whose<'a> {
             label: account.name.clone().unwrap_or_else(|| format!("raw:{}", account.hash).into()),
             named: account.name.is_some(),
             upstream: account.upstream.name.clone(),
-            rate: account.rate(),
+            rate: account.rate_at(&account.upstream),
             standing: budgets.account(&account.upstream, account.hash),
             calls,
         }

@@ -1,13 +1,14 @@
 //! What Prometheus is told: all that is counted, and how things are at this moment.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::cache::flight::Flights;
 use crate::cache::store::Store;
-use crate::domain::access::Name;
+use crate::domain::access::{Name, Upstream};
 use crate::domain::bucket::Rate;
 use crate::door::admit::House;
 use crate::metrics::gauges::{BudgetGauges, Gauges, StoreGauges, UpstreamGauges};
@@ -59,13 +60,16 @@ impl Scene<'_> {
         let mut nameless: BTreeMap<Name, usize> = self.budgets.upstreams().into_iter().map(waiting).collect();
         let mut gauges = Vec::new();
         for (upstream, name) in self.metrics.calls_by_account().into_keys() {
-            let Some(account) = self.house.accounts.named(&name) else { continue };
-            let standing = self.budgets.account(&account.upstream, account.hash);
+            // One that a route has sent elsewhere has a budget of its own there.
+            let of_key = |one: &&Arc<Upstream>| one.name == upstream;
+            let at = self.house.accounts.upstreams().find(of_key);
+            let Some((account, at)) = self.house.accounts.named(&name).zip(at) else { continue };
+            let standing = self.budgets.account(at, account.hash);
             let waiting = standing.map_or(0, |standing| standing.waiting);
             if let Some(all) = nameless.get_mut(&upstream) {
                 *all = all.saturating_sub(waiting);
             }
-            let limit = account.rate();
+            let limit = account.rate_at(at);
             let untouched = || limit.map(Rate::burst);
             gauges.push(BudgetGauges {
                 remaining: standing.map_or_else(untouched, |standing| standing.remaining),

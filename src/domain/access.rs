@@ -147,9 +147,9 @@ impl Account {
         self.name.as_deref().map_or_else(|| self.hash.to_string(), str::to_owned)
     }
 
-    /// The limit of calls for this account at its own upstream; `None` is unlimited.
-    pub fn rate(&self) -> Option<Rate> {
-        self.per_account.unwrap_or(self.upstream.budget.per_account)
+    /// The limit of calls for this account at an upstream, which is its own or that of a route; `None` is unlimited.
+    pub fn rate_at(&self, upstream: &Upstream) -> Option<Rate> {
+        self.per_account.unwrap_or(upstream.budget.per_account)
     }
 }
 
