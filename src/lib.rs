@@ -441,10 +441,6 @@ pub mod config {
 
     #[cfg(test)]
     mod sample;
-
-    pub use effective::Config;
-    pub use fault::{Fault, Faults, Warning};
-    pub use secret::Secret;
 }
 
 /// The operators' side.

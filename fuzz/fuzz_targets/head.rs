@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use merge_sync_proxy::app::{App, Listeners};
-use merge_sync_proxy::config::Config;
+use merge_sync_proxy::config::effective::Config;
 use merge_sync_proxy::demo::account::SimAccount;
 use merge_sync_proxy::demo::merge::Merge;
 use merge_sync_proxy::domain::key::TokenHasher;

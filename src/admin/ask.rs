@@ -17,7 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::state::State;
-use crate::config::Secret;
+use crate::config::secret::Secret;
 
 /// Where an admin listener is.
 #[derive(Clone, Debug, PartialEq, Eq)]

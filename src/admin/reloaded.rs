@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::routes;
 use crate::config::changes::Changes;
-use crate::config::{Fault, Faults};
+use crate::config::fault::{Fault, Faults};
 use crate::domain::body::ReplyBody;
 
 /// 200 with what has changed, or 422 with every fault.

@@ -13,7 +13,7 @@ use super::{fail, run_to_end, stop_signal, wrong};
 use crate::admin::ask::{self, AskError, Place};
 use crate::admin::state::State;
 use crate::admin::table::table;
-use crate::config::Secret;
+use crate::config::secret::Secret;
 use crate::config::secret::{SecretSource, Surroundings};
 
 #[derive(Debug, clap::Args)]

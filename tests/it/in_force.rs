@@ -8,7 +8,7 @@ use http::Response;
 use http_body_util::BodyExt;
 use merge_sync_proxy::app::App;
 use merge_sync_proxy::app::reload::Cause;
-use merge_sync_proxy::config::Config;
+use merge_sync_proxy::config::effective::Config;
 use merge_sync_proxy::demo::merge::Merge;
 use merge_sync_proxy::domain::body::ReplyBody;
 use merge_sync_proxy::domain::key::TokenHasher;

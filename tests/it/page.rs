@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use merge_sync_proxy::config::Config;
+use merge_sync_proxy::config::effective::Config;
 use parking_lot::Mutex;
 
 use crate::chromium::Browser;

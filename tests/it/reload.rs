@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::Method;
 use merge_sync_proxy::app::App;
 use merge_sync_proxy::app::reload::Cause;
-use merge_sync_proxy::config::Config;
+use merge_sync_proxy::config::effective::Config;
 use merge_sync_proxy::demo::account::SimAccount;
 use merge_sync_proxy::demo::builder::Builder;
 use merge_sync_proxy::demo::merge::Merge;

@@ -11,7 +11,7 @@ use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use merge_sync_proxy::app::reload::Cause;
-use merge_sync_proxy::config::Config;
+use merge_sync_proxy::config::effective::Config;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::Instant;

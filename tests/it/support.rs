@@ -13,7 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use merge_sync_proxy::app::{App, Listeners};
-use merge_sync_proxy::config::Config;
+use merge_sync_proxy::config::effective::Config;
 use merge_sync_proxy::demo::account::SimAccount;
 use merge_sync_proxy::demo::builder::Builder;
 use merge_sync_proxy::demo::merge::Merge;

@@ -10,7 +10,7 @@ use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full};
 use merge_sync_proxy::admin::routes::Operations;
 use merge_sync_proxy::app::reload::Cause;
-use merge_sync_proxy::config::Config;
+use merge_sync_proxy::config::effective::Config;
 use merge_sync_proxy::demo::account::SimAccount;
 use merge_sync_proxy::demo::builder::Builder;
 use merge_sync_proxy::demo::fault::Fault;

@@ -11,7 +11,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use merge_sync_proxy::app::{App, Listeners};
-use merge_sync_proxy::config::Config;
+use merge_sync_proxy::config::effective::Config;
 use merge_sync_proxy::domain::access::{Name, Upstream};
 use merge_sync_proxy::domain::key::TokenHasher;
 use merge_sync_proxy::listen::accept::Drained;
