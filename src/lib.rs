@@ -318,6 +318,8 @@ pub mod domain {
 
     pub mod request_id;
 
+    pub mod caller;
+
     pub mod exchange;
 
     pub mod ask;

@@ -10,7 +10,7 @@ use super::rows::Lookup;
 use super::state::{ConsumerRow, Refused, UpstreamRow, WallClock};
 use crate::domain::access::Upstream;
 use crate::domain::bucket::Rate;
-use crate::domain::exchange::Caller;
+use crate::domain::caller::Caller;
 use crate::domain::hindrance::Sharers;
 use crate::door::admit::House;
 use crate::metrics::numbers::{ConsumerNumbers, Counts};

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::access::{Account, Name};
 use super::cache_control::Wants;
-use super::exchange::{Caller, Policy, Quota, Target};
+use super::caller::{Caller, Quota};
+use super::exchange::{Policy, Target};
 use super::follow::Follow;
 use super::gist::Gist;
 use super::heads::Words;

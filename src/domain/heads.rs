@@ -234,7 +234,8 @@ impl fmt::Debug for Words {
 pub(crate) mod tests {
     use super::super::access::{Account, AccountHash, Consumer, Credential, Upstream};
     use super::super::ask::Again;
-    use super::super::exchange::{Caller, Policy, Target};
+    use super::super::caller::Caller;
+    use super::super::exchange::{Policy, Target};
     use super::super::key::{CanonicalQuery, KeyParts, PageKey, Place};
     use super::super::rules::{BudgetRules, CacheRule, ClientOptions, Lifetimes};
     use super::*;

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::body::{ReplyBody, StreamBody, empty};
 use super::cache_control::Wants;
-use super::exchange::{Caller, Payer, Policy, Reason, Served, Target};
+use super::caller::{Caller, Payer};
+use super::exchange::{Policy, Reason, Served, Target};
 use super::key::PageKey;
 use super::peer::Asker;
 use super::trace::Trace;

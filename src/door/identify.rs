@@ -13,7 +13,7 @@ use super::fields::Field;
 use super::recognised::Recognised;
 use super::strangers::Strangers;
 use crate::domain::access::{Consumer, KeyHash, Name};
-use crate::domain::exchange::Caller;
+use crate::domain::caller::Caller;
 use crate::domain::peer::Peer;
 use crate::domain::problem::Problem;
 

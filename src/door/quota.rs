@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use crate::domain::exchange::Quota;
+use crate::domain::caller::Quota;
 use crate::domain::problem::Problem;
 
 /// Spends one request of a consumer's quota, if it has one.
@@ -19,7 +19,7 @@ mod tests {
     use super::*;
     use crate::domain::access::Consumer;
     use crate::domain::bucket::Rate;
-    use crate::domain::exchange::Caller;
+    use crate::domain::caller::Caller;
     use std::time::Duration;
 
     #[test]

@@ -1,6 +1,7 @@
 //! The line that a resync leaves in the log.
 
-use crate::domain::exchange::{Caller, Target};
+use crate::domain::caller::Caller;
+use crate::domain::exchange::Target;
 use crate::domain::peer::Asker;
 use crate::domain::problem::Problem;
 use crate::domain::relay::Relayed;

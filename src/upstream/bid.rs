@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use super::failures::{AccountKey, Suspect};
 use super::ways::Ways;
 use crate::domain::bucket::Rate;
-use crate::domain::exchange::{Payer, Target};
+use crate::domain::caller::Payer;
+use crate::domain::exchange::Target;
 use crate::domain::received::Received;
 use crate::domain::rules::BudgetRules;
 
