@@ -133,8 +133,12 @@ async fn exchange(
         StatusCode::UNAUTHORIZED => Err(AskError::WrongToken(place.clone())),
         status => {
             let told = serde_json::from_slice::<serde_json::Value>(&body).ok();
-            let told = told
-                .and_then(|told| told["error"].as_str().or(told["detail"].as_str()).map(|error| format!(": {error}")));
+            let told = told.and_then(|told| {
+                told["error"]
+                    .as_str()
+                    .or(told["detail"].as_str())
+                    .map(|error| format!(": {}", error.trim_end_matches('.')))
+            });
             Err(AskError::Other(place.clone(), status, told.unwrap_or_default()))
         }
     }

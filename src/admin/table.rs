@@ -44,6 +44,13 @@ fn write(state: &State, width: Option<usize>, out: &mut String) -> fmt::Result {
             reload.text
         )?;
     }
+    // In the first lines, which a small screen shows as well.
+    for row in &head.upstreams {
+        if let Some(stopped) = stopped(row, now) {
+            let style = color(AnsiColor::Red);
+            writeln!(out, "{style}no calls go to {}{style:#}: {stopped}", row.name)?;
+        }
+    }
     let figures = &head.now;
     writeln!(
         out,
@@ -104,8 +111,11 @@ fn accounts(state: &State, width: Option<usize>, out: &mut String) -> fmt::Resul
     // The upstream, the category, the next sync, the models, the budget and the age can be left out, in this order.
     lines(&head, rows, &[2, 3, 6, 4, 7, 5], width, out)?;
     let left = accounts.matching.saturating_sub(accounts.offset + accounts.rows.len());
+    if accounts.matching == 0 && accounts.total > 0 {
+        writeln!(out, "  {DIM}none has the words of --filter{DIM:#}")?;
+    }
     if left > 0 {
-        writeln!(out, "  {DIM}and {left} more; --filter WORDS chooses{DIM:#}")?;
+        writeln!(out, "  {DIM}and {left} more; --limit N shows more, --filter WORDS chooses{DIM:#}")?;
     }
     Ok(())
 }
@@ -211,22 +221,12 @@ fn upstreams(rows: &[UpstreamRow], now: Millis, width: Option<usize>, out: &mut 
         let of = |count: usize, most: Option<u32>| {
             most.map_or_else(|| count.to_string(), |most| format!("{count} of {most}"))
         };
-        let allowed = row.failures_allowed.and_then(|allowed| usize::try_from(allowed).ok());
-        let is_spent = row.failures.zip(allowed).is_some_and(|(failures, allowed)| failures >= allowed);
-        let blocked = row.blocked_until.filter(|until| *until > now);
-        let state = match (blocked, row.breaker.as_deref()) {
-            (Some(until), _) => {
-                Cell { text: format!("stopped for {}", duration(until - now)), style: color(AnsiColor::Red) }
-            }
-            (None, _) if is_spent => Cell { text: "stopped, too many failed".to_owned(), style: color(AnsiColor::Red) },
-            (None, Some(breaker)) if breaker != "closed" => {
-                Cell { text: format!("breaker {breaker}"), style: color(AnsiColor::Red) }
-            }
-            _ if row.held_back.is_some() => {
-                let held_back = row.held_back.as_deref().unwrap_or_default();
+        let state = match (stopped(row, now), row.held_back.as_deref()) {
+            (Some(text), _) => Cell { text, style: color(AnsiColor::Red) },
+            (None, Some(held_back)) => {
                 Cell { text: format!("some are held back: {held_back}"), style: color(AnsiColor::Yellow) }
             }
-            _ => Cell { text: "calls may go".to_owned(), style: color(AnsiColor::Green) },
+            (None, None) => Cell { text: "calls may go".to_owned(), style: color(AnsiColor::Green) },
         };
         vec![
             cell(&row.name),
@@ -239,6 +239,19 @@ fn upstreams(rows: &[UpstreamRow], now: Millis, width: Option<usize>, out: &mut 
     };
     let head = ["UPSTREAM", "IN FLIGHT", "FAILURES", "WAITING", "PER ACCOUNT", "STATE"];
     lines(&head, rows.iter().map(row).collect(), &[4, 3, 1], width, out)
+}
+
+/// Why no call goes to an upstream; `None` while some may.
+fn stopped(row: &UpstreamRow, now: Millis) -> Option<String> {
+    let allowed = row.failures_allowed.and_then(|allowed| usize::try_from(allowed).ok());
+    let is_spent = row.failures.zip(allowed).is_some_and(|(failures, allowed)| failures >= allowed);
+    let blocked = row.blocked_until.filter(|until| *until > now);
+    match (blocked, row.breaker.as_deref()) {
+        (Some(until), _) => Some(format!("stopped for {}", duration(until - now))),
+        (None, _) if is_spent => Some("stopped, too many failed".to_owned()),
+        (None, Some(breaker)) if breaker != "closed" => Some(format!("breaker {breaker}")),
+        _ => None,
+    }
 }
 
 fn cell(text: impl Into<String>) -> Cell {
@@ -306,5 +319,52 @@ mod tests {
             let kept = ["globex-long-name", "STATE", "ACCOUNT", "BECAUSE", "team", "97.5 %", "1 page made stale"];
             assert!(kept.iter().all(|part| narrow.contains(part)), "{narrow}");
         }
+    }
+
+    #[test]
+    fn what_concerns_all_accounts_of_an_upstream_stands_in_the_first_lines() {
+        let mut state = View::default().of(&snapshot(vec![account("acme", Condition::Ok)]));
+        let upstream = |name: &str, blocked_until, failures, breaker: &str| UpstreamRow {
+            name: name.into(),
+            per_account: None,
+            in_flight: 0,
+            concurrency: None,
+            waiting: 0,
+            failures: Some(failures),
+            failures_allowed: Some(10),
+            failure_budget: Some("10/10s".into()),
+            blocked_until,
+            held_back: None,
+            breaker: Some(breaker.into()),
+        };
+        state.head.upstreams = vec![
+            upstream("us", None, 9, "closed"),
+            upstream("eu", Some(24_000), 5, "open"),
+            upstream("ap", None, 10, "closed"),
+            upstream("sandbox", None, 0, "half-open"),
+        ];
+        let text = anstream::adapter::strip_str(&table(&state, Some(60))).to_string();
+        let first: Vec<&str> = text.lines().skip(1).take(4).collect();
+        assert_eq!(
+            first,
+            [
+                "no calls go to eu: stopped for 14 s",
+                "no calls go to ap: stopped, too many failed",
+                "no calls go to sandbox: breaker half-open",
+                ""
+            ]
+        );
+    }
+
+    #[test]
+    fn an_empty_choice_says_so() {
+        let all = snapshot(vec![account("acme", Condition::Ok)]);
+        let text = |query: &str| {
+            let state = View::read(query).expect("a view").of(&all);
+            anstream::adapter::strip_str(&table(&state, None)).to_string()
+        };
+        assert!(text("filter=globex").contains("\n  none has the words of --filter\n"), "{}", text("filter=globex"));
+        assert!(!text("filter=acme").contains("--filter") && !text("").contains("--filter"));
+        assert!(text("limit=0").contains("\n  and 1 more; --limit N shows more, --filter WORDS chooses\n"));
     }
 }

@@ -28,9 +28,9 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
     /// Show only accounts that have these words in their name, models, statuses or condition
-    #[arg(long, value_name = "WORDS", default_value = "")]
+    #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
     filter: String,
-    /// Show at most so many accounts
+    /// Show at most so many accounts, up to 200
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: u16,
     /// The variable that holds the admin token

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
@@ -9,8 +10,11 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use merge_sync_proxy::app::reload::Tally;
 use merge_sync_proxy::config::effective::Config;
+use merge_sync_proxy::demo::fault::Fault;
 use parking_lot::Mutex;
+use tokio::time::sleep;
 
 use crate::chromium::Browser;
 use crate::process::Running;
@@ -259,6 +263,33 @@ async fn a_reload_asks_first_and_tells_each_fault_with_its_place() {
     browser.until("document.getElementById('reload').hidden").await;
     let other = browser.complaints.iter().filter(|text| !text.contains("422")).collect::<Vec<_>>();
     assert!(other.is_empty(), "{other:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_is_left_alone_is_told_at_the_top() {
+    let Some(mut browser) = Browser::start().await else { return };
+    let budget = "per_account = 'unlimited'\nerrors = 'unlimited'\nmax_wait = '0s'\nbreaker = 2";
+    let wire = Wire::with(merge(), &format!("[upstreams.us.budget]\n{budget}\n")).await;
+    browser.open(&format!("http://{}/", wire.admin)).await;
+    browser.until("document.body?.dataset.live === 'yes'").await;
+    let stopped = "document.getElementById('stopped')";
+    assert_eq!(browser.value(&format!("{stopped}.hidden")).await, true);
+    wire.merge.set(Fault::ResetBeforeHeaders);
+    for number in 1..5 {
+        wire.get(&format!("{SYNC_STATUS}?page_size={number}")).await;
+    }
+    browser.until(&format!("!{stopped}.hidden && {stopped}.innerText.startsWith('No calls go to us')")).await;
+    wire.merge.clear();
+    // Until a trial call has gone out and succeeded.
+    let mut number = 5;
+    let recovered = async {
+        while wire.get(&format!("{SYNC_STATUS}?page_size={number}")).await.status != 200 {
+            number += 1;
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    soon(recovered).await;
+    browser.until(&format!("{stopped}.hidden")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -278,12 +278,26 @@ function consumers() {
 
 const fact = (name, value, bar) => [element("dt", {}, name), element("dd", {}, value), bar ? element("dd", { class: "wide" }, bar) : null].filter(Boolean);
 
+// Whether calls to an upstream may go: in a word, and how it is to be looked at.
+function standing(row) {
+  const left = row.blocked_until > now() ? Math.ceil((row.blocked_until - now()) / 1000) : 0;
+  if (left) return [`stopped for ${left} s`, "problem"];
+  if (row.failures_allowed !== null && row.failures >= row.failures_allowed) return ["stopped, too many failed", "problem"];
+  if (row.breaker && row.breaker !== "closed") return [`breaker ${row.breaker}`, "problem"];
+  return row.held_back ? ["some are held back", "warning"] : ["calls may go", "ok"];
+}
+
+// At the top, since it concerns all accounts of an upstream; without a time, which would be read aloud every second.
+function stopped() {
+  const names = state.upstreams.filter((row) => standing(row)[1] === "problem").map((row) => row.name);
+  $("stopped").hidden = names.length === 0;
+  text($("stopped"), names.length ? `No calls go to ${names.join(", ")}, since too many have failed. Pages are served stale where there are any.` : "");
+}
+
 function budgets() {
   keep($("upstreams"), state.upstreams, (row) => row.name, () => element("div", { class: "group" }), (group, row) => {
-    const left = row.blocked_until > now() ? Math.ceil((row.blocked_until - now()) / 1000) : 0;
-    fill(group, [row, left], () => {
-      const spent = row.failures_allowed !== null && row.failures >= row.failures_allowed;
-      const [word, tone] = left ? [`stopped for ${left} s`, "problem"] : spent ? ["stopped, too many failed", "problem"] : row.breaker && row.breaker !== "closed" ? [`breaker ${row.breaker}`, "problem"] : row.held_back ? ["some are held back", "warning"] : ["calls may go", "ok"];
+    const [word, tone] = standing(row);
+    fill(group, [row, word], () => {
       const flights = row.concurrency === null ? String(row.in_flight) : `${row.in_flight} of ${row.concurrency}`;
       const failed = row.failures_allowed === null ? "unlimited" : `${row.failures} of ${row.failures_allowed}`;
       return [
@@ -327,6 +341,7 @@ function show(news) {
   if ("consumers" in news) consumers();
   if ("events" in news) events();
   tiles();
+  stopped();
   budgets();
   text($("version"), state.proxy.version);
   for (const line of $("accounts-table").tBodies[0].children) showTimes(line);
@@ -422,6 +437,7 @@ function login() {
   const refused = sessionStorage.getItem(TOKEN) !== null;
   sessionStorage.removeItem(TOKEN);
   $("status").hidden = true;
+  $("stopped").hidden = true;
   $("login").hidden = false;
   text($("login-error"), refused ? "That is not the token." : "");
   live("Not signed in", "connecting");
