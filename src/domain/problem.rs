@@ -71,7 +71,7 @@ pub enum Problem {
     /// The upstream did not give a usable answer.
     #[error("upstream failed: {0}")]
     UpstreamFailed(Cause),
-    /// A local limit is reached.
+    /// A local limit is reached, or the upstream is left alone since it fails.
     #[error("overloaded")]
     Overloaded {
         /// When to come back.
@@ -269,8 +269,9 @@ impl Problem {
                 ..row(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "overloaded",
-                    "The proxy is at a limit of its own",
-                    "Come back after Retry-After, with fewer requests at a time.".into(),
+                    "The request cannot be served now",
+                    "Merge fails and is left alone for a moment, or too many requests wait at a time; come back after Retry-After."
+                        .into(),
                 )
             },
             Self::Draining => Row {
