@@ -101,9 +101,9 @@ impl Troubles {
         let upstream = &target.upstream.name;
         let (account, cause) = (target.account.audit_label(), why.text());
         if let Some(times) = self.due(upstream, why.kind, Instant::now()) {
-            tracing::warn!(%upstream, account, cause, times, "a call to {upstream} failed: {cause}");
+            tracing::warn!(%upstream, account, cause, times, "a call to upstream {upstream} failed: {cause}");
         } else {
-            tracing::debug!(%upstream, account, cause, "a call to {upstream} failed: {cause}");
+            tracing::debug!(%upstream, account, cause, "a call to upstream {upstream} failed: {cause}");
         }
     }
 

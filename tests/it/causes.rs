@@ -25,7 +25,7 @@ async fn told(world: &World, log: &Log, fault: Fault, times: usize) -> Vec<(Stri
     for line in &lines {
         assert_eq!([&line["level"], &line["upstream"], &line["account"]], ["WARN", "us", "acme"], "{line}");
         let cause = line["cause"].as_str().expect("a cause");
-        assert_eq!(line["message"], format!("a call to us failed: {cause}"));
+        assert_eq!(line["message"], format!("a call to upstream us failed: {cause}"));
     }
     let cause = |line: &serde_json::Value| line["cause"].as_str().unwrap_or_default().to_owned();
     lines.iter().map(|line| (cause(line), line["times"].as_u64().unwrap_or_default())).collect()
