@@ -79,6 +79,17 @@ fn every_result_and_reason_that_is_asked_for_exists() {
     assert!(met.contains("stale") && met.contains("upstream-error") && met.contains("refused"), "{met:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn every_outcome_of_a_webhook_that_is_asked_for_exists() {
+    let text = exercised().await.app.metrics();
+    let matchers = ALERTS.split("outcome").skip(1).filter(|rest| rest.starts_with(['=', '!']));
+    let words = matchers.flat_map(|rest| rest.split('"').nth(1).expect("a value").split('|')).collect::<BTreeSet<_>>();
+    assert!(!words.is_empty());
+    for word in words {
+        assert!(text.contains(&format!("outcome=\"{word}\"")), "{word}");
+    }
+}
+
 #[test]
 fn there_is_an_alert_for_whatever_should_wake_somebody() {
     let alerts: BTreeSet<&str> = ALERTS.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
@@ -91,6 +102,7 @@ fn there_is_an_alert_for_whatever_should_wake_somebody() {
         "MergeSyncProxyServesStale",
         "MergeSyncProxyReloadFailed",
         "MergeSyncProxyLosesLogLines",
+        "MergeWebhooksNotAccepted",
     ] {
         assert!(alerts.contains(alert), "{alert}");
     }
