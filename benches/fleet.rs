@@ -14,12 +14,28 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::time::Duration;
 
+use clap::Parser;
 use fastrand::Rng;
 use merge_sync_proxy::cache::freshness;
 use merge_sync_proxy::domain::exchange::Policy;
 use merge_sync_proxy::domain::history::History;
 use merge_sync_proxy::domain::received::{Run, SyncDigest};
 use merge_sync_proxy::domain::rules::{CacheRule, Lifetimes};
+
+#[path = "support/say.rs"]
+mod say;
+
+/// Simulates a day of linked accounts and those who poll them, in virtual time: what each policy of lifetimes costs and what it misses.
+#[derive(Parser)]
+#[command(name = "fleet")]
+struct Options {
+    /// How many accounts; the figures are for a thousand.
+    #[arg(long, default_value_t = ACCOUNTS, value_parser = clap::value_parser!(u64).range(10..=100_000))]
+    accounts: u64,
+    /// What cargo says to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
 
 const ACCOUNTS: u64 = 1000;
 const CONSUMERS: usize = 40;
@@ -211,7 +227,7 @@ fn run(name: &str, accounts: u64, play: impl Fn(&mut Outcome, &Account)) -> std:
 
 fn main() -> std::io::Result<()> {
     // `cargo test --benches` only wants to know that it runs.
-    let accounts = if std::env::args().any(|argument| argument == "--test") { 10 } else { ACCOUNTS };
+    let accounts = say::options().map_or(10, |options: Options| options.accounts);
     writeln!(
         std::io::stdout(),
         "{ACCOUNTS} linked accounts, {CONSUMERS} consumers polling each every {POLL} s, 24 hours\n\n{:<42} {:>12} {:>10} {:>12} {:>8} {:>8}",

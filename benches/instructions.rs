@@ -4,20 +4,21 @@
 //! hyper alone, each in a process of its own under callgrind, which counts only while warm servers answer. Requests come over 64 connections
 //! that are always busy.
 //!
-//! `-- --keep DIR` leaves callgrind's files there, for `callgrind_annotate`; `-- --only bare|proxy|logged|keys|new|miss|bare2|http2` counts
-//! one of them.
+//! `-- --keep DIR` leaves callgrind's files there, for `callgrind_annotate`; `-- --only proxy,miss` counts these.
 
 #![allow(clippy::print_stdout, reason = "what a bench finds goes to the terminal")]
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use clap::Parser;
 use support::child::{Server, is_installed, this_program};
 use support::drive::{Driver, End, Lines, Pace, Turns};
 use support::ground::{self, key};
 use support::role::{self, Layout, Role};
+use support::say;
 use support::upstream;
 use support::wire::{self, Speech};
 
@@ -59,29 +60,48 @@ const SUBJECTS: [Subject; 8] = [
     subject("http2", "merge-sync-proxy, HTTP/2", Role::Proxy, Speech::Http2, 1),
 ];
 
+/// Counts the instructions of hits and misses, whole servers under valgrind's callgrind, beside bare hyper.
+#[derive(Parser)]
+#[command(name = "instructions")]
+struct Options {
+    /// Only these, with commas between them.
+    #[arg(long, value_delimiter = ',', value_parser = SUBJECTS.map(|subject| subject.name))]
+    only: Vec<String>,
+    /// Leave callgrind's files in this folder.
+    #[arg(long, value_name = "DIR", value_parser = folder)]
+    keep: Option<PathBuf>,
+    /// What cargo says to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn folder(text: &str) -> Result<PathBuf, String> {
+    if Path::new(text).is_dir() { Ok(text.into()) } else { Err("there is no such folder".into()) }
+}
+
 fn main() -> ExitCode {
     if role::play() {
         return ExitCode::SUCCESS;
     }
-    let arguments: Vec<String> = std::env::args().collect();
-    let option =
-        |name: &str| arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1));
+    let Some(options) = say::options::<Options>() else { return ExitCode::SUCCESS };
     if !is_installed("valgrind") {
-        println!("valgrind is not installed: nothing to count with");
+        println!("valgrind is not installed, so there is nothing to count with");
         return ExitCode::SUCCESS;
     }
-    let only = option("--only");
     let folder = tempfile::tempdir().expect("a place for files");
-    let keep = option("--keep").map_or(folder.path(), |folder| Path::new(folder));
+    let keep = options.keep.as_deref().unwrap_or(folder.path());
+    let is_wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
     let mut yardsticks = Vec::new();
     println!("{:<32} {:>18} {:>10}", "", "instructions/hit", "× bare");
-    for subject in SUBJECTS.iter().filter(|subject| only.is_none_or(|only| only == subject.name)) {
+    for subject in SUBJECTS.iter().filter(|subject| is_wanted(subject.name)) {
+        say::progress(format_args!("{} …", subject.title));
         let each = count(subject, keep);
         if subject.role == Role::Bare {
             yardsticks.push((subject.speech, each));
         }
         let bare = yardsticks.iter().find(|(speech, _)| *speech == subject.speech);
         let ratio = bare.map_or_else(String::new, |(_, bare)| format!("{:.2}", each / bare));
+        say::no_progress();
         println!("{:<32} {each:>18.0} {ratio:>10}", subject.title);
     }
     ExitCode::SUCCESS
@@ -142,7 +162,8 @@ fn request(subject: &Subject, number: usize) -> Vec<u8> {
 
 /// Tells callgrind something.
 fn tell(server: &Server, what: &[&str]) {
-    let status =
-        Command::new("callgrind_control").args(what).arg(server.id().to_string()).stdout(Stdio::null()).status();
-    assert!(status.is_ok_and(|status| status.success()), "callgrind_control {what:?}");
+    let mut command = Command::new("callgrind_control");
+    // It says what it does to both outputs.
+    let done = command.args(what).arg(server.id().to_string()).output().expect("it comes with valgrind");
+    assert!(done.status.success(), "callgrind_control {what:?}: {}", String::from_utf8_lossy(&done.stderr));
 }

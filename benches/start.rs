@@ -14,29 +14,41 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use clap::Parser;
+
+#[path = "support/say.rs"]
+mod say;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_merge-sync-proxy");
 
-const STARTS: usize = 21;
+/// Starts the release binary with one account and one consumer and with a thousand of each, and tells when it has answered first.
+#[derive(Parser)]
+#[command(name = "start")]
+struct Options {
+    /// How often, for each.
+    #[arg(long, default_value_t = 21, value_parser = say::some)]
+    starts: usize,
+    /// What cargo says to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
 
 /// How often it is tried whether the program listens already.
 const LOOK: Duration = Duration::from_micros(200);
 
 fn main() {
-    // Without this, `cargo test --benches` would run it too.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return;
-    }
+    let Some(Options { starts, .. }) = say::options() else { return };
     let size = std::fs::metadata(PROGRAM).expect("it has been built").len();
     println!("the binary: {:.1} MiB", size as f64 / f64::from(1 << 20));
     let folder = tempfile::tempdir().expect("a folder");
     for count in [1, 1_000] {
-        let mut times: Vec<Duration> = (0..STARTS).map(|_| start(folder.path(), count)).collect();
+        let mut times: Vec<Duration> = (0..starts).map(|_| start(folder.path(), count)).collect();
         times.sort_unstable();
         println!(
             "{count:>5} accounts and consumers: first answer after {:.1} ms (min {:.1}, max {:.1})",
-            times[STARTS / 2].as_secs_f64() * 1e3,
+            times[starts / 2].as_secs_f64() * 1e3,
             times[0].as_secs_f64() * 1e3,
-            times[STARTS - 1].as_secs_f64() * 1e3,
+            times[starts - 1].as_secs_f64() * 1e3,
         );
     }
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use clap::Parser;
 use merge_sync_proxy::app::App;
 use merge_sync_proxy::cache::{flight, follow, lookup};
 use merge_sync_proxy::domain::delivery::{Delivered, Delivery};
@@ -37,6 +38,7 @@ use merge_sync_proxy::reply::render;
 use merge_sync_proxy::stack;
 use merge_sync_proxy::telemetry::log;
 use support::ground::Ground;
+use support::say;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
@@ -48,23 +50,31 @@ const CONNECTIONS: usize = 32;
 /// Requests of one round on each connection: few, so that the machine is the same for both servers of a round.
 const REQUESTS: usize = 200;
 
-const ROUNDS: usize = 401;
-
 /// Marks the process that measures, and whose log goes where it is told.
 const CHILD: &str = "--with-its-log-elsewhere";
 
+/// Compares the CPU time of a hit with metrics and the access log to that without both, the log into a pipe and then into a file.
+#[derive(Parser)]
+#[command(name = "watched")]
+struct Options {
+    /// Rounds for each, of which the first warms up. Of few, the figures mean little.
+    #[arg(long, default_value_t = 401, value_parser = clap::value_parser!(u16).range(10..))]
+    rounds: u16,
+    /// What cargo says to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
 fn main() {
-    // Without this, `cargo test --benches` would run it too.
-    if std::env::args().any(|argument| argument == CHILD) {
-        return measure();
+    let mut arguments = std::env::args().skip_while(|argument| argument != CHILD).skip(1);
+    if let Some(rounds) = arguments.next() {
+        return measure(rounds.parse().expect("a number"));
     }
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return;
-    }
+    let Some(Options { rounds, .. }) = say::options() else { return };
     let program = std::env::current_exe().expect("it has a path");
     let measure = |sink: &str, log: Stdio| {
-        println!("log into a {sink}:");
-        Command::new(&program).arg(CHILD).stderr(log).spawn().expect("it starts")
+        println!("log into a {sink}, {rounds} rounds:");
+        Command::new(&program).args([CHILD, &rounds.to_string()]).stderr(log).spawn().expect("it starts")
     };
     let mut child = measure("pipe", Stdio::piped());
     let mut log = child.stderr.take().expect("it is piped");
@@ -75,7 +85,7 @@ fn main() {
     assert!(measure("file", log.into()).wait().expect("it is ours").success());
 }
 
-fn measure() {
+fn measure(count: usize) {
     log::start(false, "info", true).expect("a thread");
     let ground = Ground::new(1_000, 1_000);
     let client = runtime();
@@ -87,7 +97,7 @@ fn measure() {
     support::child::load_on_the_last_core();
     let request = text(&ground);
     let mut rounds = Vec::new();
-    for round in 0..ROUNDS {
+    for round in 0..count {
         let cost = |server: &Server| {
             let before = [time_of(server.name), time_of("log")];
             client.block_on(load(server.address, &request));
@@ -114,7 +124,7 @@ fn measure() {
     let each = |time: Duration| time.as_secs_f64() * 1e6 / (CONNECTIONS * REQUESTS) as f64;
     let half = rounds.len() / 2;
     println!(
-        "a hit: {:.2} us of CPU watched (of which {:.2} write the log), {:.2} us unwatched",
+        "a hit: {:.2} µs of CPU watched (of which {:.2} write the log), {:.2} µs unwatched",
         sorted(&|(with, _)| each(with.all))[half],
         sorted(&|(with, _)| each(with.writing))[half],
         sorted(&|(_, without)| each(without.all))[half],

@@ -11,13 +11,14 @@ mod plot;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::io::{IsTerminal, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::fs::File;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
+use merge_sync_proxy::app::descriptors;
 use merge_sync_proxy::demo::fault::Fault;
 use merge_sync_proxy::demo::merge::Merge;
 use options::Options;
@@ -26,6 +27,7 @@ use support::child::{self, Server};
 use support::drive::{Driver, End, Lines, Pace, Report, Turns};
 use support::ground;
 use support::role::{self, Layout, Role};
+use support::say;
 use support::upstream;
 use support::wire::{self, Speech};
 
@@ -60,6 +62,14 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let options = Options::parse();
+    descriptors::raise();
+    // Before the load, which may take minutes.
+    for path in options.json.iter().chain(&options.plot) {
+        if let Err(error) = File::options().create(true).append(true).open(path) {
+            eprintln!("load: {}: {error}", path.display());
+            return ExitCode::from(2);
+        }
+    }
     let scene = match Scene::new(&options) {
         Ok(scene) => scene,
         Err(message) => {
@@ -76,7 +86,9 @@ fn main() -> ExitCode {
                 runs.push(run);
             }
             Err(error) => {
-                eprintln!("load: {connections} connections to {}: {error}", scene.target);
+                let is_full = error.raw_os_error() == Some(nix::libc::EMFILE);
+                let advice = if is_full { "; `ulimit -Hn` is what this process may have" } else { "" };
+                eprintln!("load: {connections} connections to {}: {error}{advice}", scene.target);
                 return ExitCode::FAILURE;
             }
         }
@@ -93,9 +105,14 @@ fn main() -> ExitCode {
 impl Scene {
     fn new(options: &Options) -> Result<Self, String> {
         if let Some(url) = &options.target {
-            let host = url.strip_prefix("http://").ok_or("--target must begin with http://")?.trim_end_matches('/');
-            let mut addresses = host.to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
-            let target = addresses.next().ok_or_else(|| format!("{host} has no address"))?;
+            let host = url.strip_prefix("http://").map(|host| host.trim_end_matches('/'));
+            let host = host.ok_or("--target must begin with http://, since no TLS is spoken here")?;
+            let addresses: Vec<SocketAddr> =
+                host.to_socket_addrs().map_err(|error| format!("--target {url}: {error}"))?.collect();
+            // A name may stand for several, of which the proxy listens on one.
+            let answers = |address: &&SocketAddr| TcpStream::connect_timeout(address, Duration::from_secs(3)).is_ok();
+            let target = addresses.iter().find(answers).copied();
+            let target = target.ok_or_else(|| format!("--target {url}: nobody listens at {addresses:?}"))?;
             let (keys, accounts) = (options.key.clone(), options.account.clone());
             return Ok(Self { target, host: host.to_owned(), keys, accounts, server: None, merge: None });
         }
@@ -148,10 +165,16 @@ impl Scene {
     }
 
     fn load(&self, options: &Options, connections: usize) -> std::io::Result<Run> {
-        self.drive(options, connections, options.warm_up)?;
+        let warm = self.drive(options, connections, options.warm_up)?;
+        if warm.answers() == 0 && warm.lost > 0 {
+            return Err(unanswered(options));
+        }
         let calls = self.merge.as_ref().map(Merge::calls);
         let cpu = self.server.as_ref().map(Server::cpu);
         let report = self.drive(options, connections, options.duration)?;
+        if report.answers() == 0 {
+            return Err(unanswered(options));
+        }
         let cpu = self.server.as_ref().map(Server::cpu).zip(cpu).map(|(after, before)| after.saturating_sub(before));
         let answers = u32::try_from(report.answers().max(1)).unwrap_or(u32::MAX);
         Ok(Run {
@@ -198,18 +221,22 @@ impl Scene {
     }
 }
 
+/// Figures of nothing would only look like some.
+fn unanswered(options: &Options) -> std::io::Error {
+    let speech = if options.http2 { "HTTP/2 with prior knowledge" } else { "HTTP/1.1" };
+    std::io::Error::other(format!(
+        "no request was answered; is {speech} without TLS spoken there, and is --duration long enough?"
+    ))
+}
+
 fn speech(options: &Options) -> Speech {
     if options.http2 { Speech::Http2 } else { Speech::Http1 }
 }
 
 /// One line that is written over and over, where somebody looks.
 fn tell(report: &Report, answers: u64) {
-    let mut err = std::io::stderr();
-    if err.is_terminal() {
-        let seconds = report.elapsed.as_secs_f64();
-        let _ = write!(err, "\r{seconds:>6.1} s  {answers:>10} answers  p99 {:>9.0} µs ", report.microseconds(0.99));
-        let _ = err.flush();
-    }
+    let seconds = report.elapsed.as_secs_f64();
+    say::progress(format_args!("{seconds:>6.1} s  {answers:>10} answers  p99 {:>9.0} µs ", report.microseconds(0.99)));
 }
 
 impl Run {

@@ -4,6 +4,7 @@
 //! core, the load on the last. `cargo bench --bench peers -- --rounds 15 --seconds 2 --only hits,herd`
 
 #![allow(clippy::print_stdout, reason = "what a bench finds goes to the terminal")]
+#![allow(clippy::doc_markdown, reason = "these comments are what --help prints")]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -24,6 +25,7 @@ use support::ground::{self, key};
 use support::identity;
 use support::role::{self, Layout, Role};
 use support::rounds::{median, spread};
+use support::say;
 use support::upstream;
 use support::wire::{self, Speech};
 
@@ -32,28 +34,31 @@ const ACCOUNTS: usize = 1_000;
 /// What the proxy of the other build is called.
 const OTHER: &str = "the other build";
 
-/// Compares the proxy with hyper alone, nginx, `HAProxy` and Varnish.
+/// Compares the proxy with hyper alone, nginx, HAProxy and Varnish, those of them that are installed.
 #[derive(Parser)]
 #[command(name = "peers")]
 struct Options {
     /// Rounds; in each every server has its turn. Many short ones tell more than few long ones: what slows the machine down then slows
     /// all of a round.
-    #[arg(long, default_value_t = 31)]
+    #[arg(long, default_value_t = 31, value_parser = say::some)]
     rounds: usize,
     /// The length of a turn, in seconds.
-    #[arg(long, default_value_t = 0.4)]
+    #[arg(long, default_value_t = 0.4, value_parser = say::seconds)]
     seconds: f64,
-    /// Only these: hits, keys, many, open, http2, tls, workers, herd, expiry.
-    #[arg(long, value_delimiter = ',')]
+    /// Only these, with commas between them.
+    #[arg(long, value_delimiter = ',', value_parser = ONLY)]
     only: Vec<String>,
     /// The program of this bench as another version of the sources has it: its proxy has a turn too, so that one run shows before and
     /// after.
-    #[arg(long, value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM", value_parser = say::program)]
     against: Option<String>,
     /// What cargo says to every bench.
     #[arg(long, hide = true)]
     bench: bool,
 }
+
+/// What can be chosen.
+const ONLY: [&str; 9] = ["hits", "keys", "many", "open", "http2", "tls", "workers", "herd", "expiry"];
 
 /// A server and how it is asked.
 struct Subject {
@@ -220,8 +225,13 @@ fn compare(work: &Work, subjects: &[Subject], options: &Options) {
     let turn = |subject: &Subject| {
         drive(subject, work, End::After(Duration::from_secs_f64(options.seconds)), subject.requests.clone(), true)
     };
-    let rounds: Vec<Vec<Turn>> = (0..options.rounds).map(|_| subjects.iter().map(turn).collect()).collect();
     println!("\n{}: {} rounds of {} s", work.title, options.rounds, options.seconds);
+    let round = |number: usize| {
+        say::progress(format_args!("round {} of {}", number + 1, options.rounds));
+        subjects.iter().map(turn).collect()
+    };
+    let rounds: Vec<Vec<Turn>> = (0..options.rounds).map(round).collect();
+    say::no_progress();
     println!(
         "{:<18} {:>9} {:>22} {:>22} {:>10} {:>22} {:>9} {:>9}{}",
         "",

@@ -21,6 +21,7 @@ use support::drive::{Driver, End, Lines, Pace, Report};
 use support::ground;
 use support::role::{self, Layout, Role};
 use support::rounds::{median, spread};
+use support::say;
 use support::upstream;
 use wide::{ACCOUNTS, Wide};
 
@@ -33,14 +34,14 @@ const ROUNDS: usize = 7;
 #[derive(Parser)]
 #[command(name = "scale")]
 struct Options {
-    /// Only these: entries, connections, consumers, workers, misses.
-    #[arg(long, value_delimiter = ',')]
+    /// Only these, with commas between them.
+    #[arg(long, value_delimiter = ',', value_parser = ["entries", "connections", "consumers", "workers", "misses"])]
     only: Vec<String>,
-    /// Fill a million entries too.
+    /// Fill a million entries too, which takes minutes and about 12 GB.
     #[arg(long)]
     million: bool,
     /// The program of this bench as another version of the sources has it: its misses have turns too.
-    #[arg(long, value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM", value_parser = say::program)]
     against: Option<String>,
     /// What cargo says to every bench.
     #[arg(long, hide = true)]

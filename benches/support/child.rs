@@ -59,7 +59,9 @@ impl Server {
         let out = child.stdout.as_mut().expect("it is piped");
         BufReader::new(out).read_line(&mut line).expect("its first line");
         let address = line.trim().strip_prefix("ready ").and_then(|address| address.parse().ok());
-        Self { address: address.unwrap_or_else(|| panic!("no address in {line:?}")), child }
+        let expected =
+            || panic!("no server of this bench, since it said {line:?} and not where it listens: {command:?}");
+        Self { address: address.unwrap_or_else(expected), child }
     }
 
     /// A command that listens on `address` as soon as it can.
@@ -114,6 +116,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
         // Politely at first: a parent that is killed leaves its descendants behind.
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         for _ in 0..100 {

@@ -10,6 +10,7 @@ pub(crate) mod ground;
 pub(crate) mod identity;
 pub(crate) mod role;
 pub(crate) mod rounds;
+pub(crate) mod say;
 pub(crate) mod socket;
 pub(crate) mod upstream;
 pub(crate) mod wire;
