@@ -267,7 +267,7 @@ mod tests {
     use super::*;
     use crate::admin::state::{EventRow, Failure, Refused};
     use crate::admin::view::View;
-    use crate::admin::view::tests::{account, snapshot};
+    use crate::admin::view::tests::{account, read, snapshot};
 
     #[test]
     fn columns_stand_below_each_other_and_nothing_is_left_out() {
@@ -360,7 +360,7 @@ mod tests {
     fn an_empty_choice_says_so() {
         let all = snapshot(vec![account("acme", Condition::Ok)]);
         let text = |query: &str| {
-            let state = View::read(query).expect("a view").of(&all);
+            let state = read(query).expect("a view").of(&all);
             anstream::adapter::strip_str(&table(&state, None)).to_string()
         };
         assert!(text("filter=globex").contains("\n  none has the words of --filter\n"), "{}", text("filter=globex"));

@@ -208,7 +208,8 @@ pub(crate) mod tests {
         Snapshot { number: 1, head, rows, conditions: Conditions::default(), sample: (0, None) }
     }
 
-    fn read(query: &str) -> Result<View, String> {
+    /// The view that a query describes.
+    pub(in crate::admin) fn read(query: &str) -> Result<View, String> {
         View::read(&Parameters::read(query, &["filter", "sort", "order", "offset", "limit"]).expect("they are known"))
     }
 

@@ -77,13 +77,16 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..200)
 }
 
+/// A call that waits for its budget: until when, how, and for which account.
+type Waiting = (Instant, JoinHandle<Result<Permit, Refused>>, AccountKey);
+
 /// What has gone out, and what has become of it.
 struct World {
     address: Arc<Address>,
     config: Arc<Mutex<Config>>,
     /// The most that was allowed at any time.
     most: Config,
-    waiting: Vec<(Instant, JoinHandle<Result<Permit, Refused>>, AccountKey)>,
+    waiting: Vec<Waiting>,
     flying: Vec<(Permit, AccountKey)>,
     sent: Vec<(AccountKey, Instant)>,
     failed: Vec<Instant>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use merge_sync_proxy::admin::routes::Operations;
 use merge_sync_proxy::app::reload::Cause;
-use merge_sync_proxy::config::Config;
+use merge_sync_proxy::config::effective::Config;
 use merge_sync_proxy::demo::fault::Fault;
 use serde_json::Value;
 use tokio::time::{Instant, advance, sleep};

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use merge_sync_proxy::domain::body::ReplyBody;
-use tokio::task::yield_now;
+use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, advance};
 
 use crate::origin::{FRESH, Site, reply, settle};
@@ -16,6 +16,9 @@ use crate::support::{ask, method, with};
 
 /// More steps than any of these requests takes.
 const STEPS: usize = 40;
+
+/// How a request is made for a path.
+type Asking = fn(&str) -> Request<Full<Bytes>>;
 
 const VERSIONS: [&str; 4] = ["[0]", "[1]", "[2]", "[3]"];
 
@@ -119,14 +122,14 @@ async fn whenever_something_is_outdated_who_asks_later_sees_what_there_is_then()
 async fn whenever_a_caller_leaves_nobody_else_notices_and_nothing_is_left() {
     for path in PATHS {
         let wait = [("x-account-token", "acme"), ("prefer", "wait=9"), ("if-none-match", "*")];
-        let leaving: [fn(&str) -> Request<Full<Bytes>>; 4] =
+        let leaving: [Asking; 4] =
             [ask, forced, |path| method(Method::HEAD, ask(path)), |path| method(Method::POST, ask(path))];
         for (count, request) in (0..STEPS).flat_map(|count| leaving.map(|request| (count, request))) {
             let Versions { site, .. } = &Versions::new();
             let leaves = [site.spawn(request(path)), site.spawn(with(path, &wait))];
             let stays = site.spawn(ask(path));
             steps(count).await;
-            leaves.iter().for_each(|one| one.abort());
+            leaves.iter().for_each(JoinHandle::abort);
             assert_eq!(stays.await.expect("no panic").status, 200, "{path} after {count} steps");
             assert_eq!(site.get(path).await.status, 200);
             settle().await;

@@ -121,8 +121,6 @@ mod tenants;
 mod tls;
 mod traces;
 
-mod two_ways;
-
 mod wants;
 
 mod webhook;

@@ -10,7 +10,6 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use merge_sync_proxy::app::reload::Tally;
 use merge_sync_proxy::config::effective::Config;
 use merge_sync_proxy::demo::fault::Fault;
 use parking_lot::Mutex;

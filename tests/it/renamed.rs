@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use merge_sync_proxy::app::App;
 use merge_sync_proxy::app::reload::Cause;
-use merge_sync_proxy::config::Config;
+use merge_sync_proxy::config::effective::Config;
 use merge_sync_proxy::demo::fault::Fault;
 use merge_sync_proxy::demo::merge::Merge;
 use merge_sync_proxy::domain::key::TokenHasher;
@@ -70,7 +70,7 @@ impl Site {
     }
 
     fn reload(&self, text: &str) {
-        *self.file.lock() = text.to_owned();
+        text.clone_into(&mut self.file.lock());
         self.app.reload(Cause::Signal).unwrap_or_else(|faults| panic!("{faults}"));
     }
 
@@ -86,7 +86,7 @@ impl Site {
     }
 
     async fn waiting(&self, count: usize) {
-        while self.app.ground().budgets.waiting().1 < count {
+        while self.app.ground().budgets.waiting() < count {
             yield_now().await;
         }
     }
