@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -17,7 +18,7 @@ use super::obstacle::{Kind, Obstacle};
 use super::rate_limit_fields::Left;
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::bucket::Rate;
-use crate::domain::problem::Problem;
+use crate::domain::problem::{Cause, Problem};
 use crate::domain::received::Received;
 use crate::domain::rules::BudgetRules;
 
@@ -49,6 +50,18 @@ pub enum Refused {
     Problem(Problem),
     /// It would only fail again: this is what the upstream last said, and why no call goes.
     Remembered(Arc<Received>, Problem),
+    /// Its upstream is at another address by now.
+    Moved,
+}
+
+impl Refused {
+    /// What the caller is told.
+    pub fn problem(self) -> Problem {
+        match self {
+            Self::Problem(problem) | Self::Remembered(_, problem) => problem,
+            Self::Moved => Problem::UpstreamFailed(Cause::Connect),
+        }
+    }
 }
 
 impl State {
@@ -121,7 +134,7 @@ impl Address {
         let waited = match place {
             Ok(Entered::Gone(ticket)) => Ok(ticket),
             Ok(Entered::InLine(number, called)) => {
-                self.wait(&bid, Place { address: self, number, called }, until).await
+                self.wait(&bid, Place { address: self, number, called }, until).await.ok_or(Refused::Moved)?
             }
             Err(obstacle) => Err(obstacle),
         };
@@ -153,16 +166,22 @@ impl Address {
         (bid, entered)
     }
 
-    async fn wait(&self, bid: &Bid, mut place: Place<'_>, until: Instant) -> Result<Ticket, Obstacle> {
+    /// `None` if it was sent away.
+    async fn wait(&self, bid: &Bid, mut place: Place<'_>, until: Instant) -> Option<Result<Ticket, Obstacle>> {
         if let Ok(called) = timeout_at(until, &mut place.called).await {
-            return called.unwrap_or(Err(Obstacle::busy(Kind::Line)));
+            return called.ok();
         }
         let mut state = self.state.lock();
         let now = Instant::now();
         // Whoever may go in this very moment goes.
         state.dispatch_due(now);
-        let obstacle = || Err(state.ledger.obstacle(bid, 0, now).unwrap_or(Obstacle::busy(Kind::Line)));
-        place.called.try_recv().unwrap_or_else(|_| obstacle())
+        match place.called.try_recv() {
+            Ok(called) => Some(called),
+            Err(TryRecvError::Closed) => None,
+            Err(TryRecvError::Empty) => {
+                Some(Err(state.ledger.obstacle(bid, 0, now).unwrap_or(Obstacle::busy(Kind::Line))))
+            }
+        }
     }
 
     /// Changes the ledger, and lets go whoever may after that.
@@ -179,13 +198,16 @@ impl Address {
     }
 
     /// Takes over what is in force now: `rules` of upstreams that are at this address, and the rates of accounts at each of these.
+    /// Whoever waits for one that has `moved` need not wait for what is in the way here.
     pub fn take_over(
         &self,
         rules: impl Fn(&Name) -> Option<BudgetRules>,
         rate: impl Fn(&Name, AccountHash) -> Option<Rate>,
+        moved: impl Fn(&Name) -> bool,
     ) {
         let mut state = self.state.lock();
         let (State { ledger, line, .. }, now) = (&mut *state, Instant::now());
+        line.send_away(|bid| moved(&bid.account.0));
         ledger.take_over(rules, rate, line.accounts().map(|(upstream, _)| upstream), now);
         state.dispatch(now);
         if state.watched {

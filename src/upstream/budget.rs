@@ -62,8 +62,12 @@ impl Budgets {
             let way = way.ok_or(Refused::Problem(Problem::UpstreamFailed(Cause::Connect)))?;
             let until = *until.get_or_insert_with(|| (Instant::now() + way.rules.max_wait).min(deadline));
             let address = self.address(&way.upstream);
-            let permit = address.reserve(|| Bid::new(target, payer, way.rules, &self.in_force.ways()), until).await?;
-            // While it waited its upstream may have moved to another address, which has a budget of its own.
+            let bid = || Bid::new(target, payer, way.rules, &self.in_force.ways());
+            let permit = match address.reserve(bid, until).await {
+                Err(Refused::Moved) => continue,
+                reserved => reserved?,
+            };
+            // It may have moved to another address just now, which has a budget of its own.
             match self.in_force.way(&target.upstream.name) {
                 Some(now) if now.upstream.endpoint() != way.upstream.endpoint() => permit.give_back(),
                 Some(now) => return Ok((permit, now.upstream)),
@@ -76,7 +80,9 @@ impl Budgets {
     pub fn take_over(&self) {
         let (ways, places) = self.places();
         for (endpoint, address) in places {
-            address.take_over(|name| ways.rules_at(&endpoint, name), |name, account| ways.rate(name, account));
+            let rules = |name: &Name| ways.rules_at(&endpoint, name);
+            let moved = |name: &Name| ways.has(name) && rules(name).is_none();
+            address.take_over(rules, |name, account| ways.rate(name, account), moved);
         }
     }
 
@@ -168,8 +174,8 @@ where
             let (mut permit, upstream) = match budgets.reserve(&fetch.target, &fetch.caller.payer, fetch.deadline).await
             {
                 Ok(reserved) => reserved,
-                Err(Refused::Problem(problem)) => return Err(problem),
                 Err(Refused::Remembered(refusal, _)) => return Ok(Received { remembered: true, ..(*refusal).clone() }),
+                Err(refused) => return Err(refused.problem()),
             };
             drop(waiting);
             if permit.is_probe() {
@@ -214,7 +220,7 @@ where
             let mut permit = match budgets.reserve(&call.target, &call.payer, call.deadline).await {
                 Ok((permit, _)) => permit,
                 // What passes through is never answered with what another call has brought.
-                Err(Refused::Problem(problem) | Refused::Remembered(_, problem)) => return Err(problem),
+                Err(refused) => return Err(refused.problem()),
             };
             drop(waiting);
             if permit.is_probe() {

@@ -77,8 +77,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..200)
 }
 
-/// A call that waits for its budget: until when, how, and for which account.
-type Waiting = (Instant, JoinHandle<Result<Permit, Refused>>, AccountKey);
+/// Until when somebody waits, and for whom.
+type Waiter = (Instant, JoinHandle<Result<Permit, Refused>>, AccountKey);
 
 /// What has gone out, and what has become of it.
 struct World {
@@ -86,7 +86,7 @@ struct World {
     config: Arc<Mutex<Config>>,
     /// The most that was allowed at any time.
     most: Config,
-    waiting: Vec<Waiting>,
+    waiting: Vec<Waiter>,
     flying: Vec<(Permit, AccountKey)>,
     sent: Vec<(AccountKey, Instant)>,
     failed: Vec<Instant>,
@@ -138,7 +138,7 @@ impl World {
         *self.config.lock() = config;
         self.most.rate = larger(self.most.rate, config.rate);
         self.most.rules.errors = larger(self.most.rules.errors, config.rules.errors);
-        self.address.take_over(|_| Some(config.rules), |_, _| config.rate);
+        self.address.take_over(|_| Some(config.rules), |_, _| config.rate, |_| false);
     }
 
     /// Lets every task do what it can do now, and sees what came of it.

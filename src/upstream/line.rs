@@ -99,6 +99,14 @@ impl<T> Line<T> {
         Some(left)
     }
 
+    /// Sends away all of whom `who` is true, without a word.
+    pub fn send_away(&mut self, who: impl Fn(&Bid) -> bool) {
+        let away: Vec<_> = self.waiting.iter().filter(|(_, (bid, _))| who(bid)).map(|(number, _)| *number).collect();
+        for number in away {
+            self.leave(number);
+        }
+    }
+
     /// Calls up the one who goes next among those who `may`.
     pub fn call_up(&mut self, mut may: impl FnMut(&Bid) -> bool) -> Option<(Bid, T)> {
         let mut best: Option<(f64, u64)> = None;
