@@ -13,7 +13,7 @@ fn world() -> World {
         consumer("globs", "accounts = ['ac*', 'i*h-*', '*-us']"),
         consumer("none", "accounts = []"),
         consumer("all", "accounts = ['*']"),
-        consumer("raw", "accounts = ['acme']\nraw_tokens = true"),
+        consumer("any-token", "accounts = ['acme']\nraw_tokens = true"),
         consumer("home", "accounts = ['acme']\ndefault_account = 'acme'"),
         consumer("slow", "accounts = ['*']\nquota = '1/min'"),
     ];
@@ -68,7 +68,7 @@ async fn grants_are_names_and_globs() {
         ("globs", &["acme", "initech-eu"]),
         ("none", &[]),
         ("all", &["acme", "globex", "initech-eu", "initech"]),
-        ("raw", &["acme"]),
+        ("any-token", &["acme"]),
     ] {
         for account in ["acme", "globex", "initech-eu", "initech"] {
             let status = ask_as(&world, key, account).await.status;
@@ -101,9 +101,9 @@ async fn only_who_may_send_raw_tokens_can() {
         assert_eq!(ask_as(&world, key, ACME_TOKEN).await.problem(), "account-not-allowed", "{key}");
     }
     assert_eq!(world.merge.calls(), 0);
-    assert_eq!(ask_as(&world, "raw", ACME_TOKEN).await.status, 200);
-    assert_eq!(ask_as(&world, "raw", GLOBEX_TOKEN).await.status, 200);
-    let unknown = ask_as(&world, "raw", "no-such-token").await;
+    assert_eq!(ask_as(&world, "any-token", ACME_TOKEN).await.status, 200);
+    assert_eq!(ask_as(&world, "any-token", GLOBEX_TOKEN).await.status, 200);
+    let unknown = ask_as(&world, "any-token", "no-such-token").await;
     assert_eq!((unknown.status.as_u16(), unknown.problem().as_str()), (401, ""), "Merge's own answer");
     assert_eq!(world.merge.calls(), 3);
 }
