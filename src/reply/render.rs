@@ -101,7 +101,7 @@ impl Reading {
         if self.head_only {
             // What passes through says its own length.
             if let ReplyBody::Whole(body) = response.body()
-                && response.status() != StatusCode::NOT_MODIFIED
+                && !matches!(response.status(), StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT)
             {
                 let length = http_body::Body::size_hint(body).exact().unwrap_or_default();
                 response.headers_mut().insert(CONTENT_LENGTH, length.into());

@@ -172,6 +172,12 @@ async fn head_is_answered_as_get_would_be() {
         assert_eq!((got.status.as_u16(), got.header("content-length"), got.header("content-range")), (200, "4", ""));
     }
     assert_eq!(site.sent("range"), "");
+    // Nor has what has no content a length (RFC 9110 §8.6).
+    site.answers(204, &[FRESH], "");
+    for _ in 0..2 {
+        let got = site.send(method(Method::HEAD, ask("/x/empty"))).await;
+        assert!(got.status == 204 && got.names().iter().all(|name| *name != "content-length"), "{:?}", got.headers);
+    }
     // What may not be stored has its length too.
     site.answers(200, &[("cache-control", "private"), ("content-length", "4")], "mine");
     let got = site.send(method(Method::HEAD, ask("/x/b"))).await;
