@@ -17,9 +17,6 @@ use crate::support::{ask, method, with};
 /// More steps than any of these requests takes.
 const STEPS: usize = 40;
 
-/// How a request is made for a path.
-type Asking = fn(&str) -> Request<Full<Bytes>>;
-
 const VERSIONS: [&str; 4] = ["[0]", "[1]", "[2]", "[3]"];
 
 /// An origin that tells the version that there is when it answers; one route for pages and one for responses, and one for changes.
@@ -79,7 +76,9 @@ enum How {
 
 const WAYS: [How; 3] = [How::SoftPurge, How::HardPurge, How::Change];
 
-fn forced(path: &str) -> Request<Full<Bytes>> {
+type Asking = Request<Full<Bytes>>;
+
+fn forced(path: &str) -> Asking {
     with(path, &[("x-account-token", "acme"), ("cache-control", "no-cache")])
 }
 
@@ -122,7 +121,7 @@ async fn whenever_something_is_outdated_who_asks_later_sees_what_there_is_then()
 async fn whenever_a_caller_leaves_nobody_else_notices_and_nothing_is_left() {
     for path in PATHS {
         let wait = [("x-account-token", "acme"), ("prefer", "wait=9"), ("if-none-match", "*")];
-        let leaving: [Asking; 4] =
+        let leaving: [fn(&str) -> Asking; 4] =
             [ask, forced, |path| method(Method::HEAD, ask(path)), |path| method(Method::POST, ask(path))];
         for (count, request) in (0..STEPS).flat_map(|count| leaving.map(|request| (count, request))) {
             let Versions { site, .. } = &Versions::new();
