@@ -210,6 +210,26 @@ async fn what_says_goodbye_ends_the_connection_however_often_it_is_said() {
     }
 }
 
+#[tokio::test]
+async fn who_has_chosen_http2_is_not_answered_in_another_version() {
+    let authority = Authority::new("operators");
+    let files = Files::new(&authority.host());
+    let wire = Wire::with(merge(), &files.config("", "")).await;
+    let open = async |version: &str| {
+        let stream = soon(connect(&client(&authority, &[version], None, ALL_VERSIONS), wire.proxy)).await;
+        Line::new(stream.expect("a handshake"))
+    };
+    let mut known = open("http/1.1").await;
+    for _ in 0..6 {
+        known.ask("acme", "").await;
+    }
+    let mut line = open("h2").await;
+    line.say(&head("acme", "")).await;
+    let mut heard = Vec::new();
+    let _ = soon(line.read.read_to_end(&mut heard)).await;
+    assert!(!heard.windows(8).any(|said| said == b"HTTP/1.1"), "{}", String::from_utf8_lossy(&heard));
+}
+
 /// Sends what is there when it is there: mostly the same again, and sometimes something that has to be parsed.
 async fn send(mut write: WriteHalf<TcpStream>, asked: Vec<(&'static str, bool)>) {
     for (number, (account, is_new)) in asked.into_iter().enumerate() {

@@ -121,6 +121,9 @@ mod tenants;
 mod tls;
 mod traces;
 
+mod two_upstreams;
+mod two_ways;
+
 mod wants;
 
 mod webhook;
