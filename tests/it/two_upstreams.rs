@@ -6,7 +6,7 @@ use std::sync::Arc;
 use merge_sync_proxy::admin::observer::Snapshot;
 use merge_sync_proxy::admin::routes::Operations;
 use merge_sync_proxy::app::App;
-use merge_sync_proxy::config::Config;
+use merge_sync_proxy::config::effective::Config;
 use merge_sync_proxy::domain::key::TokenHasher;
 use merge_sync_proxy::upstream::ways::transport;
 use tower::ServiceExt;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use merge_sync_proxy::app::reload::Cause;
-use merge_sync_proxy::config::Config;
+use merge_sync_proxy::config::effective::Config;
 use merge_sync_proxy::domain::ending::Ending;
 use merge_sync_proxy::domain::tally::Connections;
 use merge_sync_proxy::listen::accept::{Drained, Limits, Listener, serve};
