@@ -159,10 +159,7 @@ impl<O: Operations> Admin<O> {
             Question::Page => page::file(uri.path()).unwrap_or_else(no_such_page),
             Question::State => self.state(&parameters).await?,
             Question::Events => self.events(&parameters).await?,
-            Question::Metrics => {
-                let text = self.operations.metrics();
-                plain(StatusCode::OK, HeaderValue::from_static(exposition::CONTENT_TYPE), text)
-            }
+            Question::Metrics => self.metrics().await,
             Question::Purge { account } => {
                 let hard = parameters.flag("hard")?;
                 match self.purge(account, hard, asker.clone()).await {
@@ -242,6 +239,14 @@ impl<O: Operations> Admin<O> {
         // It reads files; whoever serves must not wait for them.
         let result = tokio::task::spawn_blocking(move || operations.reload(&operator)).await;
         result.map_or_else(|_panic| broken(), |result| reloaded::reply(&result))
+    }
+
+    /// It looks at every account; whoever serves must not wait for that.
+    async fn metrics(&self) -> Response<ReplyBody> {
+        let operations = self.operations.clone();
+        let text = tokio::task::spawn_blocking(move || operations.metrics()).await;
+        let kind = HeaderValue::from_static(exposition::CONTENT_TYPE);
+        text.map_or_else(|_panic| broken(), |text| plain(StatusCode::OK, kind, text))
     }
 
     async fn look(&self) -> Option<Arc<Snapshot>> {
