@@ -32,6 +32,7 @@ use crate::domain::peer::{Asker, Peer};
 use crate::domain::problem::{Objection, Problem, whole_seconds};
 use crate::domain::request_id::{self, X_REQUEST_ID};
 use crate::door::audit::KeyRefusal;
+use crate::door::identify;
 use crate::door::strangers::Strangers;
 use crate::metrics::exposition;
 
@@ -195,7 +196,11 @@ impl<O: Operations> Admin<O> {
     fn refuse_stranger(&self, headers: &HeaderMap, asker: &Asker) -> Option<Response<ReplyBody>> {
         let token = self.operations.token()?;
         let (origin, now) = (asker.peer.as_ref().and_then(Peer::origin), Instant::now());
-        let shown = headers.get(AUTHORIZATION).and_then(|line| line.as_bytes().strip_prefix(b"Bearer "));
+        let mut lines = headers.get_all(AUTHORIZATION).iter();
+        let shown = match (lines.next(), lines.next()) {
+            (Some(line), None) => identify::shown(line.as_bytes()),
+            _ => None,
+        };
         if let Err(problem) = self.strangers.check(origin, shown, now) {
             return Some(unwelcome(&problem));
         }

@@ -166,14 +166,17 @@ impl Entry {
     }
 }
 
-/// The key in `Bearer KEY` (RFC 6750 §2.1), `None` in another scheme; a key that none can be is malformed.
-fn bearer(line: &[u8]) -> Result<Option<&[u8]>, Problem> {
+/// What `Bearer WORD` shows (RFC 6750 §2.1); nothing in another scheme. The name of a scheme has no case (RFC 9110 §11.1).
+pub fn shown(line: &[u8]) -> Option<&[u8]> {
     const SCHEME: &[u8] = b"bearer";
     let (scheme, rest) = line.split_at(line.iter().position(|byte| *byte == b' ').unwrap_or(line.len()));
-    let key = rest.trim_ascii();
-    if !scheme.eq_ignore_ascii_case(SCHEME) || key.is_empty() {
-        return Ok(None);
-    }
+    let word = rest.trim_ascii();
+    (scheme.eq_ignore_ascii_case(SCHEME) && !word.is_empty()).then_some(word)
+}
+
+/// The key in `Bearer KEY`, `None` in another scheme; a key that none can be is malformed.
+fn bearer(line: &[u8]) -> Result<Option<&[u8]>, Problem> {
+    let Some(key) = shown(line) else { return Ok(None) };
     let fits =
         |byte: &u8| byte.is_ascii_alphanumeric() | matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
     if !key.iter().all(fits) {
