@@ -135,7 +135,7 @@ impl App {
         config.upstreams.iter().map(connect).collect()
     }
 
-    /// Whether the surroundings have what the upstreams of `config` need: certificates, and no forward proxy that cannot be used.
+    /// Whether the surroundings have the certificates that the upstreams of `config` need.
     ///
     /// # Errors
     /// If a start would fail for that.

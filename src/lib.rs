@@ -427,6 +427,8 @@ pub mod config {
 
     mod upstreams;
 
+    mod forward_proxy;
+
     mod accounts;
 
     mod consumers;

@@ -139,7 +139,7 @@ pub struct BaseUrl {
 impl BaseUrl {
     /// Reads `https://host[:port][/prefix]`; a trailing `/api` is dropped, since every path upstream starts with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (scheme, authority, path) = split_url(text)?;
+        let (scheme, authority, path) = split_url(text, "must be a URL that starts with https:// or http://")?;
         if authority.as_str().contains('@') {
             return Err("must not hold a user or password".into());
         }
@@ -163,12 +163,11 @@ impl Setting for BaseUrl {
     }
 }
 
-/// Scheme, authority and path of an http or https URL without query and fragment.
-fn split_url(text: &str) -> Result<(Scheme, Authority, String), String> {
-    const ALLOWED: &str = "must be a URL that starts with https:// or http://";
-    let parts = text.parse::<Uri>().map_err(|_| ALLOWED)?.into_parts();
-    let scheme = parts.scheme.filter(|scheme| [Scheme::HTTP, Scheme::HTTPS].contains(scheme)).ok_or(ALLOWED)?;
-    let authority = parts.authority.filter(|authority| !authority.host().is_empty()).ok_or(ALLOWED)?;
+/// Scheme, authority and path of an http or https URL without query and fragment; `allowed` is said of what is none.
+fn split_url(text: &str, allowed: &str) -> Result<(Scheme, Authority, String), String> {
+    let parts = text.parse::<Uri>().map_err(|_| allowed)?.into_parts();
+    let scheme = parts.scheme.filter(|scheme| [Scheme::HTTP, Scheme::HTTPS].contains(scheme)).ok_or(allowed)?;
+    let authority = parts.authority.filter(|authority| !authority.host().is_empty()).ok_or(allowed)?;
     // `Uri` drops a fragment in silence, so it is looked for in the text.
     if text.contains(['?', '#']) {
         return Err("must not hold a query or fragment".into());
@@ -184,7 +183,8 @@ fn split_url(text: &str) -> Result<(Scheme, Authority, String), String> {
 impl Setting for ForwardProxy {
     /// Reads `http://[user:password@]host:port`.
     fn read(value: &Value) -> Result<Self, String> {
-        let (scheme, authority, path) = split_url(text(value, "a URL in quotes, as in \"http://proxy:3128\"")?)?;
+        let text = text(value, "a URL in quotes, as in \"http://proxy:3128\"")?;
+        let (scheme, authority, path) = split_url(text, "must be a URL that starts with http://")?;
         if !matches!(path.as_str(), "" | "/") {
             return Err("must not hold a path".into());
         }
@@ -335,7 +335,7 @@ mod tests {
         assert!(read("http://proxy:3128").is_ok_and(|proxy| proxy.authorization.is_none()));
         assert_eq!(read("http://me:p%4@proxy").err(), Some("user and password must be percent-encoded".into()));
         assert_eq!(read("http://proxy/path").err(), Some("must not hold a path".into()));
-        assert_eq!(read("socks5://proxy").err(), Some("must be a URL that starts with https:// or http://".into()));
+        assert_eq!(read("socks5://proxy").err(), Some("must be a URL that starts with http://".into()));
     }
 
     proptest! {

@@ -144,13 +144,15 @@ pub struct Telemetry {
     pub sample: f64,
 }
 
-/// Where each secret is from, by the name of its owner.
+/// Where each secret is from, by the name of its owner, and what else the file does not say.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// The API keys of upstreams.
     pub api_keys: BTreeMap<Name, SecretSource>,
     /// The tokens of accounts.
     pub tokens: BTreeMap<Name, SecretSource>,
+    /// The variables that name the forward proxies of upstreams, where the file does not.
+    pub proxies: BTreeMap<Name, &'static str>,
     /// What webhooks are signed with.
     pub webhook: Vec<SecretSource>,
     /// The files that were read beside the configuration file: secrets and certificates.

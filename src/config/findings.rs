@@ -56,8 +56,18 @@ impl<'a> Findings<'a> {
 
     /// The table at `place` lacks `key`; `advice` says what belongs there.
     pub(super) fn missing(&mut self, place: &Place, key: &str, advice: &str) {
-        let table = self.source.fault(place, format!("is missing: {advice}"));
+        self.instead(place, key, format!("is missing: {advice}"));
+    }
+
+    /// The table at `place` does not say `key`, and what counts in its place is wrong.
+    pub(super) fn instead(&mut self, place: &Place, key: &str, message: String) {
+        let table = self.source.fault(place, message);
         self.add(place, Fault { key: format!("{}.{key}", table.key), written: None, ..table });
+    }
+
+    /// Looks a variable of the environment up.
+    pub(super) fn env(&self) -> &'a dyn Fn(&str) -> Option<String> {
+        self.around.env
     }
 
     /// The file lacks the top-level `key`, or has nothing in it.

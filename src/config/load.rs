@@ -1,5 +1,6 @@
 //! From the text of the file to a [`Config`]: the only way, and it tells all faults at once.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use super::sections::{admin, cache, server, telemetry};
 use super::source::Source;
 use super::upstreams::upstreams;
 use super::webhook::webhook;
+use crate::domain::access::Name;
 use crate::domain::key::TokenHasher;
 
 impl Config {
@@ -59,7 +61,8 @@ impl Config {
         }
         let server = server(&file.server, &mut findings);
         let admin = admin(&file, &mut findings);
-        let upstreams = upstreams(&file, &mut findings);
+        let mut proxies = BTreeMap::new();
+        let upstreams = upstreams(&file, &mut proxies, &mut findings);
         let accounts = accounts(&file, &upstreams, hasher, &mut findings);
         let consumers = consumers(&file, &mut findings);
         let routes = routes(&file, &mut findings);
@@ -71,7 +74,7 @@ impl Config {
             return Err(findings.into_faults());
         };
         let (warnings, files) = findings.into_warnings();
-        let sources = sources(&file, files);
+        let sources = sources(&file, proxies, files);
         Ok(Self {
             server,
             admin,
@@ -90,7 +93,7 @@ impl Config {
 }
 
 /// Where the secrets of the file are from.
-fn sources(file: &File, files: Vec<PathBuf>) -> Sources {
+fn sources(file: &File, proxies: BTreeMap<Name, &'static str>, files: Vec<PathBuf>) -> Sources {
     let api_keys = file
         .upstreams
         .iter()
@@ -101,7 +104,7 @@ fn sources(file: &File, files: Vec<PathBuf>) -> Sources {
         .filter_map(|table| Some((table.name.as_deref()?.clone(), table.token.as_deref()?.clone())));
     let webhook = file.webhook.iter().filter_map(|table| table.secret.as_ref());
     let webhook = webhook.flat_map(|secrets| secrets.iter().map(|secret| SecretSource::clone(secret)));
-    Sources { api_keys: api_keys.collect(), tokens: tokens.collect(), webhook: webhook.collect(), files }
+    Sources { api_keys: api_keys.collect(), tokens: tokens.collect(), proxies, webhook: webhook.collect(), files }
 }
 
 #[cfg(test)]

@@ -93,8 +93,8 @@ fn listener_row(address: &ListenAddress, limits: &str, unix: SocketAccess) -> Ro
 }
 
 fn upstream_row(upstream: &Upstream, sources: &Sources) -> Row {
-    let Upstream { name, scheme, authority, prefix, budget, .. } = upstream;
-    row([
+    let Upstream { name, scheme, authority, prefix, budget, client, .. } = upstream;
+    let mut row = row([
         name,
         &format!("{scheme}://{authority}{prefix}"),
         &format!("key from {}", source(sources.api_keys.get(name))),
@@ -102,7 +102,14 @@ fn upstream_row(upstream: &Upstream, sources: &Sources) -> Row {
         &format!("{} in flight", budget.concurrency.map_or("unlimited".into(), |count| count.to_string())),
         &format!("{} errors", limit(budget.errors)),
         &format!("waits up to {}", duration_text(budget.max_wait)),
-    ])
+    ]);
+    row.extend(client.proxy.as_ref().and_then(|proxy| proxy.url.authority()).map(|place| {
+        let from =
+            sources.proxies.get(name).map_or_else(|| "this file".to_owned(), |variable| format!("env {variable}"));
+        format!("through {place}, from {from}")
+    }));
+    row.extend(client.ca_file.as_ref().map(|path| format!("trusts {} as well", path.display())));
+    row
 }
 
 fn account_row(account: &Account, sources: &Sources) -> Row {
@@ -201,8 +208,11 @@ fn source(source: Option<&SecretSource>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::super::sample::{HASH, config};
     use super::*;
+    use crate::domain::key::TokenHasher;
 
     fn text(config: &Config, coloured: bool) -> String {
         let mut out = Vec::new();
@@ -249,6 +259,36 @@ telemetry
 ";
         assert_eq!(text(&config, false), told);
         assert!(!text(&config, true).contains("canary"));
+    }
+
+    #[test]
+    fn the_way_to_an_upstream_is_shown_without_its_password() {
+        let ca = tempfile::NamedTempFile::new().expect("a file");
+        let pem = rcgen::generate_simple_self_signed(["ca.test".to_owned()]).expect("a certificate").cert.pem();
+        std::fs::write(&ca, pem).expect("written");
+        let file = format!(
+            "[upstreams.us]\nbase_url = 'https://us'\napi_key = {{ env = 'KEY' }}\n\
+             [upstreams.eu]\nbase_url = 'https://eu'\napi_key = {{ env = 'KEY' }}\n\
+             proxy = 'http://me:canary@own:3128'\nca_file = '{path}'\n\
+             [upstreams.ap]\nbase_url = 'https://ap'\napi_key = {{ env = 'KEY' }}\n",
+            path = ca.path().display(),
+        );
+        let env = |name: &str| match name {
+            "KEY" => Some("canary-key".to_owned()),
+            "HTTPS_PROXY" => Some("http://me:canary@proxy:3128".to_owned()),
+            "NO_PROXY" => Some("ap".to_owned()),
+            _ => None,
+        };
+        let config = Config::parse(&file, Path::new("proxy.toml"), &env, &TokenHasher::new()).expect("sound");
+        let told = text(&config, false);
+        let line = |upstream: &str| told.lines().find(|line| line.contains(upstream)).expect("a line").trim_end();
+        assert!(line("https://us").ends_with("waits up to 1s  through proxy:3128, from env HTTPS_PROXY"), "{told}");
+        let trusted = format!("  trusts {} as well", ca.path().display());
+        let own = line("https://eu").strip_suffix(&*trusted).expect(&told);
+        assert!(own.trim_end().ends_with("waits up to 1s  through own:3128, from this file"), "{told}");
+        assert!(line("https://ap").ends_with("waits up to 1s"), "{told}");
+        assert!(!told.contains("canary"), "{told}");
+        assert!(config.secrets().iter().any(|secret| secret.as_str() == "canary"), "nor does the log tell it");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Upstreams: where requests can go, with which key, and how many of them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -9,16 +10,22 @@ use sha2::{Digest, Sha256};
 use toml::Spanned;
 
 use super::findings::Findings;
+use super::forward_proxy::of_environment;
 use super::item::Item;
 use super::schema::{self, File};
 use super::source::closest;
 use super::tls;
 use super::words::parse_name;
-use crate::domain::access::{Credential, Upstream};
+use crate::domain::access::{Credential, Name, Upstream};
 use crate::domain::rules::{BudgetRules, ClientOptions};
 
-/// The upstreams that are sound, in the order of the file.
-pub(super) fn upstreams(file: &File, findings: &mut Findings<'_>) -> Vec<Arc<Upstream>> {
+/// The upstreams that are sound, in the order of the file; `variables` are those of the environment that name a forward proxy, by the
+/// upstream that is reached through it.
+pub(super) fn upstreams(
+    file: &File,
+    variables: &mut BTreeMap<Name, &'static str>,
+    findings: &mut Findings<'_>,
+) -> Vec<Arc<Upstream>> {
     let mut written: Vec<_> = file.upstreams.iter().collect();
     // Serde hands a table over in the order of its keys, and the first of the file has a meaning.
     written.sort_by_key(|(name, _)| name.span().start);
@@ -27,11 +34,16 @@ pub(super) fn upstreams(file: &File, findings: &mut Findings<'_>) -> Vec<Arc<Ups
             "add [upstreams.us] with base_url = \"https://api.merge.dev\" and api_key = { env = \"MERGE_API_KEY\" }";
         findings.missing_table("upstreams", advice);
     }
-    let upstreams = written.into_iter().filter_map(|(name, table)| upstream(name, table, findings));
+    let upstreams = written.into_iter().filter_map(|(name, table)| upstream(name, table, variables, findings));
     upstreams.map(Arc::new).collect()
 }
 
-fn upstream(name: &Spanned<String>, table: &schema::Upstream, findings: &mut Findings<'_>) -> Option<Upstream> {
+fn upstream(
+    name: &Spanned<String>,
+    table: &schema::Upstream,
+    variables: &mut BTreeMap<Name, &'static str>,
+    findings: &mut Findings<'_>,
+) -> Option<Upstream> {
     let place = name.span();
     let name = parse_name(name.get_ref()).map_err(|message| findings.fault(&place, message)).ok();
     if table.base_url.is_none() {
@@ -56,11 +68,21 @@ fn upstream(name: &Spanned<String>, table: &schema::Upstream, findings: &mut Fin
     if let Some(proxy) = table.proxy.as_ref().filter(|proxy| proxy.authorization.is_some()) {
         findings.warn(proxy.place(), "a password stands in the file; HTTPS_PROXY in the environment can hold it");
     }
+    let named = match (&table.proxy, table.base_url.as_deref()) {
+        (None, Some(url)) => of_environment(url, findings.env()),
+        _ => Ok(None),
+    };
+    let (proxy, variable) = named
+        .unwrap_or_else(|message| {
+            findings.instead(&place, "proxy", format!("is not given, and {message}"));
+            None
+        })
+        .unzip();
     let (ca_file, ca_digest) = table.ca_file.as_ref().and_then(|path| ca_file(path, findings)).unzip();
     let client = ClientOptions {
         ca_file,
         ca_digest,
-        proxy: table.proxy.as_deref().cloned(),
+        proxy: table.proxy.as_deref().cloned().or(proxy),
         connect_timeout: findings.positive(&table.connect_timeout),
         tls_timeout: findings.positive(&table.tls_timeout),
         headers_timeout: findings.positive(&table.headers_timeout),
@@ -81,6 +103,7 @@ fn upstream(name: &Spanned<String>, table: &schema::Upstream, findings: &mut Fin
         dry_run: *budget.dry_run,
     };
     let (name, api_key, url) = (name?, api_key?, table.base_url.as_deref()?.clone());
+    variables.extend(variable.map(|variable| (name.clone(), variable)));
     Some(Upstream { name, scheme: url.scheme, authority: url.authority, prefix: url.prefix, api_key, client, budget })
 }
 

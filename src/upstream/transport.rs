@@ -11,7 +11,6 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connection, HttpConnector};
-use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
@@ -24,7 +23,7 @@ use tower::{BoxError, ServiceExt};
 use super::connect::{Secure, Unresolved, Within};
 use super::pool::{Kept, Pool};
 use super::ways::{Transport, transport};
-use crate::domain::access::{Credential, Upstream};
+use crate::domain::access::Upstream;
 use crate::domain::body::StreamBody;
 use crate::domain::rules::{ClientOptions, ForwardProxy, Http2};
 
@@ -42,9 +41,6 @@ pub enum TransportError {
     /// The platform's certificates cannot be used.
     #[error("cannot use the platform's certificates: {0}")]
     Platform(#[from] rustls::Error),
-    /// The environment names a forward proxy of another kind.
-    #[error("HTTPS_PROXY or ALL_PROXY must start with http://; what goes through it is encrypted all the same")]
-    Proxy,
 }
 
 /// Shorter than what servers usually grant, so that a connection is given up here before it is closed under a request.
@@ -60,7 +56,7 @@ const HEAD_START: Duration = Duration::from_millis(250);
 /// The transport for `upstream`.
 ///
 /// # Errors
-/// If its certificates or its forward proxy cannot be used.
+/// If its certificates cannot be used.
 pub fn connect(upstream: &Upstream) -> Result<Transport, TransportError> {
     connect_by(upstream, GaiResolver::new())
 }
@@ -78,7 +74,7 @@ where
     let resolver = resolver.map_err(|error| Unresolved(error.into()));
     let tcp = addresses(resolver, options.connect_timeout);
     let tls = TlsConnector::from(Arc::new(tls(upstream)?));
-    Ok(match proxy(upstream, &Matcher::from_env())? {
+    Ok(match options.proxy.clone() {
         Some(ForwardProxy { url, authorization }) => {
             let mut tunnel = Tunnel::new(url, tcp);
             if let Some(authorization) = authorization {
@@ -100,24 +96,6 @@ fn addresses<R>(resolver: R, patience: Duration) -> HttpConnector<R> {
     tcp.set_happy_eyeballs_timeout(Some(head_start));
     tcp.set_connect_timeout(Some(patience - head_start));
     tcp
-}
-
-/// The forward proxy to go through: the configured one, else the environment's.
-fn proxy(upstream: &Upstream, environment: &Matcher) -> Result<Option<ForwardProxy>, TransportError> {
-    if upstream.client.proxy.is_some() {
-        return Ok(upstream.client.proxy.clone());
-    }
-    let target = http::Uri::builder()
-        .scheme(upstream.scheme.clone())
-        .authority(upstream.authority.clone())
-        .path_and_query("/")
-        .build();
-    let Some(found) = target.ok().and_then(|target| environment.intercept(&target)) else { return Ok(None) };
-    if found.uri().scheme() != Some(&Scheme::HTTP) {
-        return Err(TransportError::Proxy);
-    }
-    let authorization = found.basic_auth().and_then(|value| Credential::new(value.to_str().ok()?));
-    Ok(Some(ForwardProxy { url: found.uri().clone(), authorization }))
 }
 
 fn over<C>(connector: C, tls: TlsConnector, options: &ClientOptions) -> Transport
@@ -174,57 +152,4 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TransportEr
     let mut trusted = RootCertStore::empty();
     certificates.iter().try_for_each(|one| trusted.add(one.clone())).map_err(|error| unreadable(error.to_string()))?;
     Ok(certificates)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::rules::BudgetRules;
-    use http::uri::Authority;
-
-    fn upstream(scheme: Scheme, proxy: Option<ForwardProxy>) -> Upstream {
-        Upstream {
-            name: "us".into(),
-            scheme,
-            authority: Authority::from_static("api.test"),
-            prefix: "".into(),
-            api_key: Credential::new("Bearer key").expect("ASCII"),
-            client: ClientOptions { proxy, ..ClientOptions::default() },
-            budget: BudgetRules::default(),
-        }
-    }
-
-    /// The proxy for an upstream at `https://api.test`.
-    fn found(environment: &Matcher) -> Option<String> {
-        let proxy = proxy(&upstream(Scheme::HTTPS, None), environment).expect("one that can be used");
-        proxy.map(|proxy| proxy.url.to_string())
-    }
-
-    #[test]
-    fn the_environment_names_a_proxy_and_its_exceptions() {
-        let through = Some("http://proxy:3128/".to_owned());
-        let https = || Matcher::builder().https("http://user:pass@proxy:3128");
-        assert_eq!(found(&https().build()), through);
-        assert_eq!(found(&Matcher::builder().all("http://proxy:3128").build()), through);
-        assert_eq!(found(&Matcher::builder().http("http://proxy:3128").build()), None, "that is for plain HTTP");
-        for (exceptions, expected) in
-            [("api.test", &None), (".test", &None), ("*", &None), ("elsewhere.test,10.0.0.0/8", &through)]
-        {
-            assert_eq!(&found(&https().no(exceptions).build()), expected, "{exceptions}");
-        }
-        let plain = upstream(Scheme::HTTP, None);
-        assert!(proxy(&plain, &https().build()).expect("none is one as well").is_none());
-        let authorized = proxy(&upstream(Scheme::HTTPS, None), &https().build()).expect("sound").expect("there is one");
-        assert_eq!(authorized.authorization.expect("user and password").expose(), "Basic dXNlcjpwYXNz");
-    }
-
-    #[test]
-    fn the_configured_proxy_comes_first_and_one_of_another_kind_is_refused() {
-        let socks = Matcher::builder().all("socks5://proxy:1080").build();
-        let refused = proxy(&upstream(Scheme::HTTPS, None), &socks);
-        assert!(matches!(refused, Err(TransportError::Proxy)));
-        let configured = ForwardProxy { url: http::Uri::from_static("http://own:3128/"), authorization: None };
-        let proxy = proxy(&upstream(Scheme::HTTPS, Some(configured)), &socks).expect("sound").expect("there is one");
-        assert_eq!(proxy.url, "http://own:3128/");
-    }
 }

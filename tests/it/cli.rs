@@ -61,14 +61,19 @@ fn a_warning_is_told_once_and_apart_from_what_was_understood() {
 fn a_forward_proxy_that_cannot_be_used_is_a_mistake_to_a_check_and_to_a_start() {
     let env = |proxy| [SECRETS[0], SECRETS[1], ("HTTPS_PROXY", proxy), ("NO_PROXY", "")];
     let config = file(ANY_PORT, "https://merge.test");
-    let (code, out, err) = check(&config, &env("https://proxy.test:3128"));
-    assert_eq!((code, &*out), (2, ""));
-    assert!(err.contains("upstream us: HTTPS_PROXY or ALL_PROXY must start with http://"), "{err}");
-    assert_eq!(check(&config, &env("http://proxy.test:3128")).0, 0);
     let folder = Folder::new(&config);
-    let (code, _, err) =
-        told(&run(&["--config", folder.file().to_str().expect("UTF-8")], &env("https://proxy.test:3128")));
-    assert_eq!((code, err.contains("HTTPS_PROXY or ALL_PROXY must start with http://")), (2, true), "{err}");
+    for proxy in ["https://me:canary@proxy.test:3128", "foo bar", "me:canary @proxy"] {
+        let (code, out, err) = check(&config, &env(proxy));
+        assert_eq!((code, &*out), (2, ""));
+        let said =
+            "proxy.toml:5:12  upstreams.us.proxy: is not given, and HTTPS_PROXY in the environment must be a URL";
+        assert!(err.starts_with(said) && !err.contains("canary"), "{err}");
+        let (code, _, err) = told(&run(&["--config", folder.file().to_str().expect("UTF-8")], &env(proxy)));
+        assert_eq!((code, err.contains(said), err.contains("canary")), (2, true, false), "{err}");
+    }
+    let (code, out, _) = check(&config, &env("http://me:canary@proxy.test:3128"));
+    assert_eq!((code, out.contains("through proxy.test:3128, from env HTTPS_PROXY")), (0, true), "{out}");
+    assert!(!out.contains("canary"), "{out}");
 }
 
 #[test]

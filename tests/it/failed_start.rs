@@ -44,7 +44,7 @@ fn a_start_that_fails_leaves_no_socket_behind_and_the_one_of_a_proxy_that_runs_i
     let starts = [
         (config(&[&first, &second], &taken), &[][..], 1, "cannot listen on"),
         (config(&[&first, &second, &file], "127.0.0.1:0"), &[], 1, "cannot listen on"),
-        (config(&[&first, &second], "127.0.0.1:0"), &unusable, 2, "upstream us: "),
+        (config(&[&first, &second], "127.0.0.1:0"), &unusable, 2, "upstreams.us.proxy: "),
     ];
     for (config, env, code, why) in &starts {
         let failed = start(config, &[], env);
