@@ -429,6 +429,8 @@ pub mod config {
 
     mod forward_proxy;
 
+    mod merge_limits;
+
     mod accounts;
 
     mod consumers;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::findings::Findings;
 use super::item::Place;
+use super::merge_limits;
 use super::schema::{self, File};
 use super::upstreams::expect_upstream;
 use crate::domain::access::{Account, AccountHash, Credential, Upstream, can_be_account_token};
@@ -26,6 +27,9 @@ pub(super) fn accounts(
         let name = findings.name(place, table.name.as_ref(), &mut names);
         let upstream = account_upstream(place, table, file, upstreams, findings);
         let token = token(place, table, hasher, findings);
+        if let (Some(rate), Some(upstream)) = (&table.per_account, &upstream) {
+            merge_limits::per_account(rate, &upstream.authority, findings);
+        }
         tokens.extend(token.as_ref().map(|&(hash, _)| hash));
         let (Some(upstream), Some((hash, token))) = (upstream, token) else { continue };
         if let Some(source) = table.token.as_ref().filter(|_| !owned.insert((Arc::clone(&upstream.name), hash))) {

@@ -12,6 +12,7 @@ use toml::Spanned;
 use super::findings::Findings;
 use super::forward_proxy::of_environment;
 use super::item::Item;
+use super::merge_limits;
 use super::schema::{self, File};
 use super::source::closest;
 use super::tls;
@@ -93,6 +94,10 @@ fn upstream(
         max_connection_age: findings.positive(&table.max_connection_age),
     };
     let budget = &table.budget;
+    if let Some(url) = table.base_url.as_deref() {
+        merge_limits::per_account(&budget.per_account, &url.authority, findings);
+        merge_limits::errors(&budget.errors, &url.authority, findings);
+    }
     let budget = BudgetRules {
         per_account: *budget.per_account,
         concurrency: budget.concurrency.map(|calls| calls.0),

@@ -42,6 +42,19 @@ impl Rate {
         (self.count.get() / 5).max(1)
     }
 
+    /// The most that this can come to in `span`: all of it in every window, at any time within.
+    pub fn most_in(self, span: Duration) -> u64 {
+        let windows = span.as_nanos().div_ceil(self.window.as_nanos());
+        u64::from(self.count.get()).saturating_mul(u64::try_from(windows).unwrap_or(u64::MAX))
+    }
+
+    /// The same for what a bucket lets through: its burst, and then one for every interval.
+    pub fn most_at_a_pace_in(self, span: Duration) -> u64 {
+        let paced = span.as_nanos() / self.interval().as_nanos();
+        let most = u64::from(self.burst()).saturating_add(u64::try_from(paced).unwrap_or(u64::MAX));
+        most.min(self.most_in(span))
+    }
+
     /// The rate to keep here so that this one is kept elsewhere: its window is a twentieth longer, by at most a second. What is sent
     /// may arrive closer together, and others may count a window's ends in.
     pub fn with_slack(self) -> Self {
