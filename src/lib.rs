@@ -423,6 +423,8 @@ pub mod config {
 
     mod sections;
 
+    mod socket_folder;
+
     pub mod tls;
 
     mod upstreams;

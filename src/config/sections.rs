@@ -9,6 +9,7 @@ use super::filter;
 use super::findings::Findings;
 use super::item::{Item, NOWHERE, Table};
 use super::schema::{self, File};
+use super::socket_folder::expect_folder;
 use super::tls::{Part, Tls, TlsFiles};
 use super::units::{ByteSize, duration_text, size_text};
 use crate::domain::rules::{Lifetimes, SocketAccess};
@@ -28,7 +29,7 @@ pub(super) fn server(server: &schema::Server, findings: &mut Findings<'_>) -> Se
         match server.listen[..index].iter().find(|earlier| earlier.clashes_with(address)) {
             Some(same) if **same == **address => findings.fault(address.place(), "is given twice"),
             Some(other) => findings.fault(address.place(), overlap(other, address)),
-            None => {}
+            None => expect_folder(address, findings),
         }
     }
     if server.listen.is_empty() {
@@ -122,6 +123,7 @@ fn overlap(one: &ListenAddress, other: &ListenAddress) -> String {
 /// `[admin]`, guarded where others can reach it.
 pub(super) fn admin(file: &File, findings: &mut Findings<'_>) -> Admin {
     let listen = &file.admin.listen;
+    expect_folder(listen, findings);
     let token = file.admin.token.as_ref().and_then(|token| findings.secret(token));
     if token.is_none() && !listen.is_local() && !findings.touch("admin.token") {
         findings.fault(listen.place(), "others can reach this address: set admin.token, or listen on 127.0.0.1");
