@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::runtime::Builder;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::say::{complain, is_enough, print};
+use self::signals::Signals;
 use crate::app::{App, Listeners, StartError, descriptors, watch};
 use crate::config::address::ListenAddress;
 use crate::config::effective::Config;
@@ -23,6 +23,7 @@ use crate::telemetry::{log, redact};
 
 mod demo;
 mod say;
+mod signals;
 mod status;
 mod usage;
 
@@ -204,7 +205,7 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
             signals.next().await;
             let app = app.clone();
             tokio::spawn(async move {
-                signals.next().await;
+                signals.next_wish().await;
                 tracing::warn!("told to stop again: what still runs is cut");
                 app.cut_short();
             });
@@ -259,30 +260,4 @@ fn run_to_end<F: Future>(workers: usize, future: F) -> io::Result<F::Output> {
     let ended = runtime.block_on(future);
     runtime.shutdown_background();
     Ok(ended)
-}
-
-/// Completes on Ctrl-C or SIGTERM.
-fn stop_signal() -> io::Result<impl Future> {
-    let mut signals = Signals::new()?;
-    Ok(async move { signals.next().await })
-}
-
-/// What tells a process to stop.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    /// Completes on Ctrl-C or SIGTERM.
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use super::say::is_enough;
-use super::{fail, run_to_end, stop_signal, wrong};
+use super::signals::stop_signal;
+use super::{fail, run_to_end, wrong};
 use crate::app::descriptors;
 use crate::config::address::ListenAddress;
 use crate::demo::run::{self, DemoError};

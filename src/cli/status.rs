@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::say::{complain, is_enough, print};
-use super::{fail, run_to_end, stop_signal, wrong};
+use super::signals::stop_signal;
+use super::{fail, run_to_end, wrong};
 use crate::admin::ask::{self, AskError, Place};
 use crate::admin::state::State;
 use crate::admin::table::table;

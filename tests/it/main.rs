@@ -113,6 +113,7 @@ mod status;
 
 mod status_command;
 
+mod stop_signals;
 mod streams;
 
 mod support;

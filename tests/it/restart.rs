@@ -288,32 +288,3 @@ async fn a_unix_socket_changes_hands_and_stays() {
     assert_eq!(second.end().0.code(), Some(0));
     assert!(!path.exists(), "a clean stop leaves nothing behind");
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_cuts_what_still_runs() {
-    let merge = merge().build();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let upstream = listener.local_addr().expect("it is bound");
-    let simulation = tokio::spawn(merge.clone().serve(listener, std::future::pending::<()>()));
-    let _held = merge.hold();
-    let folder = Folder::new(&format!(
-        "[server]\nlisten = ['127.0.0.1:0']\ndrain = '10min'\n[admin]\nlisten = '127.0.0.1:0'\n\
-         [upstreams.us]\nbase_url = 'http://{upstream}'\napi_key = '{API_KEY}'\n\
-         [[accounts]]\nname = 'acme'\ntoken = '{ACME_TOKEN}'\n[telemetry]\nlog = 'json'\n"
-    ));
-    let (running, proxy, _) = Running::serve(&folder, &[]);
-    let mut busy = TcpStream::connect(proxy).await.expect("it listens");
-    let asked = tokio::spawn(async move { matches!(request(&mut busy).await, End::Closed) });
-    crate::support::soon(merge.arrived(1)).await;
-    running.terminate();
-    // It has heard the first signal once nobody can connect any more.
-    while TcpStream::connect(proxy).await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    running.signal("-INT");
-    let (status, said) = tokio::task::block_in_place(|| running.end());
-    assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("told to stop again") && said.contains("\"cut\":1"), "{said}");
-    assert!(asked.await.expect("no panic"), "it got no answer");
-    simulation.abort();
-}
