@@ -77,6 +77,11 @@ pub enum AskError {
     /// It answered something else.
     #[error("{0} answered {1}{2}. Is this the admin listener of merge-sync-proxy?")]
     Other(Place, StatusCode, String),
+    /// It answered something that is no HTTP, or closed without an answer, as servers do that expect TLS.
+    #[error(
+        "{0} gives no answer in HTTP ({1}). Does it speak TLS? The admin listener of merge-sync-proxy never does: say its admin.listen with --admin."
+    )]
+    NoHttp(Place, hyper::Error),
     /// It answered something that cannot be read.
     #[error("the answer of {0} cannot be read ({1}). Is it another version of merge-sync-proxy?")]
     Unreadable(Place, String),
@@ -123,7 +128,7 @@ async fn exchange(
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| unreadable(&error))?;
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| unreadable(&error))?;
     let connection = tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(|error| unreadable(&error))?;
+    let response = sender.send_request(request).await.map_err(|error| AskError::NoHttp(place.clone(), error))?;
     let (head, body): (_, Incoming) = Response::into_parts(response);
     let body = body.collect().await.map_err(|error| unreadable(&error))?.to_bytes();
     connection.abort();

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use anstyle::{AnsiColor, Style};
 
 use super::columns::{Cell, lines, wrapped};
-use super::state::{AccountRow, Condition, ConsumerRow, Millis, ModelRow, State, UpstreamRow};
+use super::state::{AccountRow, Condition, ConsumerRow, Millis, ModelRow, Now, State, UpstreamRow};
 use super::words::{counted, duration, latency, percent, size};
 
 const PLAIN: Style = Style::new();
@@ -51,21 +51,7 @@ fn write(state: &State, width: Option<usize>, out: &mut String) -> fmt::Result {
             writeln!(out, "{style}no calls go to {}{style:#}: {stopped}", row.name)?;
         }
     }
-    let figures = &head.now;
-    writeln!(
-        out,
-        "\n{BOLD}now{BOLD:#}        {:.1} requests/s, {} needed no call; {:.1} calls/s to Merge, {} saved today",
-        figures.requests_per_second,
-        percent(figures.hit_ratio),
-        figures.calls_per_second,
-        counted(figures.calls_saved_today, "call", "calls")
-    )?;
-    writeln!(
-        out,
-        "           99 of 100 hits within {}, misses within {}",
-        latency(figures.hit_p99_microseconds),
-        latency(figures.miss_p99_microseconds)
-    )?;
+    pace(&head.now, out)?;
     let cache = &head.cache;
     writeln!(
         out,
@@ -92,6 +78,24 @@ fn write(state: &State, width: Option<usize>, out: &mut String) -> fmt::Result {
         ]
     });
     lines(&[], rows.collect(), &[1], width, out)
+}
+
+/// What happens now; of what has not been measured, nothing.
+fn pace(now: &Now, out: &mut String) -> fmt::Result {
+    if now.requests_total == 0 {
+        return writeln!(out, "\n{BOLD}now{BOLD:#}        nothing has been asked yet");
+    }
+    let saved = counted(now.calls_saved_today, "call", "calls");
+    let ratio = now.hit_ratio.map_or_else(String::new, |share| format!(", {} needed no call", percent(Some(share))));
+    let (requests, calls) = (now.requests_per_second, now.calls_per_second);
+    writeln!(
+        out,
+        "\n{BOLD}now{BOLD:#}        {requests:.1} requests/s{ratio}; {calls:.1} calls/s to Merge, {saved} saved today"
+    )?;
+    let times = [("hits", now.hit_p99_microseconds), ("misses", now.miss_p99_microseconds)];
+    let times = times.into_iter().filter(|(_, time)| time.is_some());
+    let times: Vec<_> = times.map(|(what, time)| format!("{what} within {}", latency(time))).collect();
+    if times.is_empty() { Ok(()) } else { writeln!(out, "           99 of 100 {}", times.join(", ")) }
 }
 
 fn accounts(state: &State, width: Option<usize>, out: &mut String) -> fmt::Result {
@@ -354,6 +358,26 @@ mod tests {
                 ""
             ]
         );
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_told() {
+        let told = |now| {
+            let mut state = View::default().of(&snapshot(vec![]));
+            state.head.now = now;
+            let text = anstream::adapter::strip_str(&table(&state, None)).to_string();
+            let lines =
+                text.lines().skip_while(|line| !line.starts_with("now ")).take_while(|line| !line.starts_with("cache"));
+            lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        };
+        assert_eq!(told(Now::default()), ["now nothing has been asked yet"]);
+        let quiet = Now { requests_total: 9, calls_saved_today: 1, ..Now::default() };
+        assert_eq!(told(quiet.clone()), ["now 0.0 requests/s; 0.0 calls/s to Merge, 1 call saved today"]);
+        let misses = Now { hit_ratio: Some(0.0), miss_p99_microseconds: Some(2_500.0), ..quiet };
+        let asked = "now 0.0 requests/s, 0.0 % needed no call; 0.0 calls/s to Merge, 1 call saved today";
+        assert_eq!(told(misses.clone()), [asked, "99 of 100 misses within 2.5 ms"]);
+        let both = Now { hit_p99_microseconds: Some(85.0), ..misses };
+        assert_eq!(told(both), [asked, "99 of 100 hits within 85 µs, misses within 2.5 ms"]);
     }
 
     #[test]

@@ -107,7 +107,12 @@ impl Arguments {
         loop {
             let text = match self.ask(token).await {
                 Ok(state) => self.text(&state)?,
-                Err(error @ (AskError::Nobody(..) | AskError::Silent(_) | AskError::Unreadable(..))) if seen => {
+                Err(
+                    error @ (AskError::Nobody(..)
+                    | AskError::Silent(_)
+                    | AskError::NoHttp(..)
+                    | AskError::Unreadable(..)),
+                ) if seen => {
                     if on_screen {
                         format!("{error}\n")
                     } else {

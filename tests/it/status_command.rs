@@ -1,5 +1,6 @@
 //! `merge-sync-proxy status`: what it prints, and what it says when there is nothing to print.
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use crate::process::{Folder, Running, run, run_unread, told};
@@ -88,6 +89,25 @@ async fn the_proxy_itself_is_told_from_its_admin_listener() {
     let asked = tokio::task::spawn_blocking(move || told(&run(&["status", "--admin", &place], &[])));
     let (code, _, err) = soon(asked).await.expect("no panic");
     assert!(code == 1 && err.contains("answered 404") && err.contains("the admin listener"), "{err}");
+}
+
+#[test]
+fn what_speaks_something_else_is_not_taken_for_another_version() {
+    // Nothing, an alert of TLS, the greeting of SSH.
+    for answer in [&b""[..], b"\x15\x03\x03\x00\x02\x02\x0a", b"SSH-2.0-OpenSSH_9.6\r\n"] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let place = listener.local_addr().expect("it is bound").to_string();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("somebody comes");
+            let _ = stream.read(&mut [0; 512]);
+            let _ = stream.write_all(answer);
+        });
+        let (code, out, err) = told(&run(&["status", "--admin", &place], &[]));
+        assert_eq!((code, &*out), (1, ""));
+        let said = format!("http://{place} gives no answer in HTTP (");
+        assert!(err.contains(&said) && err.contains("TLS") && !err.contains("another version"), "{err}");
+        server.join().expect("no panic");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
