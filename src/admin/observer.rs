@@ -35,6 +35,8 @@ pub struct Sources<'a> {
     pub reloadable: bool,
     /// How the last reload ended.
     pub last_reload: Option<Reload>,
+    /// What the file says and only a restart brings about.
+    pub needs_restart: Arc<Vec<String>>,
 }
 
 /// The proxy at one moment. All who watch share it.
@@ -154,6 +156,7 @@ impl Observer {
                 condition: sources.condition.clone(),
                 reloadable: sources.reloadable,
                 last_reload: sources.last_reload.clone(),
+                needs_restart: sources.needs_restart.to_vec(),
             },
             now: present(&readings, saved_today),
             cache: cache(sources),

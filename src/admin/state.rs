@@ -63,6 +63,9 @@ pub struct Proxy {
     /// How the last reload of the configuration ended, if there was one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_reload: Option<Reload>,
+    /// The keys of the file that only a restart brings into force.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub needs_restart: Vec<String>,
 }
 
 /// How a reload ended.

@@ -44,6 +44,11 @@ fn write(state: &State, width: Option<usize>, out: &mut String) -> fmt::Result {
             reload.text
         )?;
     }
+    let waiting = &head.proxy.needs_restart;
+    if !waiting.is_empty() {
+        let style = color(AnsiColor::Yellow);
+        writeln!(out, "{style}needs a restart{style:#}, and stays as it was until then: {}", waiting.join(", "))?;
+    }
     // In the first lines, which a small screen shows as well.
     for row in &head.upstreams {
         if let Some(stopped) = stopped(row, now) {
@@ -358,6 +363,19 @@ mod tests {
                 ""
             ]
         );
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_told_in_the_first_lines() {
+        let mut state = View::default().of(&snapshot(vec![]));
+        let second = |state: &State| {
+            let text = anstream::adapter::strip_str(&table(state, None)).to_string();
+            text.lines().nth(1).expect("a line").to_owned()
+        };
+        assert_eq!(second(&state), "");
+        state.head.proxy.needs_restart = vec!["server.listen".into(), "server.workers".into()];
+        let told = "needs a restart, and stays as it was until then: server.listen, server.workers";
+        assert_eq!(second(&state), told);
     }
 
     #[test]

@@ -195,6 +195,7 @@ pub(crate) mod tests {
             condition: "ready".into(),
             reloadable: true,
             last_reload: None,
+            needs_restart: vec![],
         };
         let head = Head {
             proxy,

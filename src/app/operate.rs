@@ -136,6 +136,7 @@ impl Operations for App {
                 succeeded: reload.result.is_ok(),
                 text: reload.told(),
             }),
+            needs_restart: self.needs_restart(),
         })
     }
 

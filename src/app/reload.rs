@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -67,6 +67,8 @@ pub(crate) struct Reloads {
     /// Held by the one that runs.
     running: Mutex<()>,
     last: ArcSwapOption<Reload>,
+    /// What the last sound file says and a restart has to bring about.
+    needs_restart: ArcSwap<Vec<String>>,
 }
 
 impl Reload {
@@ -98,6 +100,7 @@ impl Reloads {
             source: OnceLock::new(),
             running: Mutex::new(()),
             last: ArcSwapOption::empty(),
+            needs_restart: ArcSwap::default(),
         }
     }
 }
@@ -118,7 +121,12 @@ impl App {
         self.reloads.source.get().is_some()
     }
 
-    /// The last reload that changed something, was refused, or came after one that was; `None` before the first.
+    /// The keys that stay as they were at the start, although the last sound file says something else.
+    pub fn needs_restart(&self) -> Arc<Vec<String>> {
+        self.reloads.needs_restart.load_full()
+    }
+
+    /// The last reload that changed something, was refused, or came after one that alarmed somebody; `None` before the first.
     pub fn last_reload(&self) -> Option<Arc<Reload>> {
         self.reloads.last.load_full()
     }
@@ -136,9 +144,13 @@ impl App {
             return Err(Fault::of_file(Path::new("(none)"), "the proxy was not started from a file").into());
         };
         let result = read(&self.reloads.hasher).and_then(|config| self.take_over(config));
-        // A file that was touched, or written again as it was, is no news; unless it was faulty meanwhile, and somebody is alarmed.
+        // A file that was touched, or written again as it was, is no news; unless it was another meanwhile, and somebody is alarmed.
         let was_refused = self.last_reload().is_some_and(|last| last.result.is_err());
-        let is_news = was_refused || result.as_ref().map_or(true, |changes| *changes != Changes::default());
+        let was_alarmed = was_refused || !self.needs_restart().is_empty();
+        if let Ok(changes) = &result {
+            self.reloads.needs_restart.store(Arc::new(changes.needs_restart.clone()));
+        }
+        let is_news = was_alarmed || result.as_ref().map_or(true, |changes| *changes != Changes::default());
         if !is_news && cause == Cause::File {
             return result;
         }

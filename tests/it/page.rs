@@ -224,6 +224,8 @@ async fn a_reload_asks_first_and_tells_each_fault_with_its_place() {
         browser.until(&report(words)).await;
     }
     assert_eq!(reloads(&wire.app), (1, 0));
+    browser.until("document.getElementById('restart').innerText.includes('Needs a restart')").await;
+    browser.until("document.getElementById('restart').innerText.includes('telemetry.log')").await;
     browser.picture("reload-done.png").await;
 
     // The focus is where it was, so the same key tries again.
@@ -260,6 +262,7 @@ async fn a_reload_asks_first_and_tells_each_fault_with_its_place() {
     browser.until(&report("Nothing has changed in the file.")).await;
     browser.click("#reload-cancel").await;
     browser.until("document.getElementById('reload').hidden").await;
+    browser.until("document.getElementById('restart').hidden").await;
     let other = browser.complaints.iter().filter(|text| !text.contains("422")).collect::<Vec<_>>();
     assert!(other.is_empty(), "{other:?}");
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use merge_sync_proxy::admin::routes::Operations;
 use merge_sync_proxy::app::App;
 use merge_sync_proxy::app::reload::Cause;
 use merge_sync_proxy::config::effective::Config;
@@ -276,6 +277,28 @@ async fn a_file_that_says_the_same_is_no_news() {
     let changes = world.app.reload(Cause::File).expect("sound");
     assert_eq!((changes.changed.len(), changes.needs_restart.len()), (0, 0));
     assert_eq!((reloads(&world.app), world.app.last_reload().is_none()), ((0, 0), true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_needs_a_restart_is_known_until_the_file_says_what_runs() {
+    let (world, file) = world(merge(), "");
+    let read = async |more: &str| {
+        file.write(text("http://merge.test", "", more));
+        let _ = world.app.reload(Cause::File);
+        // All who look within the same moment see the same.
+        tokio::time::advance(Duration::from_secs(1)).await;
+        world.app.look().head.proxy.needs_restart.join(", ")
+    };
+    let newest = || world.app.events().latest(1)[0].text.clone();
+    assert_eq!(read("[telemetry]\nsample = 0.5\n").await, "telemetry.sample");
+    assert_eq!(read("[telemetry]\nsample = 0.5\nfilter = 'warn'\n").await, "telemetry.sample", "another reload");
+    assert_eq!(read("[telemetry]\nsample = 'all'\n").await, "telemetry.sample", "a faulty file says nothing");
+    assert_eq!(read("[telemetry]\nsample = 0.5\nlog = 'json'\n").await, "telemetry.log, telemetry.sample");
+    assert_eq!(read("[telemetry]\nlog = 'json'\n").await, "telemetry.log");
+    assert_eq!(read("").await, "");
+    assert_eq!(newest(), "nothing has changed");
+    let events = world.app.events().latest(1)[0].id;
+    assert_eq!((read("").await, world.app.events().latest(1)[0].id), (String::new(), events), "once more is no news");
 }
 
 #[tokio::test(start_paused = true)]

@@ -390,6 +390,9 @@ function take(news) {
   $("reload").hidden = !reload || reload.succeeded;
   $("reload-open").hidden = !state.proxy.reloadable;
   text($("reload"), reload ? `The configuration was not taken in at ${clock(reload.at)}, and the one before is still in use: ${reload.text}` : "");
+  const waiting = state.proxy.needs_restart ?? [];
+  $("restart").hidden = !waiting.length;
+  text($("restart"), waiting.length ? `Needs a restart, and stays as it was until then: ${waiting.join(", ")}` : "");
   show(news);
 }
 
