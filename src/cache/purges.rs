@@ -9,8 +9,8 @@ use crate::domain::access::{AccountHash, Name};
 use crate::domain::key::{CanonicalQuery, PageKey};
 use crate::domain::marks::Marks;
 
-/// When which account was purged last, and which page may have been changed: a fetch that began before that must not bring a fresh page. And since when which upstream
-/// is another, or asked with another key: what an earlier fetch brings is not kept at all.
+/// When which account was purged last, and which page may have been changed: a fetch that began before that must not bring a fresh
+/// page. And since when which upstream is another, or asked with another key: what an earlier fetch brings is not kept at all.
 #[derive(Default)]
 pub(super) struct Purges {
     accounts: Marks<AccountHash>,

@@ -84,7 +84,8 @@ impl Consumers {
         all
     }
 
-    /// Who sent a request with this `Authorization` over a connection of `peer`. Of those who may not come in, not all are looked at: see [`Strangers`].
+    /// Who sent a request with this `Authorization` over a connection of `peer`. Of those who may not come in, not all are looked at:
+    /// see [`Strangers`].
     pub fn identify<'a>(
         &'a self,
         authorization: Field<'a>,

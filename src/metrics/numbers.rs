@@ -129,7 +129,8 @@ pub struct Totals {
     pub counts: Counts,
     /// Tries of calls to upstreams.
     pub upstream_calls: u64,
-    /// How many fewer these are than the requests that would have been calls; see [`Metrics::calls_saved`](super::registry::Metrics::calls_saved).
+    /// How many fewer these are than the requests that would have been calls; see
+    /// [`Metrics::calls_saved`](super::registry::Metrics::calls_saved).
     pub calls_saved: u64,
     /// Those that were not answered, with a status of 400 and above, or with what is no page.
     pub upstream_failures: u64,

@@ -79,8 +79,8 @@ impl Topic {
 }
 
 impl Meetings {
-    /// Comes to the meeting about `topic`; the first who comes has the call charged to `payer`. One that began when what it brings `is_outdated` is for those who came before, and
-    /// another begins in its place.
+    /// Comes to the meeting about `topic`; the first who comes has the call charged to `payer`. A meeting whose call began so long ago
+    /// that what it brings `is_outdated` is for those who came before, and another begins in its place.
     pub fn join(&self, topic: Topic, payer: &Name, is_outdated: impl FnOnce(&PageKey, Instant) -> bool) -> Role {
         let mut meetings = self.0.lock();
         let place = meetings.entry(topic);
