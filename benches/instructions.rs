@@ -46,16 +46,20 @@ const fn subject(name: &'static str, title: &'static str, role: Role, speech: Sp
 /// The subject whose pages nobody has asked for before.
 const MISS: &str = "miss";
 
+/// The subject whose pages are fetched each time, and are as they were.
+const AGAIN: &str = "again";
+
 /// So many that each is said once.
 const NEW: usize = RUNS * REQUESTS;
 
-const SUBJECTS: [Subject; 8] = [
+const SUBJECTS: [Subject; 9] = [
     subject("bare", "bare hyper", Role::Bare, Speech::Http1, 1),
     subject("proxy", "merge-sync-proxy, one key", Role::Proxy, Speech::Http1, 1),
     subject("logged", "one key, access log on", Role::Logged, Speech::Http1, 1),
     subject("keys", "merge-sync-proxy, 1,000 keys", Role::Proxy, Speech::Http1, KEYS),
     subject("new", "1,000 keys, no head said twice", Role::Proxy, Speech::Http1, NEW),
     subject(MISS, "each a miss, upstream of its own", Role::Proxy, Speech::Http1, NEW),
+    subject(AGAIN, "fetched anew, and unchanged", Role::Proxy, Speech::Http1, KEYS),
     subject("bare2", "bare hyper, HTTP/2", Role::Bare, Speech::Http2, 1),
     subject("http2", "merge-sync-proxy, HTTP/2", Role::Proxy, Speech::Http2, 1),
 ];
@@ -114,7 +118,7 @@ fn count(subject: &Subject, keep: &Path) -> f64 {
     command.args(["--tool=callgrind", "-q", "--instr-atstart=no", "--separate-threads=yes"]);
     command.arg(format!("--callgrind-out-file={}", file.display()));
     let accounts = if subject.role == Role::Bare { subject.heads } else { KEYS };
-    let upstream = (subject.name == MISS).then(|| upstream::serve(ground::merge(accounts)));
+    let upstream = [MISS, AGAIN].contains(&subject.name).then(|| upstream::serve(ground::merge(accounts)));
     let layout = Layout { accounts, upstream, ..Layout::default() };
     command.arg(this_program()).args(role::arguments(subject.role, &layout));
     if subject.role == Role::Logged {
@@ -151,12 +155,15 @@ fn request(subject: &Subject, number: usize) -> Vec<u8> {
     let (round, number) = (number / KEYS, number % KEYS);
     let (authorization, account) = (format!("Bearer {}", key(number)), format!("account-{number}"));
     let agent = if round == 0 { "merge-python/1.0".into() } else { format!("merge-python/1.{round}") };
-    let fields = [
+    let mut fields = vec![
         ("user-agent", &*agent),
         ("accept", "application/json"),
         ("authorization", &authorization),
         ("x-account-token", &account),
     ];
+    if subject.name == AGAIN {
+        fields.push(("cache-control", "no-cache"));
+    }
     wire::get(subject.speech, "proxy.internal:8080", &format!("/api/ats/v1/sync-status{cursor}"), &fields)
 }
 

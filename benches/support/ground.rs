@@ -114,7 +114,7 @@ impl Ground {
         for number in 0..consumers {
             let hash = hex::encode(Sha256::digest(key(number)));
             writeln!(text, "[[consumers]]\nname = 'team-{number}'\nkey_sha256 = '{hash}'").expect("memory");
-            text.push_str("accounts = ['account-*']\nmax_in_flight_misses = 100000\n");
+            text.push_str("accounts = ['account-*']\nmax_in_flight_misses = 100000\nforced_refreshes = 'unlimited'\n");
         }
         let merge = merge(if upstream.is_some() { 0 } else { accounts });
         let hasher = TokenHasher::new();

@@ -55,16 +55,16 @@ fn land(store: &Store, fetch: &Fetch, received: &Received) -> Result<Landing, Pr
         return Err(Problem::UpstreamFailed(cause));
     }
     let policy = &fetch.policy;
-    let known = fetch.known.as_ref().map(|known| &known.history);
-    let history = known.unwrap_or(&History::default()).learn(&received.digest.runs);
+    let known = fetch.known.as_deref();
+    let history = known.map_or(&History::default(), |known| &known.history).learn(&received.digest.runs);
     let lifetime = freshness::lifetime(policy, &received.digest, &history, fastrand::f32());
     let page = match (status, known_by_name) {
-        (StatusCode::OK, _) => Page::new(received, Kind::Good, lifetime, history).sharing(fetch.known.as_deref()),
+        (StatusCode::OK, _) => Page::new(received, Kind::Good, lifetime, history, known),
         (StatusCode::NOT_MODIFIED, Some(known)) => known.confirmed(received, lifetime, history),
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND, _) => {
-            Page::new(received, Kind::Negative, freshness::negative_lifetime(&policy.lifetimes), history)
+            Page::new(received, Kind::Negative, freshness::negative_lifetime(&policy.lifetimes), history, known)
         }
-        _ => Page::new(received, Kind::Passing, Lifetime::NONE, history),
+        _ => Page::new(received, Kind::Passing, Lifetime::NONE, history, known),
     };
     let page = Arc::new(page);
     let may_keep = !fetch.private && page.kind != Kind::Passing;
@@ -75,7 +75,7 @@ fn land(store: &Store, fetch: &Fetch, received: &Received) -> Result<Landing, Pr
     }
     let stored = may_keep && fits && store.keep(&fetch.key, &page);
     // Who has asked for the twins of the page before will ask for these.
-    if stored && fetch.known.as_ref().is_some_and(|known| known.is_encoded()) {
+    if stored && known.is_some_and(Page::is_encoded) {
         store.encode(&fetch.key, &page);
     }
     Ok(Landing { page, status, stored, remembered: received.remembered })

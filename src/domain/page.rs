@@ -97,9 +97,15 @@ struct Twins {
 const NEVER: u64 = u64::MAX;
 
 impl Page {
-    /// The page that `received` makes, with `lifetime`.
-    pub fn new(received: &Received, kind: Kind, lifetime: Lifetime, history: History) -> Self {
-        let (body, etag) = with_entity_tag(&received.body);
+    /// The page that `received` makes, with `lifetime`. If `known` has the same body, they share it with all that is made of it.
+    pub fn new(received: &Received, kind: Kind, lifetime: Lifetime, history: History, known: Option<&Self>) -> Self {
+        let (body, etag, twins) = match known.filter(|known| known.body == received.body) {
+            Some(known) => (known.body.clone(), known.etag.clone(), known.twins.clone()),
+            None => {
+                let (body, etag) = with_entity_tag(&received.body);
+                (body, etag, OnceLock::new())
+            }
+        };
         Self {
             status: received.status,
             etag,
@@ -110,22 +116,11 @@ impl Page {
             began: received.began,
             lifetime,
             history,
-            twins: OnceLock::new(),
+            twins,
             is_being_encoded: AtomicBool::new(false),
             has_gone: AtomicBool::new(false),
             purged_from: AtomicU64::new(NEVER),
             setback: Setback::default(),
-        }
-    }
-
-    /// The same page, which shares body and encoded twins with `known` if they are equal.
-    #[must_use]
-    pub fn sharing(self, known: Option<&Self>) -> Self {
-        match known.filter(|known| known.etag == self.etag && known.body == self.body) {
-            Some(known) => {
-                Self { body: known.body.clone(), etag: known.etag.clone(), twins: known.twins.clone(), ..self }
-            }
-            None => self,
         }
     }
 
@@ -276,7 +271,7 @@ pub(crate) mod tests {
     pub(crate) fn page(body: &'static str, began: Instant, [fresh, while_revalidate, if_error]: [u64; 3]) -> Page {
         let received = received(body, began);
         let [fresh, while_revalidate, if_error] = [fresh, while_revalidate, if_error].map(Duration::from_secs);
-        Page::new(&received, Kind::Good, Lifetime { fresh, while_revalidate, if_error }, History::default())
+        Page::new(&received, Kind::Good, Lifetime { fresh, while_revalidate, if_error }, History::default(), None)
     }
 
     #[test]
@@ -319,7 +314,7 @@ pub(crate) mod tests {
         for kind in [Kind::Good, Kind::Negative, Kind::Passing] {
             let (headers, buffer) = head(&fields);
             let received = Received { headers, ..received("{}", Instant::now()) };
-            let page = Page::new(&received, kind, Lifetime::NONE, History::default());
+            let page = Page::new(&received, kind, Lifetime::NONE, History::default(), None);
             let confirmed = page.confirmed(&received, Lifetime::NONE, History::default());
             drop(received);
             assert!(buffer.is_unique(), "{kind:?}");
@@ -335,19 +330,21 @@ pub(crate) mod tests {
 
     #[test]
     fn a_page_of_a_known_body_has_no_other_copy_of_it() {
-        let named = |tag| {
+        let named = |body, tag, known: Option<&Page>| {
             let (headers, _) = head(&[(ETAG, tag)]);
-            let received = Received { headers, ..received("{}", Instant::now()) };
-            Page::new(&received, Kind::Good, Lifetime::NONE, History::default())
+            let received = Received { headers, ..received(body, Instant::now()) };
+            Page::new(&received, Kind::Good, Lifetime::NONE, History::default(), known)
         };
-        let known = named("\"one\"");
+        let known = named("{}", "\"one\"", None);
+        known.encode();
         for tag in ["\"one\"", "\"two\""] {
-            let own = named(tag);
-            let piece = own.body.clone();
-            let page = own.sharing(Some(&known));
-            assert_eq!(page.body.as_ptr(), known.body.as_ptr());
-            assert!(piece.is_unique(), "{tag}");
+            let page = named("{}", tag, Some(&known));
+            assert_eq!((page.body.as_ptr(), &page.etag), (known.body.as_ptr(), &known.etag));
+            assert!(page.is_encoded());
             assert_eq!(page.validators.and_then(|validators| validators.etag).expect("a tag"), tag);
         }
+        let other = named("[]", "\"one\"", Some(&known));
+        assert_eq!((&*other.body, other.is_encoded()), (&b"[]"[..], false));
+        assert_ne!(other.etag, known.etag);
     }
 }
