@@ -138,15 +138,18 @@ fn entries(million: bool) {
     println!("{:>10} with an ETag and a Last-Modified of Merge's each {each:>50.0} {ratio:>8.2}", counts[2]);
 }
 
-/// A proxy that holds so many pages of this upstream, and how much memory one takes, in bytes.
+/// A proxy that holds so many pages of this upstream, and how much memory one more takes than a thousand do, in bytes.
 fn filled(count: usize, upstream: SocketAddr) -> (Server, f64) {
     let server = proxy(Layout { room: ground::AMPLE, upstream: Some(upstream), ..Layout::default() });
-    run(server.address, 64, End::Requests(1_000), &mut Wide::new(1, 1));
-    let before = server.memory();
-    run(server.address, 64, End::Requests(count as u64), &mut Wide::new(count, ACCOUNTS));
-    // Twins are made, and the room of what is over given back, a little later.
-    std::thread::sleep(Duration::from_secs(2));
-    let each = server.memory().saturating_sub(before) as f64 / count as f64;
+    let fill = |count: usize| {
+        run(server.address, 64, End::Requests(count as u64), &mut Wide::new(count, ACCOUNTS));
+        // What a start and many fetches leave over is given back a little later.
+        std::thread::sleep(Duration::from_secs(2));
+        server.memory() as f64
+    };
+    let first = count.min(1_000);
+    let before = fill(first);
+    let each = (fill(count) - before) / (count - first).max(1) as f64;
     // What is polled again and again has been asked before.
     run(server.address, 64, End::Requests(2 * count as u64), &mut Wide::new(count, ACCOUNTS).scattered());
     (server, each)
