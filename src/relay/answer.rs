@@ -1,7 +1,9 @@
 //! From what is stored, or has just come, to what the caller gets.
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
+use http::header::{
+    AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
@@ -12,9 +14,15 @@ use crate::domain::condition;
 use crate::domain::exchange::Served;
 use crate::domain::relay::Relayed;
 
+/// What a purged response says that stands in for a failure: a client's own cache must not take it for fresh.
+const OUTDATED: HeaderValue = HeaderValue::from_static("max-age=0");
+
 /// The answer that a stored response makes to a request with the fields `asked`.
 pub fn from_store(stored: &Stored, asked: &HeaderMap, served: Served, now: Instant) -> Relayed {
     let mut headers = stored.headers.clone();
+    if stored.is_purged() {
+        headers.insert(CACHE_CONTROL, OUTDATED);
+    }
     headers.insert(AGE, stored.age(now).as_secs().into());
     // Conditions come before ranges (RFC 9110 §13.2.2).
     let part = if has_it(&headers, asked) { Part::Whole } else { range::part(asked, &headers, stored.body.len()) };

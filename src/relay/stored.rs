@@ -148,7 +148,8 @@ impl Stored {
         if self.is_purged() { left.min(0) } else { left }
     }
 
-    fn is_purged(&self) -> bool {
+    /// Whether it is stale because of a purge.
+    pub fn is_purged(&self) -> bool {
         self.purged.load(Ordering::Relaxed)
     }
 

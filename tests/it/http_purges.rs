@@ -179,5 +179,7 @@ async fn of_what_is_purged_nothing_is_left() {
     purge(&site);
     a_moment().await;
     site.answers(503, &[], "down");
-    assert_served(&site.get("/x/a").await, "good", "hit; ttl=0; detail=upstream-error");
+    let got = site.get("/x/a").await;
+    assert_served(&got, "good", "hit; ttl=0; detail=upstream-error");
+    assert_eq!(got.header("cache-control"), "max-age=0", "nor for the client's own cache");
 }
