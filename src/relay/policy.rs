@@ -61,7 +61,7 @@ pub fn terms(headers: &HeaderMap, directives: &Directives, clocks: Clocks) -> Te
 }
 
 /// The time in a field; `None` if there is not exactly one that can be read.
-fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
+pub(super) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     let mut lines = headers.get_all(name).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
     httpdate::parse_http_date(line.to_str().ok()?).ok()

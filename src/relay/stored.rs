@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
 use super::directives::Directives;
-use super::policy::{Clocks, Terms, terms};
+use super::policy::{Clocks, Terms, date, terms};
 use super::vary::Selection;
 use super::verdict::Verdict;
 use crate::domain::cache_control::Wants;
@@ -124,10 +124,20 @@ impl Stored {
         Some(merged.with(self.body.clone(), selection))
     }
 
-    /// Whether a 304 with these fields is about another response (RFC 9111 §4.3.4): it names one, by weak comparison.
+    /// Whether a 304 with these fields is about another response (RFC 9111 §4.3.4): it names one, by weak comparison. One that has no tag
+    /// is not the one that a strong tag names, unless both have the same time of last change.
     pub fn is_not_meant_by(&self, headers: &HeaderMap) -> bool {
-        let known = self.headers.get(ETAG);
-        headers.get(ETAG).is_some_and(|tag| known.is_some_and(|known| !condition::names(slice::from_ref(known), tag)))
+        let Some(tag) = headers.get(ETAG) else { return false };
+        match self.headers.get(ETAG) {
+            Some(known) => !condition::names(slice::from_ref(known), tag),
+            None => !tag.as_bytes().starts_with(b"W/") && !self.is_of_the_time_in(headers),
+        }
+    }
+
+    /// Whether it was last changed when these fields say, and not once more within that second (RFC 9110 §8.8.2.2).
+    fn is_of_the_time_in(&self, headers: &HeaderMap) -> bool {
+        let changed = date(&self.headers, &LAST_MODIFIED);
+        changed.is_some() && changed == date(headers, &LAST_MODIFIED) && changed < date(&self.headers, &DATE)
     }
 
     /// The fields that ask whether it has changed; none if it has no validator.

@@ -217,3 +217,29 @@ async fn a_304_that_names_another_response_has_that_fetched_once() {
         site.assert_idle();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_304_that_names_a_tag_is_not_about_a_response_that_has_none() {
+    const CHANGED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const LATER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+    for (made, fields, is_another) in [
+        (LATER, &[("etag", "\"a\"")][..], true),
+        (LATER, &[("etag", "\"a\""), ("last-modified", LATER)], true),
+        (CHANGED, &[("etag", "\"a\""), ("last-modified", CHANGED)], true),
+        (LATER, &[("etag", "\"a\""), ("last-modified", CHANGED)], false),
+        (LATER, &[("etag", "W/\"a\"")], false),
+        (LATER, &[], false),
+    ] {
+        let fields = [fields, &[FRESH]].concat();
+        let site = Site::http();
+        let first = [("cache-control", "max-age=0"), ("last-modified", CHANGED), ("date", made)];
+        site.answers(200, &first, "old");
+        site.get("/x/a").await;
+        site.script(move |head, _| {
+            let asks = head.headers.contains_key("if-modified-since");
+            Ok(if asks { reply(304, &fields, "") } else { reply(200, &fields, "new") })
+        });
+        let got = site.get("/x/a").await;
+        assert_eq!(got.body, if is_another { "new" } else { "old" }, "{made}: {}", got.cache());
+    }
+}
