@@ -41,15 +41,18 @@ impl Terms {
         if fresh {
             return Verdict::Ask(Forward::Request);
         }
-        // Who insists has it tried all the same.
-        if set_back && !refused && self.covers_error(age) {
-            return Verdict::Stale(Why::UpstreamError);
+        let revalidating = self.may_be_stale && since < self.while_revalidate && wants.min_fresh.is_none() && !purged;
+        let served = if set_back && self.covers_error(age) {
+            Some(Why::UpstreamError)
+        } else {
+            revalidating.then_some(Why::Revalidating)
+        };
+        match served {
+            // Who insists has it tried all the same, and pays for that as for any other try that nobody else would have made.
+            Some(_) if refused => Verdict::Ask(Forward::Request),
+            Some(why) => Verdict::Stale(why),
+            None => Verdict::Ask(Forward::Stale),
         }
-        let revalidating = self.may_be_stale && since < self.while_revalidate && wants.min_fresh.is_none();
-        if revalidating && !refused && !purged {
-            return Verdict::Stale(Why::Revalidating);
-        }
-        Verdict::Ask(if refused { Forward::Request } else { Forward::Stale })
     }
 
     /// Whether it may stand in at this age for an upstream that fails (RFC 5861 §4).

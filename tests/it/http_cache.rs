@@ -144,6 +144,34 @@ async fn forced_refreshes_are_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_insists_pays_only_for_a_call_that_would_not_have_been_made_otherwise() {
+    let one = consumer("one", "accounts = ['*']\nforced_refreshes = '1/min'");
+    for (line, is_served) in [
+        ("max-age=0", false),
+        ("no-cache, max-age=60", false),
+        ("max-age=0, stale-if-error=60", false),
+        ("max-age=60", true),
+        ("max-age=0, stale-while-revalidate=60", true),
+    ] {
+        let site = Site::route("http", &one);
+        site.answers(200, &[("cache-control", line), ("etag", "\"a\"")], "body");
+        let ask = async || {
+            site.get_with("/x/a", &[("authorization", "Bearer one"), ("cache-control", "no-cache")])
+                .await
+                .cache()
+                .to_owned()
+        };
+        ask().await;
+        for _ in 0..2 {
+            ask().await;
+        }
+        let last = ask().await;
+        assert_eq!(last.contains("refresh-limited"), is_served, "{line}: {last}");
+        assert_eq!(last.starts_with("fwd=stale"), !is_served, "{line}: {last}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn conditions_for_the_origin_are_held_to_what_a_cache_is_told_and_to_forced_refreshes() {
     let one = consumer("one", "accounts = ['*']\nforced_refreshes = '1/min'");
     let site = Site::route("http", &format!("request_headers = ['*']\n{one}"));
