@@ -76,9 +76,17 @@ impl AccountBudget {
         self.keep_rates(now);
     }
 
-    /// Takes the rates over at which it may be asked now; through an upstream that has none it is asked no more.
-    pub fn take_over(&mut self, rate: impl Fn(&Name) -> Option<Option<Rate>>, now: Instant) {
-        self.rates.retain_mut(|(upstream, known)| rate(upstream).map(|rate| *known = rate).is_some());
+    /// Takes the rates over at which it may be asked now. An upstream that is no more `in_force` here has no say, unless nobody but who
+    /// still waits for such a one asks for it.
+    pub fn take_over(&mut self, in_force: impl Fn(&Name) -> bool, rate: impl Fn(&Name) -> Option<Rate>, now: Instant) {
+        if self.rates.is_empty() {
+            return;
+        }
+        self.rates.iter_mut().for_each(|(upstream, known)| *known = rate(upstream));
+        if !self.rates.iter().any(|(upstream, _)| in_force(upstream)) {
+            self.keep_rates(now);
+        }
+        self.rates.retain(|(upstream, _)| in_force(upstream));
         if !self.rates.is_empty() {
             self.keep_rates(now);
         }
@@ -260,10 +268,12 @@ mod tests {
         budget.allow(&other, few, now);
         budget.allow(&us, many, now);
         assert_eq!(budget.standing(now).0, few);
-        budget.take_over(|name| (*name == us).then_some(many), now);
+        budget.take_over(|name| *name == us, |_| many, now);
         assert_eq!(budget.standing(now).0, many);
-        budget.take_over(|_| None, now);
-        assert_eq!(budget.standing(now).0, many, "until it is asked again");
+        budget.take_over(|_| false, |_| few, now);
+        assert_eq!(budget.standing(now).0, few, "for who still waits");
+        budget.take_over(|_| false, |_| None, now);
+        assert_eq!(budget.standing(now).0, few, "until it is asked again");
     }
 
     #[test]

@@ -276,7 +276,7 @@ impl Ledger {
             true
         });
         for (account, budget) in &mut self.accounts {
-            budget.take_over(|upstream| rules(upstream).map(|_| rate(upstream, *account)), now);
+            budget.take_over(|upstream| rules(upstream).is_some(), |upstream| rate(upstream, *account), now);
         }
     }
 

@@ -82,18 +82,22 @@ impl Ways {
         ways
     }
 
-    /// The same, and those that were in force `before` and are no more.
+    /// The same, and those that were in force `before` and are no more. One of these may have got another name, so it keeps the limits
+    /// of all that are at its address now.
     #[must_use]
     pub fn after(mut self, before: &Self) -> Self {
         let gone = before.by_name.iter().filter(|(name, way)| !way.gone && !self.by_name.contains_key(*name));
-        let gone: Vec<_> = gone.map(|(name, way)| (name.clone(), way.clone())).collect();
-        for (name, way) in gone {
-            let neighbour = self.by_name.values().find(|other| other.upstream.endpoint() == way.upstream.endpoint());
-            let errors = neighbour.map_or(way.rules.errors, |neighbour| neighbour.rules.errors);
-            let rules = BudgetRules { errors, ..way.rules };
-            self.by_name.insert(name, Way { rules, gone: true, ..way });
-        }
+        let gone: Vec<_> = gone.map(|(name, way)| (name.clone(), self.gone(way))).collect();
+        self.by_name.extend(gone);
         self
+    }
+
+    fn gone(&self, way: &Way) -> Way {
+        let here = || self.by_name.values().filter(|other| other.upstream.endpoint() == way.upstream.endpoint());
+        let errors = here().next().map_or(way.rules.errors, |neighbour| neighbour.rules.errors);
+        let limits = here().filter_map(|neighbour| neighbour.rules.per_account);
+        let per_account = limits.chain(way.rules.per_account).reduce(Rate::and);
+        Way { rules: BudgetRules { errors, per_account, ..way.rules }, gone: true, ..way.clone() }
     }
 
     /// The way to the upstream of that name.

@@ -158,6 +158,24 @@ async fn who_waits_for_an_upstream_that_is_removed_goes_within_its_limits_and_it
     assert_eq!(site.shown(), ["other"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_an_upstream_that_gets_another_name_and_a_lower_limit_goes_within_that() {
+    let text = |name: &str, rate: &str| {
+        let budget = format!("per_account = '{rate}'\nmax_wait = '10min'");
+        [upstream(name, HOST, &budget), account("acme", "acme", name)].concat()
+    };
+    let (site, merge) = Site::behind(&text("us", "90/min"));
+    let waiting: Vec<_> = (0..60).map(|cursor| site.begin("acme", cursor)).collect();
+    sleep(SECOND).await;
+    assert!(merge.calls() >= 18, "{} calls by the limit of before", merge.calls());
+    site.reload(&text("other", "4/min"));
+    merge.clear_log();
+    sleep(MINUTE * 5 / 2).await;
+    let most = merge.max_in_any_window("acme", MINUTE);
+    assert!((1..=4).contains(&most), "{most} calls in a minute, of 4");
+    waiting.iter().for_each(JoinHandle::abort);
+}
+
 /// Two Merges, each of which says which it is.
 async fn servers() -> [(Merge, String); 2] {
     let mut servers = Vec::new();
