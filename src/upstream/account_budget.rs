@@ -1,7 +1,8 @@
 //! What may be sent for one linked account: its rate, what Merge says is left of it, and the pause that Merge has asked for.
 //!
 //! Merge counts the calls of a linked account whichever upstream here they are made through. So upstreams at one address share the
-//! budget of an account, and one that a reload gives another name finds it as it was.
+//! budget of an account, and one that a reload gives another name finds it as it was. How calls end is a matter of the API key as well,
+//! and so known of each upstream by itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,10 +28,17 @@ pub struct AccountBudget {
     paced_until: Option<Instant>,
     pause: Pause,
     in_flight: u32,
-    /// Whether its last call went well.
-    proven: bool,
-    /// The refusal (401, 403) that was its last answer, and by which upstream: it concerns the token and so all its pages.
-    refusal: Option<(Name, Arc<Received>)>,
+    /// How its last call through each upstream ended, if that says something.
+    last: Vec<(Name, Last)>,
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub enum Last {
+    /// Well, which proves the token.
+    Well,
+    /// With a refusal (401, 403), which concerns the token and so all its pages.
+    Refused(Arc<Received>),
 }
 
 /// The upstream's own "not now".
@@ -61,8 +69,7 @@ impl AccountBudget {
             paced_until: None,
             pause: Pause::default(),
             in_flight: 0,
-            proven: false,
-            refusal: None,
+            last: Vec::new(),
         }
     }
 
@@ -79,6 +86,7 @@ impl AccountBudget {
     /// Takes the rates over at which it may be asked now. An upstream that is no more `in_force` here has no say, unless nobody but who
     /// still waits for such a one asks for it.
     pub fn take_over(&mut self, in_force: impl Fn(&Name) -> bool, rate: impl Fn(&Name) -> Option<Rate>, now: Instant) {
+        self.last.retain(|(upstream, _)| in_force(upstream));
         if self.rates.is_empty() {
             return;
         }
@@ -111,21 +119,30 @@ impl AccountBudget {
         (self.rate, self.bucket.as_ref().map(|bucket| bucket.remaining(now)))
     }
 
-    /// Whether its last call went well.
-    pub fn is_proven(&self) -> bool {
-        self.proven
+    fn last(&self, upstream: &Name) -> Option<&Last> {
+        self.last.iter().find(|(by, _)| by == upstream).map(|(_, last)| last)
     }
 
-    /// The refusal that was its last answer, if that came from `upstream`.
+    /// Whether its last call through `upstream` went well.
+    pub fn is_proven(&self, upstream: &Name) -> bool {
+        matches!(self.last(upstream), Some(Last::Well))
+    }
+
+    /// Through how many upstreams its last call went well.
+    pub fn proofs(&self) -> usize {
+        self.last.iter().filter(|(_, last)| matches!(last, Last::Well)).count()
+    }
+
+    /// The refusal that was its last answer from `upstream`.
     pub fn refusal(&self, upstream: &Name) -> Option<&Arc<Received>> {
-        self.refusal.as_ref().filter(|(by, _)| by == upstream).map(|(_, refusal)| refusal)
+        if let Some(Last::Refused(refusal)) = self.last(upstream) { Some(refusal) } else { None }
     }
 
     /// Whether nothing would be forgotten if it were made anew.
     pub fn is_unspent(&self, now: Instant) -> bool {
         let full = self.bucket.as_ref().is_none_or(|bucket| bucket.is_full(now));
         let paced = self.paced_until.is_some_and(|until| until > now);
-        full && self.in_flight == 0 && !self.proven && !paced && self.paused_until(now).is_none()
+        full && self.in_flight == 0 && self.proofs() == 0 && !paced && self.paused_until(now).is_none()
     }
 
     /// Until when the upstream wants no call for this account.
@@ -180,22 +197,22 @@ impl AccountBudget {
         until
     }
 
-    /// The upstream has answered a call for this account, `well` or with a failure; says whether that changes whether it is proven.
-    pub fn answered(&mut self, well: bool, refusal: Option<(Name, Arc<Received>)>) -> bool {
+    /// `upstream` has answered a call for this account: well, with a refusal, or with another failure.
+    pub fn answered(&mut self, upstream: &Name, last: Option<Last>) {
         self.pause.refusals = 0;
         self.pause.probe = None;
-        self.refusal = refusal;
-        std::mem::replace(&mut self.proven, well) != well
+        self.last.retain(|(by, _)| by != upstream);
+        self.last.extend(last.map(|last| (upstream.clone(), last)));
     }
 
     /// Forgets what `upstream` has refused: it was asked with another key, or was another server.
     pub fn forget_refusal(&mut self, upstream: &Name) {
-        self.refusal.take_if(|(by, _)| by == upstream);
+        self.last.retain(|(by, last)| by != upstream || matches!(last, Last::Well));
     }
 
-    /// The upstream has not answered a call for this account in time: it is proven no longer. Says whether it was.
-    pub fn was_too_late(&mut self) -> bool {
-        std::mem::take(&mut self.proven)
+    /// `upstream` has not answered a call for this account in time: it is proven there no longer.
+    pub fn was_too_late(&mut self, upstream: &Name) {
+        self.last.retain(|(by, last)| by != upstream || matches!(last, Last::Refused(_)));
     }
 
     /// What the upstream says is left of its own limit. If that is less than is reckoned here, others use the account too: then
@@ -283,7 +300,7 @@ mod tests {
         for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
             assert_eq!(budget.refused(None, now, 0.0), now + second(pause));
         }
-        budget.answered(true, None);
+        budget.answered(&"us".into(), Some(Last::Well));
         assert_eq!(budget.refused(None, now, 0.0), now + second(1));
         assert_eq!(budget.paused_until(now), Some(now + second(60)), "a pause is never shortened");
         budget.refused(Some(now + second(600)), now, 0.0);
@@ -301,7 +318,7 @@ mod tests {
         assert_eq!(budget.obstacle(after, 0), None);
         budget.spend(after);
         assert_eq!(budget.obstacle(after, 0), Some(Obstacle::busy(Kind::Pause)));
-        budget.answered(true, None);
+        budget.answered(&"us".into(), Some(Last::Well));
         assert_eq!(budget.obstacle(after, 0), None, "it went well");
         budget.spend(after);
         assert_eq!(budget.obstacle(after, 0), None);

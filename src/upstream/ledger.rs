@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
-use super::account_budget::AccountBudget;
+use super::account_budget::{AccountBudget, Last};
 use super::bid::{Bid, Ending, Ticket};
 use super::breaker::{Breaker, Sign, State};
 use super::failures::{AccountKey, Failures, Suspect};
@@ -24,7 +24,7 @@ pub struct Ledger {
     upstreams: HashMap<Name, Standing, RandomState>,
     accounts: HashMap<AccountHash, AccountBudget, RandomState>,
     payers: HashSet<Name, RandomState>,
-    /// How many accounts are proven.
+    /// How many accounts are proven, each counted for every upstream at which it is.
     proven: usize,
     failures: Failures,
     /// The number of accounts at which those that are unspent are dropped next.
@@ -133,7 +133,7 @@ impl Ledger {
     }
 
     fn suspect(&self, account: &AccountKey, payer: &Name) -> Suspect {
-        let proven = self.accounts.get(&account.1).is_some_and(AccountBudget::is_proven);
+        let proven = self.accounts.get(&account.1).is_some_and(|of| of.is_proven(&account.0));
         Suspect { account: account.clone(), payer: payer.clone(), proven }
     }
 
@@ -172,19 +172,15 @@ impl Ledger {
             None => {}
         }
         let account = self.accounts.get_mut(account)?;
-        let (well, refusal) = match ending {
+        let others = self.proven - account.proofs();
+        match ending {
             Ending::Limited(until) => return Some(account.refused(until, now, jitter)),
-            Ending::TooLate => {
-                self.proven -= usize::from(account.was_too_late());
-                return None;
-            }
-            Ending::Silent | Ending::Broken => return None,
-            Ending::Answered(status) => (status < 400, None),
-            Ending::Refused(refusal) => (false, Some((upstream.clone(), refusal))),
-        };
-        if account.answered(well, refusal) {
-            self.proven = if well { self.proven + 1 } else { self.proven - 1 };
+            Ending::TooLate => account.was_too_late(upstream),
+            Ending::Silent | Ending::Broken => {}
+            Ending::Answered(status) => account.answered(upstream, (status < 400).then_some(Last::Well)),
+            Ending::Refused(refusal) => account.answered(upstream, Some(Last::Refused(refusal))),
         }
+        self.proven = others + account.proofs();
         None
     }
 
@@ -278,6 +274,7 @@ impl Ledger {
         for (account, budget) in &mut self.accounts {
             budget.take_over(|upstream| rules(upstream).is_some(), |upstream| rate(upstream, *account), now);
         }
+        self.proven = self.accounts.values().map(AccountBudget::proofs).sum();
     }
 
     /// Forgets what an upstream has refused: it was asked with another key.
@@ -304,6 +301,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::received::SyncDigest;
     use crate::upstream::bid::tests::bid;
     use std::num::NonZeroU32;
     use std::time::Duration;
@@ -368,6 +366,36 @@ mod tests {
     }
 
     #[test]
+    fn what_fails_through_one_upstream_is_not_proven_by_what_goes_well_through_another() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let us = bid("a", 1, 1);
+        let other = Bid { account: ("other".into(), us.account.1), ..us.clone() };
+        let refusal = Arc::new(Received {
+            status: http::StatusCode::UNAUTHORIZED,
+            headers: http::HeaderMap::new(),
+            body: bytes::Bytes::new(),
+            began: now,
+            digest: SyncDigest::default(),
+            retry_at: None,
+            remembered: false,
+        });
+        for _ in 0..10 {
+            let well = send(&mut ledger, &us, now);
+            end(&mut ledger, &well, 200, now);
+            ledger.fit(&other, std::iter::empty(), now);
+            if ledger.obstacle(&other, 0, now).is_none() {
+                let ticket = ledger.send(&other, now);
+                ledger.ended(&ticket, Ending::Refused(refusal.clone()), now, 0.0);
+                ledger.release(&ticket, true, now);
+            }
+        }
+        assert_eq!(ledger.failures().standing().0, 2, "the share of an account that is not proven");
+        assert!(ledger.remembered(&other).is_some() && ledger.remembered(&us).is_none());
+        ledger.take_over(|name| (**name == *"other").then_some(us.rules), |_, _| None, std::iter::empty(), now);
+        assert_eq!(ledger.proven, 0, "it was so of one that is gone");
+    }
+
+    #[test]
     fn an_account_that_is_swept_while_somebody_waits_for_it_is_charged_all_the_same() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         let waiting = bid("a", 0, 1);
@@ -387,7 +415,7 @@ mod tests {
         ledger.fit(&waiting, std::iter::empty(), now);
         end(&mut ledger, &ticket, 200, now);
         let account = ledger.account(waiting.account.1).expect("it was charged");
-        assert!(account.is_proven() && ledger.proven == 1);
+        assert!(account.is_proven(&waiting.account.0) && ledger.proven == 1);
     }
 
     #[test]

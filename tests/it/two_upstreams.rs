@@ -1,7 +1,8 @@
-//! Two upstreams: what is told of an account is told of the upstream at which that is so.
+//! Two upstreams: what holds of an account at one of them is neither told nor counted of the other.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use merge_sync_proxy::admin::observer::Snapshot;
 use merge_sync_proxy::admin::routes::Operations;
@@ -9,6 +10,7 @@ use merge_sync_proxy::app::App;
 use merge_sync_proxy::config::effective::Config;
 use merge_sync_proxy::domain::key::TokenHasher;
 use merge_sync_proxy::upstream::ways::transport;
+use tokio::time::sleep;
 use tower::ServiceExt;
 
 use crate::exposition::value;
@@ -69,5 +71,38 @@ async fn a_page_is_shown_with_the_account_whose_it_is() {
         tokio::time::advance(std::time::Duration::from_secs(2)).await;
         let [acme, twin] = expected;
         assert_eq!(pages(&app.look()), [("acme".to_owned(), acme), ("twin".to_owned(), twin)]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_key_of_one_upstream_holds_back_no_call_through_another_at_its_address() {
+    const CRM: &str = "/api/crm/v1/sync-status";
+    let budget = "per_account = 'unlimited'\nmax_wait = '0s'";
+    let upstream = |name: &str, key: &str| {
+        format!(
+            "[upstreams.{name}]\nbase_url = 'http://merge.test'\napi_key = '{key}'\n[upstreams.{name}.budget]\n{budget}\n"
+        )
+    };
+    let text = format!(
+        "[server]\nlisten = ['127.0.0.1:0']\n[admin]\nlisten = '127.0.0.1:0'\n{}{}\
+         [[accounts]]\nname = 'acme'\ntoken = '{ACME_TOKEN}'\nupstream = 'us'\n\
+         [[routes]]\npath = '{SYNC_STATUS}'\n[[routes]]\npath = '{CRM}'\nupstream = 'other'\ncache = '5s'\n",
+        upstream("us", API_KEY),
+        upstream("other", "wrong"),
+    );
+    let (merge, hasher) = (merge().build(), TokenHasher::new());
+    merge.page("acme", "ats", "{\"results\":[]}");
+    let config = Config::parse(&text, Path::new("test.toml"), &|_| None, &hasher).expect("sound");
+    let transports = ["us", "other"].map(|name| (name.into(), transport(merge.clone())));
+    let app = App::with_transports(config, &hasher, transports.into());
+    let get = async |path: &str, number: u32| {
+        let request = with(&format!("{path}?cursor={number}"), &[("x-account-token", "acme")]);
+        let Ok(response) = app.service().oneshot(request).await;
+        response.status().as_u16()
+    };
+    for number in 0..100 {
+        assert_eq!(get(SYNC_STATUS, number).await, 200, "number {number}");
+        assert_eq!(get(CRM, number).await, 401, "what is remembered of it tells why");
+        sleep(Duration::from_millis(100)).await;
     }
 }
