@@ -124,12 +124,12 @@ impl Page {
         }
     }
 
-    /// The same page after the upstream has said that it has not changed.
+    /// The same page after the upstream has said that it has not changed. It keeps its tag: if the answer names another, that is for a
+    /// body that is yet to be seen, and asked by that tag the upstream would say for ever that this one has not changed.
     pub fn confirmed(&self, answer: &Received, lifetime: Lifetime, history: History) -> Self {
         let newer = Validators::read(&answer.headers);
         let known = self.validators.as_deref().cloned().unwrap_or_default();
-        let validators =
-            Validators { etag: newer.etag.or(known.etag), last_modified: newer.last_modified.or(known.last_modified) };
+        let validators = Validators { last_modified: newer.last_modified.or(known.last_modified), ..known };
         Self {
             status: self.status,
             body: self.body.clone(),
@@ -325,6 +325,18 @@ pub(crate) mod tests {
             let named = [&validators.etag, &validators.last_modified].map(|value| value.as_ref().expect("a value"));
             assert_eq!(named, [fields[0].1, fields[1].1]);
             assert_eq!(confirmed.validators, page.validators);
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_confirmed_keeps_its_tag_or_goes_on_without() {
+        let came = |fields: &[_]| Received { headers: head(fields).0, ..received("{}", Instant::now()) };
+        let date = (LAST_MODIFIED, "Wed, 15 Apr 2026 10:00:00 GMT");
+        let other = came(&[(ETAG, "\"two\""), date.clone()]);
+        for (first, tag) in [(&[(ETAG, "\"one\"")][..], Some("\"one\"")), (&[date], None)] {
+            let page = Page::new(&came(first), Kind::Good, Lifetime::NONE, History::default(), None);
+            let validators = page.confirmed(&other, Lifetime::NONE, History::default()).validators.expect("a date");
+            assert_eq!(validators.etag.as_ref().map(|tag| tag.as_bytes()), tag.map(str::as_bytes));
         }
     }
 
