@@ -58,6 +58,8 @@ struct Everybody {
 
 /// Those who follow one page.
 struct Followers {
+    /// The number of the one who was the first: others may follow the same page later.
+    first: u64,
     /// What each would ask for, by the order in which they came.
     asks: BTreeMap<u64, Ask>,
     keeping_fresh: AbortHandle,
@@ -127,7 +129,7 @@ impl Follows {
     /// Takes part, unless its end has come; the first of a key has it kept fresh through `inner`.
     fn join<S>(&self, ask: &Ask, place: OwnedSemaphorePermit, ending: &Ending, inner: &S) -> Option<Follower>
     where
-        S: Service<Renewal, Response = (), Error = Problem, Future: Send> + Clone + Send + 'static,
+        S: Service<Renewal, Response = bool, Error = Problem, Future: Send> + Clone + Send + 'static,
     {
         let key = &ask.key;
         let changes = self.store.changes().listen(key);
@@ -139,13 +141,25 @@ impl Follows {
         let number = everybody.next;
         everybody.next += 1;
         let followers = everybody.by_key.entry(key.clone()).or_insert_with(|| {
-            let (follows, of) = (self.clone(), key.clone());
-            let ask = move |turn| follows.ask(&of, turn);
-            let task = tokio::spawn(keep_fresh(self.store.clone(), key.clone(), ask, inner.clone()));
-            Followers { asks: BTreeMap::new(), keeping_fresh: task.abort_handle() }
+            let (follows, key, inner) = (self.clone(), key.clone(), inner.clone());
+            let task = tokio::spawn(async move {
+                keep_fresh(follows.store.clone(), key.clone(), |turn| follows.ask(&key, turn), inner).await;
+                follows.let_go(&key, number);
+            });
+            Followers { first: number, asks: BTreeMap::new(), keeping_fresh: task.abort_handle() }
         });
         followers.asks.insert(number, ask.clone());
         Some(Follower { follows: self.clone(), key: key.clone(), number, changes, _place: place })
+    }
+
+    /// There is nothing more to be told of the page of `key` to those of whom this was the first: whoever waits asks for it once more,
+    /// and streams end.
+    fn let_go(&self, key: &PageKey, first: u64) {
+        let mut everybody = self.everybody.lock();
+        if everybody.by_key.get(key).is_some_and(|followers| followers.first == first) {
+            everybody.by_key.remove(key);
+            self.store.changes().tell(key);
+        }
     }
 
     /// What one of those who follow `key` would ask, each in its `turn`.
@@ -170,15 +184,21 @@ impl Drop for Follower {
 }
 
 impl Follower {
-    /// Completes when there is a page that `known` does not name.
-    async fn other_than(&mut self, known: &[HeaderValue]) -> Arc<Page> {
+    /// Completes when there is a page that `known` does not name; with none when it has been let go.
+    async fn other_than(&mut self, known: &[HeaderValue]) -> Option<Arc<Page>> {
         loop {
             // What has been dropped is about to be fetched.
             match self.follows.store.get(&self.key) {
-                Some(page) if is_news(&page, known) => return page,
+                Some(page) if is_news(&page, known) => return Some(page),
+                _ if self.has_been_let_go() => return None,
                 _ => self.changes.changed().await,
             }
         }
+    }
+
+    fn has_been_let_go(&self) -> bool {
+        let everybody = self.follows.everybody.lock();
+        !everybody.by_key.get(&self.key).is_some_and(|followers| followers.asks.contains_key(&self.number))
     }
 }
 
@@ -202,7 +222,7 @@ pub struct Following<S> {
 impl<S> Service<Ask> for Following<S>
 where
     S: Service<Ask, Response = Answer, Error = Problem, Future: Send> + Clone + Send + Sync + 'static,
-    S: Service<Renewal, Response = (), Error = Problem, Future: Send>,
+    S: Service<Renewal, Response = bool, Error = Problem, Future: Send>,
 {
     type Response = Given;
     type Error = Problem;
@@ -250,7 +270,7 @@ impl<F: Future<Output = Result<Answer, Problem>>> Future for Held<F> {
 impl<S> Following<S>
 where
     S: Service<Ask, Response = Answer, Error = Problem, Future: Send> + Clone + Send + Sync + 'static,
-    S: Service<Renewal, Response = (), Error = Problem, Future: Send>,
+    S: Service<Renewal, Response = bool, Error = Problem, Future: Send>,
 {
     async fn wait(
         self,
@@ -276,8 +296,12 @@ where
             () = sleep_until(until) => false,
         };
         drop(follower);
-        let answer =
-            if has_ended { self.what_there_is(&ask, first).await } else { self.inner.oneshot(again(&ask)).await? };
+        // Whoever is released is let go as well.
+        let answer = if has_ended || ending.has_come() {
+            self.what_there_is(&ask, first).await
+        } else {
+            self.inner.oneshot(again(&ask)).await?
+        };
         Ok(Given::Followed(Box::new(Followed { answer, how: How::Waited(at_most) })))
     }
 
@@ -308,7 +332,7 @@ where
             let page = tokio::select! {
                 biased;
                 () = ending.come() => None,
-                page = follower.other_than(&known) => Some(page),
+                page = follower.other_than(&known) => page,
                 () = sleep_until(until) => None,
             };
             // A stream has no way to tell of a refusal: the client asks again, and hears it.

@@ -68,7 +68,7 @@ fn land(store: &Store, fetch: &Fetch, received: &Received) -> Result<Landing, Pr
     };
     let page = Arc::new(page);
     let may_keep = !fetch.private && page.kind != Kind::Passing;
-    let fits = page.body.len() <= policy.max_page_bytes;
+    let fits = policy.fits(&page);
     if may_keep && !fits {
         store.keeping().too_large.add();
         store.displace(&fetch.key, &page);

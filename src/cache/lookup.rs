@@ -99,9 +99,9 @@ impl<S> Service<Renewal> for Lookup<S>
 where
     S: Service<Join, Response = Joined, Error = Infallible, Future: Send> + Clone + Send + 'static,
 {
-    type Response = ();
+    type Response = bool;
     type Error = Problem;
-    type Future = Either<Ready<Result<(), Problem>>, BoxFuture<'static, Result<(), Problem>>>;
+    type Future = Either<Ready<Result<bool, Problem>>, BoxFuture<'static, Result<bool, Problem>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Problem>> {
         Poll::Ready(Ok(()))
@@ -112,14 +112,16 @@ where
             Decision::Fetch(_, seen) => seen,
             Decision::Stale(page, Why::Revalidating) => Some(page),
             // It is fresh, or the upstream is to be left alone.
-            _ => return Either::Left(ready(Ok(()))),
+            _ => return Either::Left(ready(Ok(true))),
         };
         // Those who follow wait for it: if they all leave before it has gone out, it is given up.
+        let policy = ask.policy.clone();
         let join = Join { ask, seen, reason: Reason::Miss };
         let inner = self.inner.clone();
         Either::Right(Box::pin(async move {
             let Ok(Joined { outcome, .. }) = inner.oneshot(join).await;
-            outcome.map(drop)
+            // What only passes says nothing of the next page.
+            outcome.map(|Landing { page, .. }| page.kind == Kind::Passing || policy.fits(&page))
         }))
     }
 }

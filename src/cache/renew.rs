@@ -16,7 +16,8 @@ use crate::domain::page::Page;
 use crate::domain::problem::Problem;
 use crate::domain::setback::backoff;
 
-/// A request for a page on behalf of all who follow it.
+/// A request for a page on behalf of all who follow it. The answer is whether there is anything to follow: a page that is too large to
+/// be stored is found by none of them.
 #[derive(Clone, Debug)]
 pub struct Renewal(pub Ask);
 
@@ -26,10 +27,10 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Asks for the page of `key` whenever it is no longer fresh, as one of those who then follow it would `ask`: after each failure as
 /// another of them, since a call is charged to who asks, and may be held back for what that one's other calls have done. It is ended by
-/// the last who leaves.
+/// the last who leaves, and completes when there is nothing to follow any more.
 pub(super) async fn keep_fresh<S>(store: Store, key: PageKey, ask: impl Fn(u32) -> Option<Ask>, inner: S)
 where
-    S: Service<Renewal, Response = (), Error = Problem> + Clone,
+    S: Service<Renewal, Response = bool, Error = Problem> + Clone,
 {
     let mut changes = store.changes().listen(&key);
     let mut pace = Pace { failures: 0, next: Instant::now() };
@@ -42,6 +43,9 @@ where
         }
         let Some(ask) = ask(pace.failures) else { return };
         let asked = inner.clone().oneshot(Renewal(ask)).await;
+        if asked == Ok(false) {
+            return;
+        }
         // Whoever asks next need not wait until the one who has asked may again.
         let pause =
             asked.err().filter(|problem| !problem.is_of_the_payer()).and_then(|problem| problem.row().retry_after);

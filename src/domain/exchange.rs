@@ -39,6 +39,13 @@ pub struct Policy {
     pub max_page_bytes: usize,
 }
 
+impl Policy {
+    /// Whether `page` is small enough to be stored.
+    pub fn fits(&self, page: &Page) -> bool {
+        page.body.len() <= self.max_page_bytes
+    }
+}
+
 /// Why an upstream is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {

@@ -342,6 +342,27 @@ async fn a_stream_ends_with_its_page_and_after_ten_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_follows_a_page_that_becomes_too_large_to_be_stored_is_let_go() {
+    let world = World::with(merge(), &format!("[cache]\nmax_page_bytes = '16KiB'\n{FIVE}"));
+    let tag = tag(&world).await;
+    let (mut open, waits) = (stream(&world, &[("last-event-id", &tag)]).await, hold(&world, &tag, 60));
+    held(&world, 2).await;
+    let large = format!("{{\"results\":[],\"x\":\"{}\"}}", "x".repeat(20_000));
+    world.merge.page("acme", "ats", large.clone());
+    let began = Instant::now();
+    assert_eq!(said(&mut open).await, None, "there is nothing to tell of any more");
+    let answer = waits.await.expect("no panic");
+    assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, large.as_bytes()));
+    assert!(began.elapsed() <= second(5), "it was noticed {:?} later", began.elapsed());
+    assert_eq!((world.merge.calls(), world.app.ground().follows.count()), (3, 0));
+    let again = Got::whole(stream(&world, &[]).await).await;
+    assert_eq!((again.header("content-type"), &again.body[..]), ("application/json", large.as_bytes()));
+    world.merge.unfix_page("acme", "ats");
+    let mut open = stream(&world, &[]).await;
+    assert!(said(&mut open).await.is_some(), "it can be followed again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_released_is_answered_at_once_and_who_comes_later_is_held_as_ever() {
     let world = World::with(merge(), FIVE);
     let tag = tag(&world).await;
