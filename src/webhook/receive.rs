@@ -26,6 +26,7 @@ use crate::cache::store::Store;
 use crate::domain::access::{Account, AccountHash};
 use crate::domain::delivery::{Delivered, Delivery};
 use crate::domain::event::{Events, Kind};
+use crate::domain::peer::Peer;
 use crate::domain::problem::Problem;
 use crate::domain::signature::{Signature, Unsigned, is_signed};
 use crate::door::admit::House;
@@ -110,7 +111,8 @@ where
             house.refuse_delivery(reason, delivery.asker.clone(), Instant::now())
         };
         let signature = Signature::read(&delivery.headers).map_err(refuse)?;
-        let body = self.webhooks.0.reader.read(delivery.body).await?;
+        let origin = delivery.asker.peer.as_ref().and_then(Peer::origin);
+        let body = self.webhooks.0.reader.read(origin, delivery.body).await?;
         if !is_signed(&house.signing_keys, &body, &signature) {
             return Err(refuse(Unsigned::Wrong));
         }

@@ -1,13 +1,16 @@
 //! Merge says that a sync has ended: what the account has in the cache is stale at once, and nobody else can bring that about.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::pending;
 use http::{HeaderValue, Method, Request};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use merge_sync_proxy::admin::routes::Operations;
 use merge_sync_proxy::app::reload::Cause;
 use merge_sync_proxy::config::effective::Config;
@@ -17,10 +20,12 @@ use merge_sync_proxy::demo::fault::Fault;
 use merge_sync_proxy::demo::models::Status;
 use merge_sync_proxy::demo::webhook::SYNC_COMPLETED;
 use merge_sync_proxy::domain::peer::Peer;
+use merge_sync_proxy::domain::signature::SigningKey;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{advance, sleep};
+use tower::ServiceExt;
 
 use crate::exposition::count;
 use crate::status::Stream;
@@ -276,7 +281,7 @@ async fn what_says_nothing_of_a_sync_is_taken_and_changes_nothing() {
     // acme has no id in the configuration.
     let unknown = world.merge.webhook("acme", SYNC_COMPLETED, SECRET, PATH);
     assert_eq!(outcome(&world.send(unknown).await), "unknown-account");
-    let key = merge_sync_proxy::domain::signature::SigningKey::new(SECRET);
+    let key = SigningKey::new(SECRET);
     for body in [r#"{"response":"Success! This URL will be notified."}"#, "not JSON", ""] {
         assert_eq!(outcome(&world.send(signed(&key, body)).await), "ignored", "{body}");
     }
@@ -288,13 +293,13 @@ async fn what_says_nothing_of_a_sync_is_taken_and_changes_nothing() {
     assert!(world.send(page("initech")).await.cache().starts_with("fwd=stale"));
 }
 
-fn signed(key: &merge_sync_proxy::domain::signature::SigningKey, body: &str) -> Request<Full<Bytes>> {
+fn signed(key: &SigningKey, body: &str) -> Request<Full<Bytes>> {
     let request = Request::post(PATH).header(SIGNATURE, key.sign(body.as_bytes()).to_string());
     request.body(Full::from(body.to_owned())).expect("a valid request")
 }
 
 /// The same request over a connection from this address.
-fn from(host: u8, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+fn from<B>(host: u8, mut request: Request<B>) -> Request<B> {
     let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, host));
     request.extensions_mut().insert(Arc::new(Peer::Network { address, certificate: Box::default() }));
     request
@@ -355,7 +360,7 @@ async fn what_merge_has_not_signed_does_nothing_and_counts_like_a_wrong_key() {
 #[tokio::test]
 async fn a_body_that_is_too_large_is_refused_before_it_has_come() {
     let wire = Wire::with(linked(), &on()).await;
-    let key = merge_sync_proxy::domain::signature::SigningKey::new(SECRET);
+    let key = SigningKey::new(SECRET);
     let mut got = Vec::new();
     for size in [64 << 10, (64 << 10) + 1] {
         got.push(soon(wire.send(signed(&key, &" ".repeat(size)))).await);
@@ -377,6 +382,30 @@ async fn a_body_that_is_too_large_is_refused_before_it_has_come() {
     let metrics = String::from_utf8(wire.admin("/metrics").await.body.to_vec()).expect("text");
     assert_eq!(count(&metrics, r#"merge_sync_proxy_webhooks_total{outcome="refused"}"#), 2);
     assert_eq!(wire.merge.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_one_peer_does_not_send_are_in_no_others_way() {
+    let world = World::with(linked(), &on());
+    world.send(page("initech")).await;
+    let signature = SigningKey::new(SECRET).sign(b"").to_string();
+    let begin = |host| {
+        let never = StreamBody::new(pending::<Result<Frame<Bytes>, Infallible>>());
+        let request = Request::post(PATH).header(SIGNATURE, &signature).body(never).expect("a valid request");
+        tokio::spawn(world.app.service().oneshot(from(host, request)))
+    };
+    let begun: Vec<_> = (0..64).map(|_| begin(1)).collect();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.send(from(1, ended(&world))).await.problem(), "overloaded", "the places are its own");
+    assert_eq!(outcome(&world.send(from(2, ended(&world))).await), "stale");
+    let mut ends = Vec::new();
+    for one in begun {
+        let Ok(response) = one.await.expect("no panic");
+        ends.push(response.status().as_u16());
+    }
+    ends.sort_unstable();
+    assert_eq!(ends, [vec![400; 63], vec![503]].concat(), "the oldest gave way");
+    assert_eq!(outcome(&world.send(from(1, ended(&world))).await), "duplicate", "it has places again");
 }
 
 #[tokio::test(start_paused = true)]
