@@ -20,7 +20,9 @@ const RETRY: u32 = 2_000;
 const ALWAYS: [&str; 2] = ["proxy", "now"];
 
 /// One who listens.
-struct Listener {
+struct Listener<W> {
+    /// Whether it still may.
+    is_welcome: W,
     observer: Arc<Observer>,
     view: View,
     shown: watch::Receiver<Option<Arc<Snapshot>>>,
@@ -36,11 +38,17 @@ struct Sent {
     samples: Option<u64>,
 }
 
-/// The stream for somebody who looks through `view`; it begins with `first`.
-pub fn stream(observer: Arc<Observer>, view: View, first: Arc<Snapshot>) -> ReplyBody {
+/// The stream for somebody who looks through `view`, for as long as that one `is_welcome`; it begins with `first`.
+pub fn stream(
+    observer: Arc<Observer>,
+    view: View,
+    first: Arc<Snapshot>,
+    is_welcome: impl Fn() -> bool + Send + 'static,
+) -> ReplyBody {
     let mut shown = observer.subscribe();
     shown.mark_unchanged();
-    let listener = Listener { observer, view, shown, first: Some(first), sent: Sent::default(), ended: false };
+    let first = Some(first);
+    let listener = Listener { is_welcome, observer, view, shown, first, sent: Sent::default(), ended: false };
     let frames = stream::unfold(listener, |mut listener| async move {
         let text = listener.tell().await?;
         Some((Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from(text))), listener))
@@ -48,7 +56,7 @@ pub fn stream(observer: Arc<Observer>, view: View, first: Arc<Snapshot>) -> Repl
     ReplyBody::stream(body::stream(StreamBody::new(frames)))
 }
 
-impl Listener {
+impl<W: Fn() -> bool> Listener<W> {
     /// The next event; `None` after the last.
     async fn tell(&mut self) -> Option<String> {
         if self.ended {
@@ -58,6 +66,10 @@ impl Listener {
             self.ended = true;
             return Some("event: end\ndata: {\"because\":\"the proxy stops\"}\n\n".into());
         };
+        // Whoever comes again is asked for the token, and has what it shows compared with that of now.
+        if !(self.is_welcome)() {
+            return None;
+        }
         let is_first = self.sent.samples.is_none();
         let data = self.sent.news(&self.view, &snapshot, &self.observer);
         let id = format!("{}-{}", snapshot.head.proxy.started_at, snapshot.number);

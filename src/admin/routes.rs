@@ -227,9 +227,12 @@ impl<O: Operations> Admin<O> {
     }
 
     async fn events(&self, parameters: &Parameters) -> Result<Response<ReplyBody>, String> {
-        let view = View::read(parameters)?;
+        let (view, operations) = (View::read(parameters)?, self.operations.clone());
+        let known = operations.token();
+        let is_welcome = move || operations.token().as_ref().map(Secret::expose) == known.as_ref().map(Secret::expose);
         let Some(snapshot) = self.look().await else { return Ok(broken()) };
-        let mut response = Response::new(events::stream(self.operations.observer().clone(), view, snapshot));
+        let frames = events::stream(self.operations.observer().clone(), view, snapshot, is_welcome);
+        let mut response = Response::new(frames);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

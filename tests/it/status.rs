@@ -1,15 +1,20 @@
 //! What operators see of a running proxy: its state, the stream of it, the page, and who may not look.
 
+use std::path::Path;
+
 use bytes::Bytes;
+use http::request::Builder;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use merge_sync_proxy::app::reload::Cause;
+use merge_sync_proxy::config::effective::Config;
 use merge_sync_proxy::demo::fault::Fault;
 use serde_json::Value;
 
-use crate::support::{ACME_TOKEN, API_KEY, Got, SYNC_STATUS, Wire, ask, consumer, merge, method, soon, with};
+use crate::support::{ACME_TOKEN, API_KEY, Got, SYNC_STATUS, Wire, ask, consumer, merge, method, soon, text, with};
 
 /// A stream of events as it comes.
 pub(crate) struct Stream {
@@ -20,8 +25,12 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub async fn open(wire: &Wire, path: &str) -> Self {
+        Self::ask(Request::get(format!("http://{}{path}", wire.admin))).await
+    }
+
+    async fn ask(request: Builder) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
-        let request = Request::get(format!("http://{}{path}", wire.admin)).body(Empty::<Bytes>::new());
+        let request = request.body(Empty::<Bytes>::new());
         let response = soon(client.request(request.expect("a request"))).await.expect("an answer");
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         Self { response, text: String::new(), state: Value::Null }
@@ -323,4 +332,20 @@ async fn other_sites_and_other_names_get_nothing() {
     let guarded = Wire::with_admin(merge(), "token = 'let-me-in'").await;
     let headers = [("host", "admin.example"), ("authorization", "Bearer let-me-in")];
     assert_eq!(guarded.operate(with("/api/state", &headers)).await.status, 200);
+}
+
+#[tokio::test]
+async fn who_watches_with_a_token_that_is_none_any_more_sees_no_more() {
+    let wire = Wire::with_admin(merge(), "token = 'let-me-in'").await;
+    let changed = |hasher: &_| {
+        let text = text("http://merge.test", "token = 'another'", "");
+        Config::parse(&text, Path::new("test.toml"), &|_| None, hasher)
+    };
+    wire.app.reads(Box::new(changed));
+    let request = Request::get(format!("http://{}/api/events", wire.admin));
+    let mut stream = Stream::ask(request.header("authorization", "Bearer let-me-in")).await;
+    let first = stream.until(|state| !state["proxy"].is_null()).await["proxy"]["time"].clone();
+    stream.until(|state| state["proxy"]["time"] != first).await;
+    wire.app.reload(Cause::Operator).unwrap_or_else(|faults| panic!("{faults}"));
+    soon(async { while stream.event().await.is_some() {} }).await;
 }
