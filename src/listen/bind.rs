@@ -41,12 +41,18 @@ impl Bound {
 /// Binds to the first address of `host` that can be had.
 ///
 /// # Errors
-/// If there is none.
+/// If there is none, or if somebody is at one before it.
 pub async fn tcp(host: &str, port: u16, presence: Presence) -> io::Result<Bound> {
+    first_of(lookup_host((host, port)).await?, presence)
+}
+
+fn first_of(addresses: impl Iterator<Item = SocketAddr>, presence: Presence) -> io::Result<Bound> {
     let mut reason = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
-    for address in lookup_host((host, port)).await? {
+    for address in addresses {
         match tcp_at(address, presence) {
             Ok(socket) => return Ok(Bound(socket)),
+            // It may be the same proxy: beside it, at another address of one name, this would spend its budgets once more.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
             Err(error) => reason = error,
         }
     }
@@ -124,6 +130,20 @@ mod tests {
         assert_eq!(mistake.kind(), io::ErrorKind::AddrInUse);
         drop(second);
         listen(port, Presence::Alone).await.expect("nobody is there");
+    }
+
+    #[tokio::test]
+    async fn of_a_name_with_several_addresses_the_first_that_the_machine_has_is_taken_unless_somebody_is_there() {
+        let loopback = |host: u8| SocketAddr::from(([127, 0, 0, host], 0));
+        // Kept for documentation (RFC 5737), so no machine has it.
+        let elsewhere = SocketAddr::from(([192, 0, 2, 1], 0));
+        let first = first_of([elsewhere, loopback(1), loopback(2)].into_iter(), Presence::Alone).expect("a free port");
+        let first = first.listen().expect("nobody is there").local_addr().expect("bound");
+        assert_eq!(first.ip(), loopback(1).ip());
+        let _running = listen(first.port(), Presence::Alone).await.expect("nobody is there any more");
+        let addresses = [first, SocketAddr::new(loopback(2).ip(), first.port())];
+        let mistake = first_of(addresses.into_iter(), Presence::Alone).expect_err("somebody is there");
+        assert_eq!(mistake.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[tokio::test]
