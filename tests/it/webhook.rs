@@ -394,12 +394,12 @@ async fn bodies_that_one_peer_does_not_send_are_in_no_others_way() {
         let request = Request::post(PATH).header(SIGNATURE, &signature).body(never).expect("a valid request");
         tokio::spawn(world.app.service().oneshot(from(host, request)))
     };
-    let begun: Vec<_> = (0..64).map(|_| begin(1)).collect();
+    let slow: Vec<_> = (0..64).map(|_| begin(1)).collect();
     sleep(Duration::from_secs(1)).await;
     assert_eq!(world.send(from(1, ended(&world))).await.problem(), "overloaded", "the places are its own");
     assert_eq!(outcome(&world.send(from(2, ended(&world))).await), "stale");
     let mut ends = Vec::new();
-    for one in begun {
+    for one in slow {
         let Ok(response) = one.await.expect("no panic");
         ends.push(response.status().as_u16());
     }
