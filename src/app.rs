@@ -44,7 +44,7 @@ use crate::admin::readings::Reading;
 use crate::admin::routes::{Admin, Operations};
 use crate::cache::demand::Demand;
 use crate::cache::flight::Flights;
-use crate::cache::follow::Follows;
+use crate::cache::followers::Follows;
 use crate::cache::store::Store;
 use crate::config::effective::Config;
 use crate::config::tls::Watch;

@@ -179,6 +179,8 @@ pub mod door {
 pub mod cache {
     pub mod follow;
 
+    pub mod followers;
+
     pub mod renew;
 
     pub mod lookup;

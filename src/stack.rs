@@ -13,7 +13,7 @@ use tower::layer::layer_fn;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::cache::{demand, flight, follow, keep, lookup, store};
+use crate::cache::{demand, flight, follow, followers, keep, lookup, store};
 use crate::domain::arrival::Arrived;
 use crate::domain::body::ReplyBody;
 use crate::domain::delivery::{Delivered, Delivery};
@@ -46,7 +46,7 @@ pub struct Ground {
     /// The pages.
     pub store: store::Store,
     /// Who follows which page.
-    pub follows: follow::Follows,
+    pub follows: followers::Follows,
     /// The fetches under way.
     pub flights: flight::Flights,
     /// The responses of routes that are cached by the upstream's own headers.
