@@ -96,6 +96,7 @@ enum KeyCommand {
 
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
+    signals::survive_full_files();
     let arguments = usage::parse();
     match arguments.command.unwrap_or(Command::Serve(arguments.serve)) {
         Command::Serve(Serve { file, replace }) => {

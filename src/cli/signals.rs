@@ -1,14 +1,24 @@
-//! What tells a process to stop: Ctrl-C and SIGTERM.
+//! What tells a process to stop: Ctrl-C and SIGTERM. And what must not: a log that has grown to the largest size of a file.
 
 use std::io;
 use std::time::Duration;
 
+use nix::sys::signal::{SIGXFSZ, SigSet};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, timeout_at};
 
 /// For how long signals say the same. One wish may come as several: `timeout` sends its signal to the process and to its group, as does
 /// a terminal together with whatever has started the process there.
 const SAME_WISH: Duration = Duration::from_millis(100);
+
+/// Makes it an error like any other to write more to a file than `ulimit -f` allows (LimitFSIZE of a systemd unit). Otherwise the
+/// kernel ends the process for it, by a signal to the thread that writes. Counts for this thread and those that it starts.
+pub(super) fn survive_full_files() {
+    let mut full = SigSet::empty();
+    full.add(SIGXFSZ);
+    // Nothing else in here can fail: the set is a set of signals.
+    let _ = full.thread_block();
+}
 
 /// Completes on the first signal.
 pub(super) fn stop_signal() -> io::Result<impl Future> {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::process::{Folder, command};
@@ -34,6 +34,10 @@ fn free() -> SocketAddr {
 
 impl Proxy {
     fn start(telemetry: &str, log: impl Into<Stdio>) -> Self {
+        Self::start_by(telemetry, log, |arguments| command(arguments, &[]))
+    }
+
+    fn start_by(telemetry: &str, log: impl Into<Stdio>, start: impl Fn(&[&str]) -> Command) -> Self {
         let [address, admin] = [free(), free()];
         let folder = Folder::new(&format!(
             "[server]\nlisten = ['{address}']\ndrain = '1s'\n[admin]\nlisten = '{admin}'\n\
@@ -43,7 +47,7 @@ impl Proxy {
             hex::encode(Sha256::digest(KEY)),
         ));
         let file = folder.file();
-        let child = command(&["--config", file.to_str().expect("UTF-8")], &[]).stderr(log).spawn();
+        let child = start(&["--config", file.to_str().expect("UTF-8")]).stderr(log).spawn();
         let proxy = Self { child: child.expect("the binary starts"), address, admin, folder };
         let until = Instant::now() + PATIENCE;
         while TcpStream::connect(admin).is_err() {
@@ -89,7 +93,7 @@ impl Proxy {
     }
 
     fn signal(&self, signal: &str) {
-        let sent = std::process::Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
         assert!(sent.expect("there is a kill").success());
     }
 
@@ -152,6 +156,29 @@ fn a_log_that_cannot_be_written_costs_its_lines_and_nothing_else() {
         proxy.answers(100);
         assert!(proxy.lost() > 50, "{telemetry}");
         assert_eq!(proxy.stop().code(), Some(0), "{telemetry}");
+    }
+}
+
+#[test]
+fn a_log_that_has_grown_to_the_largest_size_of_a_file_costs_its_lines_and_nothing_else() {
+    // Beyond that size the kernel does not only refuse to write: it sends a signal that ends who knows nothing of it.
+    let limited = |arguments: &[&str]| {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "ulimit -f 4; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_merge-sync-proxy")]);
+        shell.args(arguments).env_clear();
+        shell
+    };
+    for telemetry in FORMATS {
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        let proxy = Proxy::start_by(telemetry, log.reopen().expect("it is there"), limited);
+        proxy.answers(100);
+        proxy.fails_to_reload();
+        std::thread::sleep(Duration::from_millis(300));
+        proxy.answers(100);
+        assert!(proxy.lost() > 0, "{telemetry}");
+        assert_eq!(proxy.stop().code(), Some(0), "{telemetry}");
+        let written = log.as_file().metadata().expect("it is there").len();
+        assert!([4 * 512, 4 * 1024].contains(&written), "{telemetry}: {written}");
     }
 }
 
