@@ -106,15 +106,20 @@ pub fn refilter(filter: &str, access_log: bool) {
     }
 }
 
-/// The filter; audit lines pass it unless it speaks of them itself.
+/// The filter; audit lines pass it unless it speaks of them itself. Warnings of the HTTP/2 library do so only if it speaks of those: each
+/// is about what a peer has sent and says neither which nor more than the metrics do, and strangers could cause one with every frame.
 fn parse(text: &str, access_log: bool) -> EnvFilter {
     let directive = |text: &str| text.parse().expect("a target and a level are a directive");
     let mut filter = EnvFilter::try_new(text).unwrap_or_else(|_| EnvFilter::new("info"));
     if !access_log {
         filter = filter.add_directive(directive("access=off"));
     }
-    if !text.split(',').any(|part| part.trim().starts_with("audit")) {
+    let speaks_of = |target| text.split(',').any(|part| part.trim().starts_with(target));
+    if !speaks_of("audit") {
         filter = filter.add_directive(directive("audit=info"));
+    }
+    if !speaks_of("h2") {
+        filter = filter.add_directive(directive("h2=error"));
     }
     filter
 }
@@ -153,8 +158,15 @@ mod tests {
         let parsed = |text, access_log| parse(text, access_log).to_string();
         assert!(parsed("warn", true).contains("audit=info") && !parsed("warn", true).contains("access"));
         assert!(parsed("warn", false).contains("access=off"));
-        assert_eq!(parsed("audit=off", true), "audit=off");
-        assert_eq!(parsed("audit=warn", true), "audit=warn");
+        assert_eq!(parsed("audit=off,h2=error", true), "audit=off,h2=error");
+        assert_eq!(parsed("audit=warn,h2=error", true), "audit=warn,h2=error");
+    }
+
+    #[test]
+    fn warnings_of_http2_pass_a_filter_that_speaks_of_them() {
+        let parsed = |text| parse(text, true).to_string();
+        assert!(parsed("info").contains("h2=error") && parsed("debug").contains("h2=error"));
+        assert!(parsed("info,h2=warn").contains("h2=warn") && !parsed("info,h2::proto=debug").contains("h2=error"));
     }
 
     #[test]

@@ -250,6 +250,47 @@ fn why_a_start_fails_is_told_although_the_log_has_begun() {
     }
 }
 
+/// A frame of HTTP/2 on the connection itself.
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).expect("a short payload");
+    [&[0, 0, length, kind, flags, 0, 0, 0, 0], payload].concat()
+}
+
+#[test]
+fn a_stranger_writes_no_lines_by_frames_that_mean_nothing() {
+    let [settings, ping, reset, ack, end, end_headers] = [4, 6, 3, 1, 1, 4];
+    for telemetry in FORMATS {
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        let proxy = Proxy::start(telemetry, log.reopen().expect("it is there"));
+        let mut peer = connect(proxy.address).expect("it accepts");
+        let mut said = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(settings, 0, &[])].concat();
+        // Answers to what it has never been asked, and then a question, whose answer comes after all that.
+        (0..1000).for_each(|_| said.extend(frame(ping, ack, b"unasked!")));
+        said.extend(frame(ping, 0, b"the last"));
+        peer.write_all(&said).expect("it reads");
+        let (mut heard, mut more) = (Vec::new(), [0; 1024]);
+        while !heard.windows(8).any(|part| part == b"the last") {
+            let read = peer.read(&mut more).expect("an answer");
+            assert!(read > 0, "it has closed");
+            heard.extend_from_slice(&more[..read]);
+        }
+        // Requests that are taken back at once end the connection.
+        let mut taken_back = Vec::new();
+        for number in (1..400_u32).step_by(2) {
+            for (kind, flags, payload) in [(1, end | end_headers, &[0x82, 0x86, 0x84][..]), (reset, 0, &[0, 0, 0, 8])] {
+                let mut frame = frame(kind, flags, payload);
+                frame[5..9].copy_from_slice(&number.to_be_bytes());
+                taken_back.extend(frame);
+            }
+        }
+        let _ = peer.write_all(&taken_back);
+        while peer.read(&mut more).is_ok_and(|read| read > 0) {}
+        assert_eq!(proxy.stop().code(), Some(0), "{telemetry}");
+        let text = std::fs::read_to_string(log.path()).expect("UTF-8");
+        assert!(text.contains("drained") && !text.contains("h2::"), "{telemetry}: {text}");
+    }
+}
+
 /// What is written as `?field` shows the insides of a program, which mean nothing to whoever reads a log.
 #[test]
 fn no_line_has_a_field_in_the_form_for_debugging() {
