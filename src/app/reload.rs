@@ -31,6 +31,8 @@ pub enum Cause {
     File,
     /// `POST /api/reload`.
     Operator,
+    /// The last reload was refused, and what was wrong may have passed without a change of the file.
+    Again,
 }
 
 impl Cause {
@@ -38,7 +40,7 @@ impl Cause {
     pub fn word(self) -> &'static str {
         match self {
             Self::Signal => "signal",
-            Self::File => "file",
+            Self::File | Self::Again => "file",
             Self::Operator => "operator",
         }
     }
@@ -145,13 +147,19 @@ impl App {
         };
         let result = read(&self.reloads.hasher).and_then(|config| self.take_over(config));
         // A file that was touched, or written again as it was, is no news; unless it was another meanwhile, and somebody is alarmed.
-        let was_refused = self.last_reload().is_some_and(|last| last.result.is_err());
-        let was_alarmed = was_refused || !self.needs_restart().is_empty();
+        let last = self.last_reload();
+        let refused = last.as_ref().and_then(|last| last.result.as_ref().err());
+        let was_alarmed = refused.is_some() || !self.needs_restart().is_empty();
         if let Ok(changes) = &result {
             self.reloads.needs_restart.store(Arc::new(changes.needs_restart.clone()));
         }
-        let is_news = was_alarmed || result.as_ref().map_or(true, |changes| *changes != Changes::default());
-        if !is_news && cause == Cause::File {
+        let is_news = match (&result, cause) {
+            (Ok(changes), Cause::File | Cause::Again) => was_alarmed || *changes != Changes::default(),
+            // As before, and nobody has asked.
+            (Err(faults), Cause::Again) => refused != Some(faults),
+            _ => true,
+        };
+        if !is_news {
             return result;
         }
         report(cause, operator, &result);

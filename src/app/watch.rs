@@ -3,6 +3,10 @@
 //! The files are looked at once a second rather than watched by the kernel, which knows nothing of changes on network file systems
 //! and loses track of files that are replaced. What links point at is looked at, so that a config map of Kubernetes, which swaps a
 //! link, is seen like any other change.
+//!
+//! What keeps a file from being read need not show in its looks: too many open files, a server that is away for a moment. So after a
+//! reload that was refused the files are read again from time to time, and that is told only if it comes to something else. Otherwise
+//! a key that was rotated just then would never be taken up.
 
 use std::fs;
 use std::io;
@@ -11,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::App;
 use super::reload::Cause;
@@ -19,6 +23,9 @@ use super::reload::Cause;
 /// How often the files are looked at. One that has changed is read at the next look that finds it unchanged: until then somebody
 /// may still be writing it.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long after a reload that was refused the files are read again although they look the same.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// What tells one content of a file from the next, without reading it. The time of change cannot be set back by whoever copies a
 /// file with its times.
@@ -58,7 +65,7 @@ pub fn follow(app: App, path: PathBuf) -> io::Result<impl Future<Output = ()>> {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Nobody knows what happened between the first reading and the first look.
-        let mut watch = Watch { path, seen: Vec::new(), pending: true };
+        let mut watch = Watch { path, seen: Vec::new(), pending: true, again: None };
         loop {
             let cause = tokio::select! {
                 Some(()) = hangups.recv() => Cause::Signal,
@@ -67,9 +74,7 @@ pub fn follow(app: App, path: PathBuf) -> io::Result<impl Future<Output = ()>> {
             let app = app.clone();
             // A file system may be slow, and whoever serves must not wait for it.
             let turn = tokio::task::spawn_blocking(move || {
-                if cause == Cause::Signal || watch.is_due(&app) {
-                    let _ = app.reload(cause);
-                }
+                watch.turn(cause, &app);
                 watch
             });
             match turn.await {
@@ -89,9 +94,23 @@ struct Watch {
     seen: Vec<Trace>,
     /// Whether a change has been seen and not yet read.
     pending: bool,
+    /// When to read again what was refused.
+    again: Option<Instant>,
 }
 
 impl Watch {
+    /// Reads again what there is reason to.
+    fn turn(&mut self, cause: Cause, app: &App) {
+        let cause = match cause {
+            Cause::File if self.is_due(app) => Cause::File,
+            Cause::File if !self.pending && self.again.is_some_and(|again| Instant::now() >= again) => Cause::Again,
+            Cause::File => return,
+            asked => asked,
+        };
+        let refused = app.reload(cause).is_err();
+        self.again = refused.then(|| Instant::now() + AGAIN);
+    }
+
     /// Looks at all files; says whether a change has settled.
     fn is_due(&mut self, app: &App) -> bool {
         let look = look(&self.path, app);

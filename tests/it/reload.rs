@@ -8,6 +8,7 @@ use http::Method;
 use merge_sync_proxy::admin::routes::Operations;
 use merge_sync_proxy::app::App;
 use merge_sync_proxy::app::reload::Cause;
+use merge_sync_proxy::app::watch;
 use merge_sync_proxy::config::effective::Config;
 use merge_sync_proxy::demo::account::SimAccount;
 use merge_sync_proxy::demo::builder::Builder;
@@ -317,6 +318,33 @@ async fn a_file_that_is_as_it_was_before_it_was_faulty_ends_the_alarm() {
     }
     world.app.reload(Cause::File).expect("sound");
     assert_eq!(reloads(&world.app), (2, 2), "once more is no news");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_is_read_again_and_told_only_if_it_comes_to_something_else() {
+    let (world, file) = world(merge(), "");
+    // What stands here never looks different, whatever is read.
+    let folder = Folder::new("");
+    tokio::spawn(watch::follow(world.app.clone(), folder.file()).expect("signals"));
+    let seconds = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
+    seconds(60).await;
+    assert_eq!(reloads(&world.app), (0, 0), "it is sound, and as before");
+    file.write("nonsense".into());
+    world.app.reload(Cause::Operator).expect_err("it is faulty");
+    std::fs::write(folder.file(), "touched").expect("written");
+    seconds(5).await;
+    assert_eq!(reloads(&world.app), (0, 2), "the change was looked at");
+    seconds(600).await;
+    assert_eq!(reloads(&world.app), (0, 2), "as before is no news");
+    file.write("other nonsense".into());
+    seconds(11).await;
+    assert_eq!(reloads(&world.app), (0, 3));
+    file.write(text("http://merge.test", "", ""));
+    seconds(11).await;
+    assert_eq!((reloads(&world.app), world.app.ground().metrics.last_reload_succeeded()), ((1, 3), true));
+    file.write("nonsense".into());
+    seconds(600).await;
+    assert_eq!(reloads(&world.app), (1, 3), "what is sound is read again only if it changes");
 }
 
 #[tokio::test]
