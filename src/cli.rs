@@ -204,6 +204,8 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
         tokio::spawn(follow);
         let stop = async {
             signals.next().await;
+            let seconds = app.config().server.drain.as_secs_f64();
+            tracing::info!(seconds, "told to stop: what runs may finish, for at most that long");
             let app = app.clone();
             tokio::spawn(async move {
                 signals.next_wish().await;
