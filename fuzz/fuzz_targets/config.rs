@@ -11,7 +11,7 @@ const SECRET: &str = "canary-2f9b61";
 
 fuzz_target!(|text: &str| {
     let hasher = TokenHasher::from_key([7; 32]);
-    let environment = |_: &str| Some(SECRET.to_owned());
+    let environment = |_: &str| Some(SECRET.into());
     let said = match Config::parse(text, Path::new("fuzz.toml"), &environment, &hasher) {
         Ok(config) => format!("{config:?}"),
         Err(faults) => format!("{faults}"),

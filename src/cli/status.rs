@@ -75,7 +75,7 @@ impl Arguments {
             (None, Some(file)) => SecretSource::File(file.clone()),
             (None, None) => return Ok(None),
         };
-        let env = |name: &str| std::env::var(name).ok();
+        let env = |name: &str| std::env::var_os(name);
         Surroundings { env: &env, folder: Path::new("") }.read(&source).map(Some)
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::fault::{Fault, Faults, Warning};
 use super::item::{Item, Place};
-use super::secret::{Secret, SecretSource, Surroundings};
+use super::secret::{Environment, Secret, SecretSource, Surroundings};
 use super::source::Source;
 use crate::domain::access::Name;
 
@@ -66,7 +66,7 @@ impl<'a> Findings<'a> {
     }
 
     /// Looks a variable of the environment up.
-    pub(super) fn env(&self) -> &'a dyn Fn(&str) -> Option<String> {
+    pub(super) fn env(&self) -> Environment<'a> {
         self.around.env
     }
 

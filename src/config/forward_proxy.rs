@@ -1,5 +1,7 @@
 //! The forward proxy that an upstream is reached through, if the file names none: the environment's, by the variables that curl heeds.
 
+use std::ffi::OsString;
+
 use http::Uri;
 use http::uri::Scheme;
 use hyper_util::client::proxy::matcher::Matcher;
@@ -7,6 +9,7 @@ use toml::Value;
 
 use super::address::BaseUrl;
 use super::item::Setting;
+use super::secret::{Environment, NO_TEXT};
 use crate::domain::rules::ForwardProxy;
 
 /// The variables that name a proxy, the first that says something counts, for `https` and for `http`.
@@ -23,16 +26,20 @@ const EXCEPTIONS: [&str; 2] = ["NO_PROXY", "no_proxy"];
 /// password in it.
 pub(super) fn of_environment(
     url: &BaseUrl,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: Environment<'_>,
 ) -> Result<Option<(ForwardProxy, &'static str)>, String> {
     let first = |names: &[&'static str]| {
         names.iter().find_map(|&name| Some((name, env(name).filter(|value| !value.is_empty())?)))
     };
     let names = if url.scheme == Scheme::HTTPS { HTTPS } else { HTTP };
+    let text =
+        |name: &str, value: OsString| value.into_string().map_err(|_| format!("{name} in the environment {NO_TEXT}"));
     let Some((name, value)) = first(&names) else { return Ok(None) };
-    if first(&EXCEPTIONS).is_some_and(|(_, exceptions)| is_excepted(url, &exceptions)) {
+    let exceptions = first(&EXCEPTIONS).map(|(name, value)| text(name, value)).transpose()?;
+    if exceptions.is_some_and(|exceptions| is_excepted(url, &exceptions)) {
         return Ok(None);
     }
+    let value = text(name, value)?;
     // As for curl, a proxy without a scheme is one that is asked in HTTP.
     let whole = if value.contains("://") { value } else { format!("http://{value}") };
     let proxy = ForwardProxy::read(&Value::String(whole));
@@ -48,13 +55,23 @@ fn is_excepted(url: &BaseUrl, exceptions: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     const PROXY: &str = "http://proxy:3128/";
 
     /// The proxy for `url` among the `variables`, and where it is from.
     fn found(url: &str, variables: &[(&str, &str)]) -> Result<Option<(String, &'static str)>, String> {
-        let env = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        found_among(url, &variables)
+    }
+
+    /// The same of variables that may be no text.
+    fn found_among(url: &str, variables: &[(&str, &[u8])]) -> Result<Option<(String, &'static str)>, String> {
+        let value = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+        let env = |name: &str| value(name).map(|value| OsStr::from_bytes(value).to_owned());
         let found = of_environment(&BaseUrl::parse(url).expect("a URL"), &env)?;
         Ok(found.map(|(proxy, name)| (proxy.url.to_string(), name)))
     }
@@ -88,6 +105,18 @@ mod tests {
         }
         let network = [("HTTPS_PROXY", PROXY), ("no_proxy", "10.0.0.0/8")];
         assert_eq!(found("https://10.1.2.3:8443", &network), Ok(None));
+    }
+
+    #[test]
+    fn what_is_no_text_is_not_taken_for_unset() {
+        let told = |variables: &[(&str, &[u8])]| found_among("https://api.test", variables);
+        let refused = |name| Err(format!("{name} in the environment is not UTF-8 text"));
+        let (any, proxy) = (&b"http://me:canary@\xff"[..], PROXY.as_bytes());
+        assert_eq!(told(&[("HTTPS_PROXY", any), ("ALL_PROXY", proxy)]), refused("HTTPS_PROXY"));
+        assert_eq!(told(&[("all_proxy", any)]), refused("all_proxy"));
+        assert_eq!(told(&[("HTTPS_PROXY", proxy), ("NO_PROXY", any)]), refused("NO_PROXY"), "it may be for this host");
+        assert_eq!(told(&[("HTTPS_PROXY", any), ("NO_PROXY", b"api.test")]), Ok(None));
+        assert_eq!(told(&[("HTTP_PROXY", any), ("NO_PROXY", any)]), Ok(None), "nothing is asked of them");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::fault::{Fault, Faults};
 use super::findings::Findings;
 use super::routes::routes;
 use super::schema::File;
-use super::secret::{SecretSource, Surroundings};
+use super::secret::{Environment, NO_TEXT, SecretSource, Surroundings};
 use super::sections::{admin, cache, server, telemetry};
 use super::source::Source;
 use super::upstreams::upstreams;
@@ -36,19 +36,14 @@ impl Config {
     fn load_or(missing: &str, path: &Path, hasher: &TokenHasher) -> Result<Self, Faults> {
         let text = fs::read_to_string(path).map_err(|error| match error.kind() {
             ErrorKind::NotFound => Fault::of_file(path, missing),
-            ErrorKind::InvalidData => Fault::of_file(path, "is not UTF-8 text"),
+            ErrorKind::InvalidData => Fault::of_file(path, NO_TEXT),
             _ => Fault::of_file(path, format!("cannot be read: {error}")),
         })?;
-        Self::parse(&text, path, &|name| std::env::var(name).ok(), hasher)
+        Self::parse(&text, path, &|name| std::env::var_os(name), hasher)
     }
 
     /// Reads `text` as if it stood in `origin`, with variables from `env`.
-    pub fn parse(
-        text: &str,
-        origin: &Path,
-        env: &dyn Fn(&str) -> Option<String>,
-        hasher: &TokenHasher,
-    ) -> Result<Self, Faults> {
+    pub fn parse(text: &str, origin: &Path, env: Environment<'_>, hasher: &TokenHasher) -> Result<Self, Faults> {
         let source = Source::parse(text, origin)?;
         let (file, mistakes) = source.read();
         let around = Surroundings { env, folder: origin.parent().unwrap_or(Path::new("")) };

@@ -274,9 +274,9 @@ telemetry
             path = ca.path().display(),
         );
         let env = |name: &str| match name {
-            "KEY" => Some("canary-key".to_owned()),
-            "HTTPS_PROXY" => Some("http://me:canary@proxy:3128".to_owned()),
-            "NO_PROXY" => Some("ap".to_owned()),
+            "KEY" => Some("canary-key".into()),
+            "HTTPS_PROXY" => Some("http://me:canary@proxy:3128".into()),
+            "NO_PROXY" => Some("ap".into()),
             _ => None,
         };
         let config = Config::parse(&file, Path::new("proxy.toml"), &env, &TokenHasher::new()).expect("sound");

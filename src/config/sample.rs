@@ -19,10 +19,10 @@ pub(super) const HASH: &str = "5df6e0e2761359d30a8275058e299fcc0381534545f55cf43
 /// Parses `text` with four secrets around.
 pub(super) fn parse(text: &str) -> Result<Config, Faults> {
     let env = |name: &str| match name {
-        "MERGE_API_KEY" => Some("canary-key".to_owned()),
-        "TOKEN" => Some("canary-token".to_owned()),
-        "OTHER" => Some("canary-other".to_owned()),
-        "BROKEN" => Some("canary, broken".to_owned()),
+        "MERGE_API_KEY" => Some("canary-key".into()),
+        "TOKEN" => Some("canary-token".into()),
+        "OTHER" => Some("canary-other".into()),
+        "BROKEN" => Some("canary, broken".into()),
         _ => None,
     };
     Config::parse(text, Path::new("proxy.toml"), &env, &TokenHasher::from_key([7; 32]))

@@ -1,5 +1,6 @@
 //! Secrets: where they are named, how they are read, and a type that cannot print them.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -87,13 +88,19 @@ fn variable_name(text: &str) -> Option<&str> {
     is_name.then_some(name)
 }
 
+/// Looks a variable up. It may hold what is no text: that is not the same as to be unset.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
 /// Where variables and files come from.
 pub struct Surroundings<'a> {
-    /// Looks a variable up.
-    pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// The variables.
+    pub env: Environment<'a>,
     /// The folder of the configuration file.
     pub folder: &'a Path,
 }
+
+/// What is said of bytes that are no text.
+pub(super) const NO_TEXT: &str = "is not UTF-8 text";
 
 /// More than any token, and little enough that a path to something endless does no harm.
 const LARGEST_SECRET: usize = 64 * 1024;
@@ -105,7 +112,9 @@ impl Surroundings<'_> {
             SecretSource::Plain(secret) => (Zeroizing::new(secret.expose().to_owned()), "the string".to_owned()),
             SecretSource::Env(name) => {
                 let whose = format!("environment variable {name}");
-                (Zeroizing::new((self.env)(name).ok_or_else(|| format!("{whose} is not set"))?), whose)
+                let value = (self.env)(name).ok_or_else(|| format!("{whose} is not set"))?;
+                let text = value.into_string().map_err(|_| format!("{whose} {NO_TEXT}"))?;
+                (Zeroizing::new(text), whose)
             }
             SecretSource::File(path) => {
                 let path = self.folder.join(path);
@@ -124,7 +133,7 @@ impl Surroundings<'_> {
         let mut text = Zeroizing::new(String::with_capacity(LARGEST_SECRET + 64));
         let read = File::open(path).and_then(|file| file.take(LARGEST_SECRET as u64 + 1).read_to_string(&mut text));
         match read {
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Err("is not UTF-8 text".into()),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Err(NO_TEXT.into()),
             Err(error) => return Err(format!("cannot be read: {error}")),
             Ok(length) if length > LARGEST_SECRET => return Err("is larger than 64KiB".into()),
             Ok(_) => {}
@@ -137,6 +146,8 @@ impl Surroundings<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
     fn read(toml: &str) -> Result<SecretSource, String> {
@@ -192,11 +203,16 @@ mod tests {
         std::fs::write(folder.path().join("blank"), "\n").expect("written");
         std::fs::write(folder.path().join("large"), vec![b'x'; 70_000]).expect("written");
         std::fs::write(folder.path().join("binary"), [0xff, 0xfe]).expect("written");
-        let env = |name: &str| (name == "BLANK").then(String::new);
+        let env = |name: &str| match name {
+            "BLANK" => Some(OsString::new()),
+            "BINARY" => Some(OsString::from_vec(b"canary\xff".to_vec())),
+            _ => None,
+        };
         let surroundings = Surroundings { env: &env, folder: folder.path() };
         let message = |source: SecretSource| surroundings.read(&source).expect_err("nothing to read");
         assert_eq!(message(SecretSource::Env("NONE".into())), "environment variable NONE is not set");
         assert_eq!(message(SecretSource::Env("BLANK".into())), "environment variable BLANK is empty");
+        assert_eq!(message(SecretSource::Env("BINARY".into())), "environment variable BINARY is not UTF-8 text");
         assert_eq!(message(SecretSource::Plain(Secret::new(""))), "the string is empty");
         for (file, ending) in [
             ("blank", "blank is empty"),

@@ -139,9 +139,9 @@ secret = {{ env = 'webhook' }}
         );
     }
     let secret = |name: &str| match name {
-        "api_key" => Some(merge.api_key().to_owned()),
-        "webhook" => Some(WEBHOOK_SECRET.to_owned()),
-        _ => merge.accounts().find(|account| account.name == name).map(|account| account.token.clone()),
+        "api_key" => Some(merge.api_key().into()),
+        "webhook" => Some(WEBHOOK_SECRET.into()),
+        _ => merge.accounts().find(|account| account.name == name).map(|account| account.token.as_str().into()),
     };
     Config::parse(&text, Path::new("demo"), &secret, hasher).map_err(|faults| DemoError::Config(faults.to_string()))
 }

@@ -1,6 +1,8 @@
 //! The command line: what it prints, and what its exit codes say.
 
+use std::ffi::OsStr;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
 
 use bytes::Bytes;
 use http::Request;
@@ -84,6 +86,20 @@ fn a_variable_that_is_missing_is_named() {
     let folder = Folder::new(&file(ANY_PORT, NOWHERE));
     let (code, _, err) = told(&run(&["--config", folder.file().to_str().expect("UTF-8")], &[]));
     assert_eq!((code, err.contains("KEY") && err.contains("TOKEN")), (2, true), "a start says the same: {err}");
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_not_taken_for_unset() {
+    let folder = Folder::new(&file(ANY_PORT, "https://merge.test"));
+    for (name, said) in [
+        ("HTTPS_PROXY", "upstreams.us.proxy: is not given, and HTTPS_PROXY in the environment is not UTF-8 text\n"),
+        ("KEY", "upstreams.us.api_key: environment variable KEY is not UTF-8 text\n"),
+    ] {
+        let mut check = command(&["check", "--config", folder.file().to_str().expect("UTF-8")], &SECRETS);
+        let (code, out, err) =
+            told(&check.env(name, OsStr::from_bytes(b"http://me:canary@\xff")).output().expect("it ran"));
+        assert_eq!((code, &*out, err.ends_with(said)), (2, "", true), "{err}");
+    }
 }
 
 #[test]
