@@ -38,7 +38,7 @@ impl<'t> Source<'t> {
             Ok(tree) => Ok(Self { origin, text, tree, places: OnceCell::new(), lines: OnceCell::new() }),
             Err(error) => Err(Fault {
                 position: Some(position(text, &lines(text), error.span().unwrap_or(NOWHERE).start)),
-                message: format!("this is not TOML: {}", error.message()),
+                message: format!("this is not TOML: {}", explain_value(error.message())),
                 ..Fault::of_file(&origin, "")
             }),
         }
@@ -130,6 +130,18 @@ fn cut_inside(value: &mut Spanned<DeValue<'_>>, place: &Place) -> bool {
         DeValue::Array(items) => items.iter_mut().any(|item| cut_inside(item, place)),
         _ => false,
     }
+}
+
+/// The parser's message, in the words of this program where it is about a value that is none.
+fn explain_value(message: &str) -> String {
+    let what = match message.split_once(", expected ").map(|(what, _)| what) {
+        Some("unexpected leading zero") => "a number cannot begin with 0",
+        Some("string values must be quoted" | "invalid boolean" | "invalid float" | "invalid integer") => {
+            "this is neither a number nor `true` or `false`"
+        }
+        _ => return message.into(),
+    };
+    format!("{what}; text stands in quotes, as in \"20s\" or \"0660\"")
 }
 
 /// Serde's message in the words of this program; `None` if it came from a [`Setting`](super::item::Setting).
@@ -227,6 +239,16 @@ mod tests {
     #[test]
     fn what_is_no_toml_is_one_fault() {
         assert!(faults_of("[server]\nlisten = canary").starts_with("proxy.toml:2:10: this is not TOML: "));
+        let in_quotes = "text stands in quotes, as in \"20s\" or \"0660\"";
+        for value in
+            ["20s", "127.0.0.1:8080", "60/min", "64KiB", "json", "unix:/p.sock", "True", "5acme", "/etc/key", ""]
+        {
+            let told = faults_of(&format!("[server]\ndrain = {value}"));
+            let said = format!(": this is not TOML: this is neither a number nor `true` or `false`; {in_quotes}");
+            assert!(told.starts_with("proxy.toml:2:") && told.ends_with(&said), "{value}: {told}");
+        }
+        let told = format!("proxy.toml:2:8: this is not TOML: a number cannot begin with 0; {in_quotes}");
+        assert_eq!(faults_of("[server.unix]\nmode = 0660"), told);
         assert!(faults_of("[server]\n[server]").starts_with("proxy.toml:2:2: this is not TOML: duplicate key"));
     }
 
