@@ -104,7 +104,7 @@ fn sources(file: &File, proxies: BTreeMap<Name, &'static str>, files: Vec<PathBu
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::super::sample::{config, parse};
     use super::super::schema;
@@ -197,6 +197,56 @@ mod tests {
                 assert!(keys.contains(key) || nested, "{key} of {table}");
             }
         }
+    }
+
+    /// The keys that the committed file has, and the values that it shows.
+    fn committed_keys() -> BTreeMap<String, String> {
+        let (mut table, mut keys) = (String::new(), BTreeMap::new());
+        for line in uncommented().lines().filter(|line| !line.starts_with('#')) {
+            let line = line.split(" #").next().unwrap_or_default().trim();
+            if let Some((key, value)) = line.split_once(" = ") {
+                keys.insert(format!("{table}.{key}"), value.trim_matches('"').to_owned());
+            } else if line.starts_with('[') {
+                table = line.trim_matches(['[', ']']).replace("upstreams.us", "upstreams.NAME");
+            }
+        }
+        keys
+    }
+
+    /// Those that the README has, and their defaults.
+    fn documented_keys() -> BTreeMap<String, String> {
+        let readme = include_str!("../../README.md");
+        let section = readme.split("## Configuration").nth(1).and_then(|rest| rest.split("\n### ").next());
+        let mut keys = BTreeMap::new();
+        for line in section.expect("a section").lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let names: Vec<&str> = cells[1].split('`').skip(1).step_by(2).collect();
+            let defaults: Vec<&str> = cells[2].split(", ").collect();
+            let table = names[0].rsplit_once('.').expect("a key of a table").0;
+            for (at, name) in names.iter().enumerate() {
+                let key = if name.starts_with('.') { format!("{table}{name}") } else { (*name).to_owned() };
+                let default = if defaults.len() == names.len() { defaults[at] } else { cells[2] };
+                keys.insert(key, default.to_owned());
+            }
+        }
+        keys
+    }
+
+    #[test]
+    fn the_readme_lists_every_key_and_its_default() {
+        let (committed, documented) = (committed_keys(), documented_keys());
+        assert_eq!(committed.keys().collect::<Vec<_>>(), documented.keys().collect::<Vec<_>>());
+        let mut compared = 0;
+        for (key, default) in documented {
+            let written = default.strip_prefix('`').and_then(|rest| rest.strip_suffix('`'));
+            let Some(written) = written.filter(|text| !text.contains('`')) else { continue };
+            // Here the committed file has an example.
+            if !["consumers.accounts", "upstreams.NAME.proxy"].contains(&&*key) {
+                assert_eq!(written.trim_matches('"'), committed[&key], "{key}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 40, "{compared}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What Prometheus is told: in a form that it takes, with names that stay, and with labels from the configuration alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -67,6 +67,21 @@ fn series(text: &str) -> BTreeSet<&str> {
 pub(crate) fn names(text: &str) -> BTreeSet<&str> {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     types.filter(|name| name.starts_with("merge_sync_proxy_")).collect()
+}
+
+/// The labels that each metric of a text has in some series or other, `le` of histograms aside.
+pub(crate) fn labels(text: &str) -> BTreeMap<&str, BTreeSet<&str>> {
+    let mut found: BTreeMap<_, BTreeSet<_>> = names(text).into_iter().map(|name| (name, BTreeSet::new())).collect();
+    for series in series(text) {
+        let (name, rest) = series.split_once('{').unwrap_or((series, ""));
+        let family = ["_bucket", "_sum", "_count"].into_iter().find_map(|suffix| name.strip_suffix(suffix));
+        let name = family.filter(|family| found.contains_key(family)).unwrap_or(name);
+        // Every other piece between quotes is a value.
+        let pieces = rest.split('"').step_by(2).filter_map(|piece| piece.strip_suffix('='));
+        let labels = pieces.map(|piece| piece.trim_start_matches(',')).filter(|label| *label != "le");
+        found.entry(name).or_default().extend(labels);
+    }
+    found
 }
 
 /// The value of this series in a text.
@@ -243,15 +258,29 @@ impl Random {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_readme_lists_every_metric_and_no_other() {
+async fn the_readme_lists_every_metric_with_its_labels_and_no_other() {
     let text = exercised().await.app.metrics();
     let section = README.split("## Watching it").nth(1).expect("a section").split("\n## ").next().expect("its text");
     let table = section.split("| `result` | `reason` |").next().expect("the first table");
-    let first = table.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
-    let quoted = first.flat_map(|cell| cell.split(", ").map(|name| name.trim_matches('`')));
-    let listed: BTreeSet<String> = quoted.map(|name| format!("merge_sync_proxy_{name}")).collect();
-    let told: BTreeSet<String> = names(&text).into_iter().map(str::to_owned).collect();
+    let mut listed = BTreeMap::new();
+    for line in table.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        // `; ` stands between those of one metric and the next; what follows ` = ` are values.
+        let labels = cells[2].split("; ").map(|of_one| words(of_one.split(" = ").next().unwrap_or_default()).collect());
+        let labels: Vec<BTreeSet<&str>> = labels.collect();
+        for (at, name) in words(cells[1]).enumerate() {
+            let labels = labels.get(at).unwrap_or(&labels[0]).clone();
+            listed.insert(format!("merge_sync_proxy_{name}"), labels);
+        }
+    }
+    let told = labels(&text).into_iter().map(|(name, labels)| (name.to_owned(), labels));
+    let told = told.filter(|(name, _)| name.starts_with("merge_sync_proxy_")).collect();
     assert_eq!(listed, told);
+}
+
+/// What stands between backticks.
+fn words(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use merge_sync_proxy::admin::routes::Operations;
 use merge_sync_proxy::domain::ending::Ending;
 use merge_sync_proxy::domain::hindrance::Kind;
 
-use crate::exposition::{exercised, names, promtool};
+use crate::exposition::{exercised, labels, names, promtool};
 
 const ALERTS: &str = include_str!("../../ops/alerts.yml");
 const DASHBOARD: &str = include_str!("../../ops/grafana.json");
@@ -58,6 +58,32 @@ async fn every_metric_that_is_asked_for_exists() {
             assert!(exists, "{name} in {expression}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_label_that_is_asked_for_exists() {
+    let text = exercised().await.app.metrics();
+    let known = labels(&text);
+    let panels = dashboard();
+    let alerts = ALERTS.split("- alert: ").skip(1).map(|alert| alert.split("annotations:").next().unwrap_or_default());
+    let mut met = BTreeSet::new();
+    for expression in panels.iter().map(String::as_str).chain(alerts) {
+        let of_metrics = words(expression, "merge_sync_proxy_").into_iter().filter_map(|name| {
+            let family = ["_bucket", "_sum", "_count"].into_iter().find_map(|suffix| name.strip_suffix(suffix));
+            known.get(name).or_else(|| known.get(family?))
+        });
+        // What Prometheus adds to each.
+        let known: BTreeSet<&str> = of_metrics.flatten().copied().chain(["job", "instance", "le"]).collect();
+        let grouped = ["by (", "on ("].into_iter().flat_map(|opening| expression.split(opening).skip(1));
+        let grouped = grouped.filter_map(|rest| rest.split(')').next()).flat_map(|labels| labels.split(','));
+        let matched = expression.split('{').skip(1).filter_map(|rest| rest.split('}').next());
+        let matched = matched.flat_map(|matchers| matchers.split(',')).filter_map(|one| one.split(['=', '!']).next());
+        for label in grouped.chain(matched).map(str::trim).filter(|label| !label.is_empty()) {
+            assert!(known.contains(label), "{label} in {expression}");
+            met.insert(label);
+        }
+    }
+    assert!(met.contains("account") && met.contains("reason") && met.contains("outcome"), "{met:?}");
 }
 
 #[test]
