@@ -33,7 +33,6 @@ pub enum Ending {
     QuotaExceeded,
     BudgetExhausted,
     Overloaded,
-    Draining,
     NotCached,
     UpstreamFailed,
     UpstreamTimeout,
@@ -53,7 +52,7 @@ pub enum Source {
 
 impl Ending {
     /// All of them, each at the place that its number says.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 28] = [
         Self::Hit,
         Self::Negative,
         Self::StaleRevalidating,
@@ -78,7 +77,6 @@ impl Ending {
         Self::QuotaExceeded,
         Self::BudgetExhausted,
         Self::Overloaded,
-        Self::Draining,
         Self::NotCached,
         Self::UpstreamFailed,
         Self::UpstreamTimeout,
@@ -123,7 +121,6 @@ impl Ending {
             Problem::QuotaExceeded { .. } | Problem::TooManyStrangers { .. } => Self::QuotaExceeded,
             Problem::BudgetExhausted { .. } => Self::BudgetExhausted,
             Problem::Overloaded { .. } => Self::Overloaded,
-            Problem::Draining => Self::Draining,
             Problem::NotCached => Self::NotCached,
             Problem::UpstreamFailed(_) => Self::UpstreamFailed,
             Problem::UpstreamTimeout => Self::UpstreamTimeout,
@@ -157,7 +154,6 @@ impl Ending {
             Self::QuotaExceeded => ("refused", "quota-exceeded"),
             Self::BudgetExhausted => ("refused", "budget-exhausted"),
             Self::Overloaded => ("refused", "overloaded"),
-            Self::Draining => ("refused", "draining"),
             Self::NotCached => ("refused", "not-cached"),
             Self::UpstreamFailed => ("failed", "upstream-failed"),
             Self::UpstreamTimeout => ("failed", "upstream-timeout"),

@@ -77,9 +77,6 @@ pub enum Problem {
         /// When to come back.
         retry_after: Duration,
     },
-    /// The proxy is stopping.
-    #[error("draining")]
-    Draining,
     /// The upstream did not answer in time.
     #[error("upstream timeout")]
     UpstreamTimeout,
@@ -272,15 +269,6 @@ impl Problem {
                     "The request cannot be served now",
                     "Merge fails and is left alone for a moment, or too many requests wait at a time; come back after Retry-After."
                         .into(),
-                )
-            },
-            Self::Draining => Row {
-                retry_after: Some(Duration::from_secs(1)),
-                ..row(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "draining",
-                    "The proxy is stopping",
-                    "Try again on a new connection.".into(),
                 )
             },
             Self::UpstreamTimeout => row(

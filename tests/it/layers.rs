@@ -121,7 +121,8 @@ fn all_ways_to_write_an_import_are_seen() {
     assert_eq!(imports(text), expected.into());
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+/// All files below `folder`.
+pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -9,7 +11,10 @@ use merge_sync_proxy::domain::bucket::Rate;
 use merge_sync_proxy::domain::hindrance::Kind;
 use merge_sync_proxy::domain::problem::{Cause, Problem, Row};
 
-/// The table of the contract, and types of their own for resync, since it is not the account that is refused, and for webhooks.
+use crate::layers::files;
+
+/// The table of the contract, and types of their own for resync, since it is not the account that is refused, and for webhooks. There is
+/// none for a proxy that stops, since whoever still reaches it is answered.
 const TABLE: &str = "
 | 400 | `invalid-request` | refused at the door |
 | 401 | `unknown-consumer` | no or unknown consumer key (`WWW-Authenticate: Bearer`) |
@@ -20,7 +25,7 @@ const TABLE: &str = "
 | 429 | `quota-exceeded` / `budget-exhausted` | the consumer's quota / the upstream's budget, with nothing stale to serve |
 | 431 / 414 / 413 | `request-too-large` | |
 | 502 | `upstream-failed` | connection failed, truncated or invalid answer |
-| 503 | `overloaded` / `draining` | local limits; circuit open |
+| 503 | `overloaded` | local limits; circuit open |
 | 504 | `upstream-timeout` / `not-cached` | deadline; `only-if-cached` with nothing fresh |
 ";
 
@@ -40,7 +45,6 @@ fn all() -> Vec<Problem> {
         Problem::HeadersTooLarge,
         Problem::UpstreamFailed(Cause::Connect),
         Problem::Overloaded { retry_after: PAUSE },
-        Problem::Draining,
         Problem::UpstreamTimeout,
         Problem::NotCached,
         Problem::ResyncNotAllowed,
@@ -64,13 +68,12 @@ fn place(problem: &Problem) -> usize {
         Problem::HeadersTooLarge => 8,
         Problem::UpstreamFailed(_) => 9,
         Problem::Overloaded { .. } => 10,
-        Problem::Draining => 11,
-        Problem::UpstreamTimeout => 12,
-        Problem::NotCached => 13,
-        Problem::ResyncNotAllowed => 14,
-        Problem::TooManyStrangers { .. } => 15,
-        Problem::BodyTooLarge => 16,
-        Problem::InvalidSignature => 17,
+        Problem::UpstreamTimeout => 11,
+        Problem::NotCached => 12,
+        Problem::ResyncNotAllowed => 13,
+        Problem::TooManyStrangers { .. } => 14,
+        Problem::BodyTooLarge => 15,
+        Problem::InvalidSignature => 16,
     }
 }
 
@@ -96,6 +99,19 @@ fn the_problems_are_those_of_the_contract() {
     assert!(all.iter().enumerate().all(|(at, problem)| place(problem) == at));
     let made = all.iter().map(|problem| (problem.row().status.as_u16(), problem.row().slug.to_owned())).collect();
     assert_eq!(promised(), made);
+}
+
+#[test]
+fn every_problem_is_one_that_something_has() {
+    let sources = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let makers =
+        sources.iter().filter(|file| !file.ends_with("domain/problem.rs") && !file.ends_with("domain/ending.rs"));
+    let text: String = makers.map(|file| fs::read_to_string(file).expect("readable")).collect();
+    for problem in all() {
+        let shown = format!("{problem:?}");
+        let name = shown.split(|c: char| !c.is_ascii_alphanumeric()).next().expect("a name");
+        assert!(text.contains(&format!("Problem::{name}")), "{name} is promised and never told");
+    }
 }
 
 /// The same pairs as the README tells them: commas where the contract has slashes.
