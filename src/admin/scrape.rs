@@ -108,6 +108,7 @@ impl Scene<'_> {
                 failures_limit: upstream.budget.errors,
                 failures: standing.map_or(0, |standing| standing.failed),
                 is_blocked: standing.is_some_and(UpstreamStanding::is_blocked),
+                let_go: standing.map_or(0, |standing| standing.would_have_waited),
             }
         });
         gauges.collect()

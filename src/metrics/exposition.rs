@@ -177,7 +177,9 @@ impl Ours {
         let window = rows(|upstream| upstream.failures_limit.map(|limit| limit.window.as_secs_f64()));
         out.write("failure_budget_window_seconds", "Length of that window", MetricType::Gauge, window)?;
         let blocked = rows(|upstream| Some(f64::from(u8::from(upstream.is_blocked))));
-        out.write("breaker_open", "Whether no call goes, since too many have failed", MetricType::Gauge, blocked)
+        out.write("breaker_open", "Whether no call goes, since too many have failed", MetricType::Gauge, blocked)?;
+        let let_go = rows(|upstream| Some(upstream.let_go as f64));
+        out.write("budget_dry_run", "Calls that went only because of a dry run", MetricType::Counter, let_go)
     }
 
     fn stores(&self, out: &mut Encoder<'_>) -> fmt::Result {

@@ -54,6 +54,8 @@ pub struct UpstreamGauges {
     pub failures: usize,
     /// Whether no call goes, since too many have failed.
     pub is_blocked: bool,
+    /// How many calls went only because of a dry run.
+    pub let_go: u64,
 }
 
 /// One store.

@@ -227,5 +227,7 @@ async fn a_dry_run_holds_nothing_back_and_counts_what_would_have_been() {
     assert_eq!((world.merge.calls(), start.elapsed()), (30, Duration::ZERO));
     let standing = &world.app.ground().budgets.upstreams()[0];
     assert!(standing.would_have_waited >= 28 && standing.refused == 0, "{standing:?}");
+    let told = count(&world.app.metrics(), "merge_sync_proxy_budget_dry_run_total{upstream=\"us\"}");
+    assert_eq!(told, standing.would_have_waited);
     world.assert_idle();
 }
