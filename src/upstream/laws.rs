@@ -14,7 +14,6 @@ use tokio::time::{Instant, advance};
 use super::address::{Address, Permit, Refused};
 use super::bid::{Bid, Ending, tests::bid};
 use super::failures::AccountKey;
-use super::obstacle::Kind;
 use crate::domain::bucket::Rate;
 use crate::domain::problem::Problem;
 use crate::domain::rules::BudgetRules;
