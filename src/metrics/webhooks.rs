@@ -1,13 +1,9 @@
 //! Counts the webhooks by what became of them.
 
-use std::task::{Context, Poll};
-
-use futures_util::future::BoxFuture;
-use tower::layer::layer_fn;
-use tower::{Layer, Service};
+use tower::util::MapResultLayer;
 
 use super::registry::Metrics;
-use crate::domain::delivery::{Delivered, Delivery};
+use crate::domain::delivery::Delivered;
 use crate::domain::problem::Problem;
 
 /// What can become of a webhook, as its label says. Where Merge has not signed it, that is `invalid-signature`; `refused` are those
@@ -34,37 +30,13 @@ pub(super) fn place(outcome: &Result<Delivered, Problem>) -> usize {
 }
 
 /// The layer: sees what becomes of each.
-pub fn layer<S>(metrics: Metrics) -> impl Layer<S, Service = Webhooks<S>> + Clone {
-    layer_fn(move |inner| Webhooks { inner, metrics: metrics.clone() })
-}
-
-/// See [`layer`].
-#[derive(Clone)]
-pub struct Webhooks<S> {
-    inner: S,
+pub fn layer(
     metrics: Metrics,
-}
-
-impl<S> Service<Delivery> for Webhooks<S>
-where
-    S: Service<Delivery, Response = Delivered, Error = Problem, Future: Send + 'static>,
-{
-    type Response = Delivered;
-    type Error = Problem;
-    type Future = BoxFuture<'static, Result<Delivered, Problem>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Problem>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, delivery: Delivery) -> Self::Future {
-        let (metrics, outcome) = (self.metrics.clone(), self.inner.call(delivery));
-        Box::pin(async move {
-            let outcome = outcome.await;
-            metrics.webhook(&outcome);
-            outcome
-        })
-    }
+) -> MapResultLayer<impl Fn(Result<Delivered, Problem>) -> Result<Delivered, Problem> + Clone> {
+    MapResultLayer::new(move |outcome| {
+        metrics.webhook(&outcome);
+        outcome
+    })
 }
 
 #[cfg(test)]
