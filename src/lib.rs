@@ -237,8 +237,6 @@ pub mod relay {
 
     pub mod store;
 
-    pub mod outdated;
-
     pub mod stored;
 
     pub mod verdict;

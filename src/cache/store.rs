@@ -10,10 +10,11 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::changes::Changes;
-use super::purges::{Purges, delay};
+use super::purges::delay;
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::by_route::ByRoute;
 use crate::domain::key::{CanonicalQuery, PageKey};
+use crate::domain::marks::Outdated;
 use crate::domain::page::{Kind, Page};
 use crate::domain::tally::Keeping;
 
@@ -25,7 +26,7 @@ struct Shared {
     pages: Cache<PageKey, Arc<Page>, RandomState>,
     /// Who looks at the page of a key and then changes it does so in turn with all who do the same.
     turns: [Mutex<()>; TURNS],
-    purges: Mutex<Purges>,
+    outdated: Outdated,
     routes: ByRoute,
     changes: Changes,
     keeping: Keeping,
@@ -56,8 +57,8 @@ impl Store {
         let pages = Cache::builder().max_capacity(max_bytes).weigher(weigh).eviction_listener(goes);
         let pages = pages.build_with_hasher(RandomState::default());
         let (turns, half) = ([const { Mutex::new(()) }; TURNS], max_bytes / 2);
-        let (purges, routes, changes) = (Mutex::default(), ByRoute::default(), Changes::default());
-        Self(Arc::new(Shared { pages, turns, purges, routes, changes, keeping, half }))
+        let (outdated, routes, changes) = (Outdated::default(), ByRoute::default(), Changes::default());
+        Self(Arc::new(Shared { pages, turns, outdated, routes, changes, keeping, half }))
     }
 
     /// The page under `key`, fresh or not.
@@ -114,24 +115,23 @@ impl Store {
         &self.0.changes
     }
 
-    /// Whether `key` was purged at or after `began`.
+    /// Whether what a fetch of `key` brings that began then is not fresh any more, because of a purge or a change.
     pub fn was_purged_since(&self, key: &PageKey, began: Instant) -> bool {
-        self.0.purges.lock().cover(key, began)
+        self.0.outdated.any_since(key, began)
     }
 
     /// Whether its upstream is the same since `page` was asked for. What was purged meanwhile stands, but is stale.
     fn stands(&self, key: &PageKey, page: &Page) -> bool {
-        let purges = self.0.purges.lock();
-        if purges.cover(key, page.began) {
+        if self.0.outdated.any_since(key, page.began) {
             page.purge(page.began);
         }
-        !purges.has_replaced(&key.upstream, page.began)
+        !self.0.outdated.replaced_since(key, page.began)
     }
 
     /// Drops all pages of `upstream`, which is another server now, or only its refusals if it is asked with another key. Fetches
     /// under way bring nothing that is kept. Says how many pages it dropped.
     pub fn forget_upstream(&self, upstream: &Name, only_refusals: bool, now: Instant) -> usize {
-        self.0.purges.lock().replace(upstream, now);
+        self.0.outdated.replace(upstream, now);
         let mut count = 0;
         for (key, page) in &self.0.pages {
             if key.upstream == *upstream && (!only_refusals || page.kind == Kind::Negative) {
@@ -204,20 +204,20 @@ impl Store {
 
     /// The same for several in one walk.
     pub fn purge_accounts(&self, accounts: &HashSet<AccountHash>, hard: bool, now: Instant) -> usize {
-        self.0.purges.lock().note(accounts, now);
+        self.0.outdated.purge(accounts, now);
         self.purge(hard, |_| now, |key| accounts.contains(&key.account))
     }
 
     /// Purges the pages of all accounts; see [`Store::purge_account`]. Of many, a soft purge reaches one after the other.
     pub fn purge_all(&self, hard: bool, now: Instant) -> usize {
-        self.0.purges.lock().note_all(now);
+        self.0.outdated.purge_all(now);
         self.purge(hard, |before| now + delay(before, fastrand::f32()), |_| true)
     }
 
     /// Makes the page stale, on whatever route, that shows what is at an upstream path and query for the account of `key`: it may have
     /// been changed. A fetch under way does not bring a fresh one.
     pub fn change(&self, key: &PageKey, path: &str, query: &CanonicalQuery, now: Instant) {
-        self.0.purges.lock().change(key, path, query, now);
+        self.0.outdated.change(key, path, query, now);
         for key in self.0.routes.keys(key, path, query) {
             if let Some(page) = self.get(&key) {
                 page.purge(now);

@@ -11,11 +11,11 @@ use moka::ops::compute::{CompResult, Op};
 use moka::sync::Cache;
 use tokio::time::Instant;
 
-use super::outdated::Outdated;
 use super::stored::Stored;
 use crate::domain::access::{AccountHash, Name};
 use crate::domain::by_route::ByRoute;
 use crate::domain::key::{CanonicalQuery, PageKey};
+use crate::domain::marks::Outdated;
 use crate::domain::tally::Keeping;
 
 /// All stored responses. Cheap to clone; all clones share them.
@@ -112,12 +112,12 @@ impl Responses {
         if self.marks.purged_since(key, stored.began) {
             stored.purge();
         }
-        !self.marks.changed_since(key, stored.began)
+        !self.marks.replaced_since(key, stored.began) && !self.marks.changed_since(key, stored.began)
     }
 
     /// Whether a call that began then may bring what is not fresh any more, because of a purge or a change.
     pub fn outdated_since(&self, key: &PageKey, began: Instant) -> bool {
-        self.marks.purged_since(key, began) || self.marks.changed_since(key, began)
+        self.marks.any_since(key, began)
     }
 
     /// Drops `stored`, which `request` has selected.
@@ -162,9 +162,7 @@ impl Responses {
 
     /// The same for several in one walk.
     pub fn purge_accounts(&self, accounts: &HashSet<AccountHash>, hard: bool, now: Instant) -> usize {
-        for account in accounts {
-            self.marks.purge(*account, now);
-        }
+        self.marks.purge(accounts, now);
         self.purge(hard, |key| accounts.contains(&key.account))
     }
 
