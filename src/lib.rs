@@ -168,6 +168,8 @@ pub mod door {
 
     pub mod quota;
 
+    mod found;
+
     pub mod pass_on;
 
     pub mod fields;

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use arc_swap::{ArcSwap, Cache};
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Extensions, HeaderValue, Method, Request};
+use http::{HeaderValue, Method, Request};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -18,30 +18,26 @@ use tower::{Layer, Service};
 
 use super::audit::{Audit, Event};
 use super::fields::Fields;
+use super::found::{Found, traced};
 use super::identify::{Consumers, Stranger};
-use super::pass_on;
 use super::query;
 use super::quota;
 use super::resolve::Accounts;
 use super::route::Routes;
 use super::strangers::Strangers;
 use crate::domain::arrival::Arrived;
-use crate::domain::ask::{Again, Ask, Known, Question, Whose, deadline};
+use crate::domain::ask::{Ask, Known, Whose};
 use crate::domain::body;
 use crate::domain::cache_control::Wants;
 use crate::domain::caller::Caller;
 use crate::domain::delivery::{Delivery, WEBHOOK_PATH};
-use crate::domain::exchange::{Admitted, Given, Outcome, Reason};
-use crate::domain::follow::Follow;
-use crate::domain::gist::Gist;
+use crate::domain::exchange::{Admitted, Given, Outcome};
 use crate::domain::key::{CanonicalQuery, KeyParts, PageKey};
 use crate::domain::peer::{Asker, Peer};
 use crate::domain::problem::{Objection, Problem};
-use crate::domain::relay::{Call, Relay};
 use crate::domain::request_id::{self, X_REQUEST_ID};
 use crate::domain::rules::CacheRule;
 use crate::domain::signature::{SigningKey, Unsigned};
-use crate::domain::trace::Trace;
 use crate::domain::under_way::UnderWay;
 
 /// Who may come in, as of now. A reload replaces it whole; each request sees one version.
@@ -88,8 +84,15 @@ impl House {
                 trace,
             }));
         }
-        let has_body = !request.body().is_end_stream();
         let (head, body) = request.into_parts();
+        self.read(head, body, progress)
+    }
+
+    /// The same for words that are not known: in this order all that is asked is found out, and refused if it has to be.
+    fn read<B>(&self, head: Parts, body: Arrived<B>, progress: &mut Progress) -> Result<Admitted, Problem>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    {
         if let Some(Objection(problem)) = head.extensions.get() {
             return Err(problem.clone());
         }
@@ -100,11 +103,11 @@ impl House {
             Err(problem) => return self.off_route(problem, head, body, progress),
         };
         progress.known.route = Some(stop.place.route.clone());
-        let peer = body.peer();
+        let (peer, now) = (body.peer(), body.at());
         let identified = self.consumers.identify(fields.authorization, peer, &self.strangers, now);
         let caller = identified.map_err(|stranger| self.refuse(stranger, || progress.asker(&head, peer, now), now))?;
         progress.known.caller = Some(caller.clone());
-        if has_body && matches!(head.method, Method::GET | Method::HEAD) {
+        if !body.is_end_stream() && matches!(head.method, Method::GET | Method::HEAD) {
             return Err(Problem::InvalidRequest("Send no body with GET or HEAD.".into()));
         }
         let query = CanonicalQuery::new(head.uri.query().unwrap_or_default());
@@ -120,42 +123,18 @@ impl House {
             return Err(Problem::ResyncNotAllowed);
         }
         quota::take(caller.quota.as_deref(), now)?;
-        let key = PageKey::new(KeyParts {
-            upstream: target.upstream.name.clone(),
-            account: target.account.hash,
-            place: stop.place,
-            query,
-        });
+        let (upstream, account) = (target.upstream.name.clone(), target.account.hash);
+        let key = PageKey::new(KeyParts { upstream, account, place: stop.place, query });
         let wants = if fields.has_wants { Wants::read(&head.headers) } else { Wants::default() };
-        let (caller, policy) = (caller.clone(), stop.policy);
-        match policy.rule {
+        let found = Found { caller: caller.clone(), target, key, policy: stop.policy, wants };
+        Ok(match found.policy.rule {
             CacheRule::SyncStatus | CacheRule::Fixed(_) => {
-                let words = body.words().filter(|_| is_repeatable(&fields, &caller));
-                let again = words.map(|words| Again::new(words, Gist::of(&head)));
-                let (edition, has_codings) = (self.edition, fields.has_codings);
-                let query = head.uri.query().map(Arc::from);
-                let quota = caller.quota.clone();
-                let question =
-                    Arc::new(Question { quota, edition, has_codings, again, caller, key, target, query, policy });
-                if question.again.is_some() {
-                    body.remember(&question);
-                }
-                // A page is kept fresh for those who follow it, and who wants no call made causes none.
-                let may_follow = fields.may_follow && !wants.only_if_cached;
-                let follow = may_follow.then(|| Follow::read(&head.method, &head.headers)).flatten().map(Box::new);
-                let trace = traced(&head.extensions);
-                Ok(Admitted::Ask(Ask { question, recalled: None, wants, follow, at: now, trace }))
+                Admitted::Ask(found.ask(self.edition, &head, &fields, &body))
             }
             CacheRule::Http | CacheRule::Off => {
-                let headers = pass_on::choose(&head.headers, &stop.request_headers);
-                let (uri, method, body) = (head.uri, head.method, body::stream(body));
-                let payer = caller.payer.clone();
-                let (reason, deadline) = (Reason::Miss, deadline(&target, now));
-                let trace = traced(&head.extensions);
-                let call = Call { target, key, uri, payer, method, headers, body, reason, deadline, trace };
-                Ok(Admitted::Relay(Box::new(Relay { caller, call, asked: head.headers, wants, policy, resync })))
+                Admitted::Relay(Box::new(found.relay(head, body, &stop.request_headers, resync)))
             }
-        }
+        })
     }
 
     /// What came to no route is for the webhook, or for nobody. Looked at only here, so that requests for pages pay nothing for it.
@@ -227,17 +206,6 @@ impl House {
         }
         if fields.size > self.max_header_bytes { Err(Problem::HeadersTooLarge) } else { Ok(()) }
     }
-}
-
-/// Its place in a distributed trace, if it has one.
-fn traced(extensions: &Extensions) -> Trace {
-    extensions.get::<Trace>().cloned().unwrap_or_default()
-}
-
-/// Whether the same words will mean the same until the rules change: they say nothing but what is asked for, and the
-/// caller's keys do not expire.
-fn is_repeatable(fields: &Fields<'_>, caller: &Caller) -> bool {
-    !fields.has_wants && !fields.may_follow && caller.consumer.keys.iter().all(|key| key.expires.is_none())
 }
 
 /// The layer: `Request` in, [`Outcome`] out; what comes in goes on as [`Admitted`].
