@@ -13,7 +13,7 @@ use tokio::time::{Instant, advance, sleep};
 
 use crate::audit::Log;
 use crate::exposition::count;
-use crate::support::{self, SYNC_STATUS, World, with};
+use crate::support::{self, SYNC_STATUS, World, page, with};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -23,10 +23,6 @@ fn world(budget: &str) -> World {
         world.merge.page(account, "ats", "{\"results\":[]}");
     }
     world
-}
-
-fn page(number: usize) -> String {
-    format!("{SYNC_STATUS}?cursor={number}")
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use merge_sync_proxy::demo::fault::Fault;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::support::{self, Got, SYNC_STATUS, World, with};
+use crate::support::{self, Got, SYNC_STATUS, World, page, with};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const MAX_WAIT: Duration = Duration::from_secs(1);
@@ -20,10 +20,6 @@ fn world(budget: &str) -> World {
         world.merge.page(account, "ats", "{\"results\":[]}");
     }
     world
-}
-
-fn page(number: usize) -> String {
-    format!("{SYNC_STATUS}?cursor={number}")
 }
 
 /// Asks for `count` pages that nobody has, `every` so often; each with how long its answer took.

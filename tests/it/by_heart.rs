@@ -46,6 +46,28 @@ fn head(account: &str, more: &str) -> String {
     format!("GET {SYNC_STATUS} HTTP/1.1\r\nhost: proxy.test\r\nx-account-token: {account}\r\n{more}\r\n")
 }
 
+/// A proxy that speaks TLS.
+struct Secured {
+    authority: Authority,
+    _files: Files,
+    wire: Wire,
+}
+
+impl Secured {
+    async fn new() -> Self {
+        let authority = Authority::new("operators");
+        let files = Files::new(&authority.host());
+        let wire = Wire::with(merge(), &files.config("", "")).await;
+        Self { authority, _files: files, wire }
+    }
+
+    /// A connection over which this version is chosen.
+    async fn open(&self, version: &str) -> Line<impl Stream> {
+        let client = client(&self.authority, &[version], None, ALL_VERSIONS);
+        Line::new(soon(connect(&client, self.wire.proxy)).await.expect("a handshake"))
+    }
+}
+
 async fn plain(wire: &Wire) -> TcpStream {
     TcpStream::connect(wire.proxy).await.expect("the proxy listens")
 }
@@ -155,11 +177,8 @@ async fn repeat_with_all_kinds_of_fields(mut line: Line<impl Stream>) {
 async fn a_repetition_is_answered_with_what_was_said_the_first_time() {
     let wire = Wire::new().await;
     repeat_with_all_kinds_of_fields(Line::new(plain(&wire).await)).await;
-    let authority = Authority::new("operators");
-    let files = Files::new(&authority.host());
-    let wire = Wire::with(merge(), &files.config("", "")).await;
-    let stream = soon(connect(&client(&authority, &["http/1.1"], None, ALL_VERSIONS), wire.proxy)).await;
-    repeat_with_all_kinds_of_fields(Line::new(stream.expect("a handshake"))).await;
+    let secured = Secured::new().await;
+    repeat_with_all_kinds_of_fields(secured.open("http/1.1").await).await;
 }
 
 /// Lets so much time pass that a connection is idle.
@@ -192,11 +211,8 @@ async fn repeat_with_rests(mut line: Line<impl Stream>) {
 async fn a_connection_that_rests_between_its_requests_is_answered_as_before() {
     let wire = Wire::new().await;
     repeat_with_rests(Line::new(plain(&wire).await)).await;
-    let authority = Authority::new("operators");
-    let files = Files::new(&authority.host());
-    let wire = Wire::with(merge(), &files.config("", "")).await;
-    let stream = soon(connect(&client(&authority, &["http/1.1"], None, ALL_VERSIONS), wire.proxy)).await;
-    repeat_with_rests(Line::new(stream.expect("a handshake"))).await;
+    let secured = Secured::new().await;
+    repeat_with_rests(secured.open("http/1.1").await).await;
 }
 
 #[tokio::test]
@@ -212,18 +228,12 @@ async fn what_says_goodbye_ends_the_connection_however_often_it_is_said() {
 
 #[tokio::test]
 async fn who_has_chosen_http2_is_not_answered_in_another_version() {
-    let authority = Authority::new("operators");
-    let files = Files::new(&authority.host());
-    let wire = Wire::with(merge(), &files.config("", "")).await;
-    let open = async |version: &str| {
-        let stream = soon(connect(&client(&authority, &[version], None, ALL_VERSIONS), wire.proxy)).await;
-        Line::new(stream.expect("a handshake"))
-    };
-    let mut known = open("http/1.1").await;
+    let secured = Secured::new().await;
+    let mut known = secured.open("http/1.1").await;
     for _ in 0..6 {
         known.ask("acme", "").await;
     }
-    let mut line = open("h2").await;
+    let mut line = secured.open("h2").await;
     line.say(&head("acme", "")).await;
     let mut heard = Vec::new();
     let _ = soon(line.read.read_to_end(&mut heard)).await;

@@ -26,7 +26,7 @@ fn world() -> World {
     World::with(merge().account(sim("initech-eu")).account(sim("initech")), &more)
 }
 
-async fn ask_as(world: &World, key: &str, account: &str) -> Got {
+pub(crate) async fn ask_as(world: &World, key: &str, account: &str) -> Got {
     let bearer = format!("Bearer {key}");
     world.send(with(SYNC_STATUS, &[("authorization", &bearer), ("x-account-token", account)])).await
 }

@@ -7,7 +7,8 @@ use merge_sync_proxy::demo::fault::Fault;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, interval, sleep};
 
-use crate::support::{self, Got, SYNC_STATUS, World, consumer, with};
+use crate::origin::settle;
+use crate::support::{self, Got, SYNC_STATUS, World, consumer, page, with};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -28,10 +29,6 @@ async fn ask(world: World, key: &'static str, account: String, target: String) -
     let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let got = world.send(with(&target, &headers)).await;
     (got, start.elapsed())
-}
-
-fn page(number: usize) -> String {
-    format!("{SYNC_STATUS}?cursor={number}")
 }
 
 /// Asks with what `number` gives, `rate` times a second for so long; every answer, and how long it took.
@@ -193,9 +190,7 @@ async fn a_full_line_refuses_who_has_most_in_it() {
         tokio::task::yield_now().await;
     }
     let single = tokio::spawn(ask(world.clone(), "single", "acme".into(), page(99)));
-    while world.app.ground().budgets.upstreams()[0].refused < 10 {
-        tokio::task::yield_now().await;
-    }
+    settle().await;
     held.release();
     assert_eq!(single.await.expect("no panic").0.status, 200);
     let refused = bulk.join_all().await.into_iter().filter(|(got, _)| got.problem() == "budget-exhausted").count();

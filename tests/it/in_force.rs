@@ -14,11 +14,11 @@ use merge_sync_proxy::domain::body::ReplyBody;
 use merge_sync_proxy::domain::key::TokenHasher;
 use merge_sync_proxy::upstream::ways::transport;
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tower::ServiceExt;
 
 use crate::origin::{Site, reply};
+use crate::renamed::servers;
 use crate::support::{API_KEY, Got, SYNC_STATUS, Wire, World, consumer, merge, soon, text, with};
 
 const FIVE_SECONDS: &str = "[[routes]]\npath = '/api/{category}/v1/sync-status'\ncache = '5s'\n";
@@ -190,22 +190,14 @@ async fn who_may_not_ask_any_more_is_not_told_any_more() {
 
 #[tokio::test]
 async fn nothing_comes_from_the_server_of_before_however_it_was_asked_for() {
-    let mut servers = Vec::new();
-    for server in ["old", "new"] {
-        let merge = merge().build();
-        merge.page("acme", "ats", format!("{{\"results\":[],\"server\":\"{server}\"}}"));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        servers.push(format!("http://{}", listener.local_addr().expect("bound")));
-        tokio::spawn(merge.serve(listener, std::future::pending::<()>()));
-    }
+    let [(_, old), (_, new)] = servers().await;
     let more = "[[routes]]\npath = '/api/{category}/v1/sync-status'\ncache = '200ms'\n";
     let parse = |url: &str, hasher: &TokenHasher| {
         Config::parse(&text(url, "", more), Path::new("test.toml"), &|_| None, hasher).expect("sound")
     };
     let hasher = TokenHasher::new();
-    let app = App::new(parse(&servers[0], &hasher), &hasher).expect("no certificates");
+    let app = App::new(parse(&old, &hasher), &hasher).expect("no certificates");
     let stream = follow(&app, &[]).await;
-    let new = servers[1].clone();
     app.reads(Box::new(move |hasher| Ok(parse(&new, hasher))));
     assert_eq!(app.reload(Cause::Signal).expect("sound").changed, ["upstreams.us.base_url"]);
     for _ in 0..20 {

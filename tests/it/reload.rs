@@ -15,9 +15,10 @@ use merge_sync_proxy::demo::builder::Builder;
 use merge_sync_proxy::demo::merge::Merge;
 use parking_lot::Mutex;
 
+use crate::consumers::ask_as;
 use crate::origin::{Site, reply};
 use crate::process::{Folder, Running};
-use crate::support::{ACME_TOKEN, API_KEY, Got, SYNC_STATUS, Wire, World, consumer, merge, method, soon, text, with};
+use crate::support::{ACME_TOKEN, API_KEY, SYNC_STATUS, Wire, World, consumer, merge, method, soon, text, with};
 
 /// A file that tests write.
 #[derive(Clone)]
@@ -51,11 +52,6 @@ fn reload(world: &World, file: &File, more: &str) -> Vec<String> {
     let changes = world.app.reload(Cause::Signal).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(changes.needs_restart, [""; 0]);
     changes.changed
-}
-
-async fn ask_as(world: &World, key: &str, account: &str) -> Got {
-    let key = format!("Bearer {key}");
-    world.send(with(SYNC_STATUS, &[("authorization", &key), ("x-account-token", account)])).await
 }
 
 #[tokio::test(start_paused = true)]

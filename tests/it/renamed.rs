@@ -177,7 +177,7 @@ async fn who_waits_for_an_upstream_that_gets_another_name_and_a_lower_limit_goes
 }
 
 /// Two Merges, each of which says which it is.
-async fn servers() -> [(Merge, String); 2] {
+pub(crate) async fn servers() -> [(Merge, String); 2] {
     let mut servers = Vec::new();
     for server in ["old", "new"] {
         let merge = merge().build();

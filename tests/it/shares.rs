@@ -33,31 +33,18 @@ async fn world(more: &str) -> World {
 
 #[tokio::test(start_paused = true)]
 async fn who_joins_the_fetch_of_one_who_is_held_back_has_one_of_its_own() {
-    let world = world("").await;
-    world.merge.script(Fault::Hang).times(4);
-    let hanging: Vec<_> = (0..4).map(|n| begin(&world, ask_as("bad", &format!("wrong-token-{n}"), &[]))).collect();
-    world.merge.arrived(5).await;
-    let bad = begin(&world, ask_as("bad", "acme", &[]));
-    settle().await;
-    let good = begin(&world, ask_as("good", "acme", &[]));
-    assert_eq!(bad.await.expect("no panic").problem(), "budget-exhausted");
-    assert_eq!(good.await.expect("no panic").status, 200);
-    hanging.iter().for_each(JoinHandle::abort);
-}
-
-#[tokio::test(start_paused = true)]
-async fn so_it_is_where_responses_live_as_long_as_they_say() {
-    let route = "[[routes]]\npath = '/api/*'\ncache = 'http'\n";
-    let world = world(route).await;
-    world.merge.script(Fault::Hang).times(4);
-    let hanging: Vec<_> = (0..4).map(|n| begin(&world, ask_as("bad", &format!("wrong-token-{n}"), &[]))).collect();
-    world.merge.arrived(5).await;
-    let bad = begin(&world, ask_as("bad", "acme", &[]));
-    settle().await;
-    let good = begin(&world, ask_as("good", "acme", &[]));
-    assert_eq!(bad.await.expect("no panic").problem(), "budget-exhausted");
-    assert_eq!(good.await.expect("no panic").status, 200);
-    hanging.iter().for_each(JoinHandle::abort);
+    for route in ["", "[[routes]]\npath = '/api/*'\ncache = 'http'\n"] {
+        let world = world(route).await;
+        world.merge.script(Fault::Hang).times(4);
+        let hanging: Vec<_> = (0..4).map(|n| begin(&world, ask_as("bad", &format!("wrong-token-{n}"), &[]))).collect();
+        world.merge.arrived(5).await;
+        let bad = begin(&world, ask_as("bad", "acme", &[]));
+        settle().await;
+        let good = begin(&world, ask_as("good", "acme", &[]));
+        assert_eq!(bad.await.expect("no panic").problem(), "budget-exhausted", "{route}");
+        assert_eq!(good.await.expect("no panic").status, 200, "{route}");
+        hanging.iter().for_each(JoinHandle::abort);
+    }
 }
 
 /// A page of acme that is stale, of which a call has failed since, and four failures of `bad`.

@@ -151,6 +151,11 @@ pub(crate) fn ask(target: &str) -> Request<Full<Bytes>> {
     with(target, &[("x-account-token", "acme")])
 }
 
+/// The target of one page of many.
+pub(crate) fn page(number: usize) -> String {
+    format!("{SYNC_STATUS}?cursor={number}")
+}
+
 /// A `GET` with exactly these headers.
 pub(crate) fn with(target: &str, headers: &[(&str, &str)]) -> Request<Full<Bytes>> {
     let mut request = Request::get(target);
