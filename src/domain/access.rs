@@ -130,7 +130,7 @@ pub struct Account {
     pub token: Credential,
     /// The upstream that it belongs to.
     pub upstream: Arc<Upstream>,
-    /// Overrides the upstream's limit per account.
+    /// Its own limit in place of the upstream's; `Some(None)` is unlimited.
     pub per_account: Option<Option<Rate>>,
     /// Merge's id of the account, to match webhooks.
     pub linked_account_id: Option<Arc<str>>,

@@ -18,7 +18,7 @@ use super::peer::Peer;
 #[derive(Debug)]
 pub struct Conversation {
     peer: Peer,
-    /// What has been said over all connections; `None` where that does not count.
+    /// What has been said over all connections; `None` where repetitions are not recognised.
     heads: Option<Heads>,
 }
 
@@ -28,13 +28,13 @@ impl Conversation {
         Self { peer, heads }
     }
 
-    /// What `head`, a whole one and nothing else, says on this connection, whose `row` this is.
+    /// What `head` says, which has come whole and by itself; `row` is that of this connection.
     pub fn hear(&self, row: &mut Row, head: &[u8]) -> Said {
         self.heads.as_ref().map(|heads| row.hear(heads, &self.peer, head)).unwrap_or_default()
     }
 
-    /// What a head comes to that asks `question`, and its page, if that can be answered `now` and by heart: it was admitted by the rules
-    /// that are in force, and the page has been found before, is still there and fresh.
+    /// The gist of the head that asks `question`, and the page, if it can be answered by heart `now`: it was admitted by the rules that
+    /// are in force, and the page that was found for it before is still stored and fresh.
     pub fn recall<'a>(&self, question: &'a Question, now: Instant) -> Option<(&'a Gist, FreshPage)> {
         let again = question.again.as_ref()?;
         let gist = again.gist.as_ref()?;
@@ -42,15 +42,15 @@ impl Conversation {
         Some((gist, again.fresh_page(now)?))
     }
 
-    /// What `words` say where requests come side by side, and in no row.
+    /// What `words` say on a connection of HTTP/2, where requests come side by side and not in a row.
     pub fn hear_apart(&self, words: &[u8]) -> Said {
         self.heads.as_ref().map(|heads| heads.hear(&self.peer, words)).unwrap_or_default()
     }
 }
 
 pin_project! {
-    /// A request's body together with how the request has come. It is the body that has it, since extensions would have to be made
-    /// for each request.
+    /// A request's body together with how the request has come. It goes with the body, since extensions would have to be allocated for
+    /// each request.
     #[derive(Debug)]
     pub struct Arrived<B> {
         #[pin]
@@ -87,7 +87,7 @@ impl<B> Arrived<B> {
         self.at
     }
 
-    /// The path of the target of a request that was recalled; any other says its own.
+    /// The path that was asked for, if the request was recalled and so has no target; any other has its own.
     pub fn recalled_path(&self) -> Option<&str> {
         match &self.said {
             Said::Recalled(question, _) => question.again.as_ref()?.gist.as_ref().map(Gist::path),
@@ -95,8 +95,8 @@ impl<B> Arrived<B> {
         }
     }
 
-    /// What it asks, if its very words were admitted before by this edition of the rules, or recalled; and then the page. It is moved
-    /// out, which no reference count has to follow.
+    /// Takes out what it asks, if its very words were admitted before by this edition of the rules, and with it the page if it was
+    /// recalled. Both are moved, so that no reference count has to change.
     pub fn take_question(&mut self, edition: u64) -> Option<(Arc<Question>, Option<FreshPage>)> {
         match std::mem::take(&mut self.said) {
             Said::Known(question) if question.edition == edition => Some((question, None)),

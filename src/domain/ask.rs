@@ -20,15 +20,15 @@ use super::page::{FreshPage, Page};
 use super::tally::RouteTally;
 use super::trace::Trace;
 
-/// Who asks for which page, and by which rules. It is behind one pointer, so that a request which says word for word what one
-/// before it has said costs a single count, and so that little is moved while it travels.
+/// Who asks for which page, and by which rules. All of it is behind one pointer: a request that repeats another word for word costs one
+/// reference count, and little is moved while it travels.
 ///
-/// Its fields are in memory as they stand here: what is read for each hit comes first, since what a hit costs is above all from how
-/// many places it is.
+/// Its fields stand here in their order in memory: those that each hit reads come first, since the cost of a hit is above all in how many
+/// places of memory it needs.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Question {
-    /// What the caller may still ask, without the way by the caller.
+    /// The caller's quota, also here so that a hit need not look into the caller for it.
     pub quota: Option<Arc<Quota>>,
     /// The [edition](crate::door::admit::House::edition) of the rules that it was admitted by.
     pub edition: u64,
@@ -40,7 +40,7 @@ pub struct Question {
     pub caller: Arc<Caller>,
     /// What the page is stored under.
     pub key: PageKey,
-    /// For whose data.
+    /// Whose data it is, and by which credentials it is fetched.
     pub target: Target,
     /// The query as received: it goes upstream byte for byte.
     pub query: Option<Arc<str>>,
@@ -48,7 +48,7 @@ pub struct Question {
     pub policy: Arc<Policy>,
 }
 
-/// What need not be found out again for a question that is asked again and again. In memory it is as it stands here, like
+/// What need not be found out again for a question that is asked again and again. Its fields stand here in their order in memory, as in
 /// [`Question`].
 #[derive(Debug)]
 #[repr(C)]
@@ -59,7 +59,7 @@ pub struct Again {
     pub tally: OnceLock<Arc<RouteTally>>,
     /// The words in which it is asked.
     pub words: Words,
-    /// What they come to for whoever answers, if their connection need not know more of them.
+    /// What is left of them for whoever answers; `None` if they also say something to their connection.
     pub gist: Option<Gist>,
     /// What all lines of the access log about its hits have in common.
     pub logged: Logged,
@@ -69,7 +69,7 @@ pub struct Again {
 #[derive(Debug)]
 struct Found {
     page: Weak<Page>,
-    /// When it is searched for again although it is there, where that counts as use.
+    /// When it is searched for in the store again although it is at hand, if the store counts use by then.
     until: Instant,
 }
 
@@ -89,13 +89,13 @@ pub struct Logged {
     pub place: AtomicU64,
 }
 
-/// How long a page need not be searched for again. A search counts as use, and what is used is the last that must go when memory
-/// runs out: so often it has to be told that the page is. That it was fetched anew tells it too, and few pages are fresh for longer;
-/// where there are many, a search among them takes a hit to many places in memory.
+/// How long a page that is at hand need not be searched for in the store. Only a search, or a new page, tells the store that a page is in
+/// use and is not to be the next to go when memory runs out. Few pages are fresh for longer than this; and among many pages a search
+/// takes a hit to many places in memory.
 const SEARCHED_ANEW: Duration = Duration::from_secs(60);
 
 impl Again {
-    /// What is asked in these words, which come to this.
+    /// A question that is asked in these `words`, with what is left of them.
     pub fn new(words: Words, gist: Option<Gist>) -> Self {
         Self { words, gist, logged: Logged::default(), tally: OnceLock::new(), found: Mutex::default() }
     }
@@ -105,9 +105,9 @@ impl Again {
         self.found.lock().as_ref().and_then(Found::page)
     }
 
-    /// Whether these are the words that `are_said` looks for. If they are, the page is needed next: it is looked at first, so that, where
-    /// there are many, it comes from memory while the words do. The lock is given back when both have come, as processors wait for all
-    /// that is on its way before they do that.
+    /// Whether `are_said` finds that these words were said. If so, the page is needed next: it is touched first, so that, among many, it
+    /// comes from memory at the same time as the words. The lock is held until both have come, since giving it back would wait for them
+    /// anyway.
     pub(super) fn compare(&self, are_said: impl FnOnce(&Words) -> bool) -> bool {
         let found = self.found.lock();
         std::hint::black_box(found.as_ref().map(|found| found.page.strong_count()));
@@ -121,7 +121,7 @@ impl Again {
         FreshPage::of(page, now)
     }
 
-    /// Whether it is long ago that the page was searched for, where that counts as use.
+    /// Whether the page is to be searched for in the store again, if the store counts use.
     pub fn is_due(&self, now: Instant) -> bool {
         self.found.lock().as_ref().is_none_or(|found| now >= found.until)
     }
@@ -132,7 +132,7 @@ impl Again {
     }
 }
 
-/// A request for a page that has been admitted: it has a consumer, an account and a key, or it would not exist.
+/// An admitted request for a page: it has a consumer, an account and a key, or it would not exist.
 #[derive(Clone, Debug)]
 pub struct Ask {
     /// What is asked.
@@ -172,7 +172,7 @@ pub fn deadline(target: &Target, at: Instant) -> Instant {
     at + target.upstream.budget.max_wait + target.upstream.client.timeout + LAST_WORD
 }
 
-/// Whose request one was, as far as that is known.
+/// Whose a request was, as far as that is known.
 #[derive(Debug)]
 pub enum Whose {
     /// All is known.
@@ -193,7 +193,7 @@ pub struct Known {
 }
 
 impl Known {
-    /// What is known of one that asks this.
+    /// What is known of a request that asks this.
     pub fn of(question: &Question) -> Self {
         let (caller, account) = (question.caller.clone(), question.target.account.clone());
         Self { caller: Some(caller), account: Some(account), route: Some(question.key.place.route.clone()) }

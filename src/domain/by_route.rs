@@ -1,4 +1,4 @@
-//! One thing that several routes lead to: whatever stores by route finds all that it has of it.
+//! Several routes may lead to one resource: under which keys a store that goes by route may have it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use super::key::{CanonicalQuery, KeyParts, PageKey, Place};
 pub struct ByRoute(RwLock<HashSet<Name>>);
 
 impl ByRoute {
-    /// Something is about to be stored under `key`. Called before that can be seen, so that whoever looks for all keys of a thing, having
-    /// left a mark, finds it, or its mark is found.
+    /// Something is about to be stored under `key`. To be called before it can be seen: whoever leaves a mark and then looks for all keys
+    /// of a resource finds this one, or else whoever stores finds the mark.
     pub fn note(&self, key: &PageKey) {
         if !self.0.read().contains(&key.place.route) {
             self.0.write().insert(key.place.route.clone());

@@ -11,7 +11,7 @@ const ALIKE: Duration = Duration::from_secs(1);
 
 thread_local!(static BOTH: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) });
 
-/// The time of day at `at`, a moment that has just been, as what has gone by since the Unix epoch.
+/// The time of day at `at`, a moment that has just been, as the time since the Unix epoch.
 pub fn since_epoch(at: Instant) -> Duration {
     if let Some((then, time)) = BOTH.get()
         && let Some(since) = at.checked_duration_since(then)

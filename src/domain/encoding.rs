@@ -36,7 +36,7 @@ pub struct Encodings {
     brotli: Option<Bytes>,
 }
 
-/// A smaller body gains less than its headers take.
+/// Below this size, in bytes, a coding saves less than its header fields take.
 const SMALLEST: usize = 256;
 
 /// The middle of both scales: a page is read many times, but a few seconds only.
@@ -68,7 +68,7 @@ impl Encodings {
         }
     }
 
-    /// The bytes that it takes beside itself.
+    /// The bytes that it holds elsewhere in memory.
     pub fn size(&self) -> usize {
         self.gzip.iter().chain(&self.brotli).map(Bytes::len).sum()
     }

@@ -5,7 +5,7 @@ use http::StatusCode;
 use super::exchange::{Forward, Given, Served, Why};
 use super::problem::Problem;
 
-/// How a request ended.
+/// How a request ended: the short name of an [`Outcome`](super::exchange::Outcome).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "`labels` says what each is called, and that is what it is")]
 pub enum Ending {
@@ -127,7 +127,7 @@ impl Ending {
         }
     }
 
-    /// What it is, and why; no reason is an empty one. The reason of a problem is the last part of its type.
+    /// Its result and its reason, which may be empty. The reason of a problem is the last part of its type.
     pub const fn labels(self) -> (&'static str, &'static str) {
         match self {
             Self::Hit => ("hit", ""),
@@ -161,12 +161,12 @@ impl Ending {
         }
     }
 
-    /// What it is.
+    /// The first of its labels.
     pub const fn result(self) -> &'static str {
         self.labels().0
     }
 
-    /// Why; empty where that says all.
+    /// The second of its labels; empty where the first says all.
     pub const fn reason(self) -> &'static str {
         self.labels().1
     }

@@ -83,7 +83,8 @@ impl Reason {
 /// One page to be fetched from the upstream.
 #[derive(Clone, Debug)]
 pub struct Fetch {
-    /// What is asked: from where, for whom, by which rules. Of those who share it, it is the one who began it who asks and is charged.
+    /// What is asked: from where, for whom, by which rules. Of those who share the fetch, it is the one who began it that asks and is
+    /// charged.
     pub question: Arc<Question>,
     /// The page that is being renewed, if there is one.
     pub known: Option<Arc<Page>>,
@@ -201,7 +202,7 @@ pub enum Served {
     },
 }
 
-/// How a request ended, and whose it was.
+/// What came of a request, and whose it was. The short name for what came of it is its [`Ending`](super::ending::Ending).
 #[derive(Debug)]
 pub struct Outcome {
     /// Whose it was.
@@ -278,7 +279,7 @@ impl Answer {
         Self { waited: true, ..self }
     }
 
-    /// The same for one that is fresh for `ttl` more, from which its age follows.
+    /// `page`, which at `now` is fresh for `ttl` more; its age follows from that.
     pub fn fresh(page: Arc<Page>, served: Served, now: Instant, ttl: Duration, refresh_limited: bool) -> Self {
         Self { age: page.lifetime.fresh.saturating_sub(ttl), page, served, now, refresh_limited, waited: false }
     }

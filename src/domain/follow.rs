@@ -14,7 +14,7 @@ use super::detached;
 use super::exchange::Answer;
 use super::page::Page;
 
-/// What a client would like (RFC 7240 §2).
+/// The header for what a client would like (RFC 7240 §2).
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -93,7 +93,7 @@ pub enum How {
     Stream(Option<Updates>),
 }
 
-/// Pages, each one another than the last. It ends when there is nothing more to follow.
+/// Pages, each different from the one before. They end when there is nothing more to follow.
 pub struct Updates(BoxStream<'static, Arc<Page>>);
 
 impl Updates {

@@ -1,4 +1,4 @@
-//! What is left of a request once it has been admitted: as much as whoever answers it looks at.
+//! What is left of a request once it has been admitted: only what whoever answers it looks at.
 
 use http::header::{
     ACCEPT, AUTHORIZATION, CONNECTION, COOKIE, EXPECT, HOST, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
@@ -17,16 +17,16 @@ const READ_BEFORE: [HeaderName; 8] =
 /// Fields that say something to the connection and not only to whoever answers.
 const OF_THE_CONNECTION: [HeaderName; 5] = [EXPECT, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 
-/// A `GET` of HTTP/1.1 that changes nothing about its connection, without what has been read of it for good. There is no secret in it.
+/// A `GET` of HTTP/1.1 that changes nothing about its connection, without the fields that nobody reads again. There is no secret in it.
 #[derive(Debug)]
 pub struct Gist {
     path: Box<str>,
-    /// `None`: nothing is left of them, as of most. It is apart, since there are many gists.
+    /// `None`: none is left, as of most requests. Boxed, since there are many gists.
     headers: Option<Box<HeaderMap>>,
 }
 
 impl Gist {
-    /// The gist of this request, in memory of its own; `None` if its connection needs to know more than that there was one.
+    /// The gist of this request, in memory of its own; `None` if it also says something to its connection.
     pub fn of(head: &Parts) -> Option<Self> {
         let is_plain = head.version == Version::HTTP_11 && head.method == Method::GET;
         let mut connection = head.headers.get_all(CONNECTION).iter();
@@ -44,8 +44,8 @@ impl Gist {
         &self.path
     }
 
-    /// The request once more, for whoever answers it. It has no target: what is asked is known, and to share one would cost each hit a
-    /// count in memory that nothing else of it is in.
+    /// The request once more, for whoever answers it. It has no target: what is asked is known, and to share a target would cost each hit
+    /// a reference count in a place of memory that it needs for nothing else.
     pub fn request<B>(&self, body: B) -> Request<B> {
         let mut request = Request::new(body);
         if let Some(headers) = &self.headers {

@@ -16,14 +16,14 @@ use super::constant_time::is_same;
 use super::page::FreshPage;
 use super::peer::Peer;
 
-/// For how many bytes of pages there is a set. Where pages have 4 KB, there is room for the heads of about three in four of those that
-/// fit; a head needs some 600 bytes with all that is known of it.
+/// There is one set for so many bytes of pages. If pages have 4 KB, there is room for the heads of about three in four of those that fit;
+/// a head needs some 600 bytes with all that is known of it.
 const BYTES_PER_SET: u64 = 32 << 10;
 
 /// How many sets there are at least and at most.
 const SETS: RangeInclusive<u64> = 256..=512 << 10;
 
-/// How many heads share a set, and how many are looked out for: as many as fit into a line of the processor's cache.
+/// How many heads a set knows, and how many more it has met: as many as fit into a line of the processor's cache.
 const WAYS: usize = 5;
 const MET: usize = 11;
 
@@ -31,8 +31,8 @@ const MET: usize = 11;
 /// that are known stay so, instead of each giving way to the next before it comes again.
 const DISPLACES: u8 = 32;
 
-/// How often, of 256 times, a head that has not been met takes a free place of a set that has met many. So places are taken where so
-/// many heads come in turn that none is still among those that were met when it comes again.
+/// How often, of 256 times, a head that has not been met takes a free place of a set that has met many. Else no place would be taken
+/// where so many heads come in turn that each is forgotten again before it comes for the second time.
 const SETTLES: u8 = 8;
 
 /// Heads that were admitted, with what they ask: those of HTTP/1 as they came, those of HTTP/2 as one text. Cheap to clone; all clones
@@ -61,7 +61,7 @@ const _: () = assert!(size_of::<Place>() == 64, "a line of the processor's cache
 struct Set {
     /// Parts of the hashes of the last heads that were not known, the newest first.
     met: [u8; MET],
-    /// The same of those that are known, each in its place: hardly ever is one looked at that is another.
+    /// The same of those that are known, each in its place, so that hardly ever a wrong one is compared.
     parts: [u8; WAYS],
     /// The newest first.
     known: [Option<Arc<Question>>; WAYS],
@@ -85,8 +85,8 @@ pub enum Said {
     Twice(Box<Words>),
     /// What has been admitted before, and asked this.
     Known(Arc<Question>),
-    /// The same, by the rules that are in force, and this is the page: it was fresh when the request came. Of that no more is there than
-    /// its [gist](super::gist::Gist).
+    /// The same, by the rules that are in force, with its page, which was fresh when the request came. Of the request only its
+    /// [gist](super::gist::Gist) is there.
     Recalled(Arc<Question>, FreshPage),
 }
 
@@ -102,7 +102,7 @@ impl Row {
     /// What `head` says when it comes from `peer`; see [`Heads::hear`].
     pub fn hear(&mut self, heads: &Heads, peer: &Peer, head: &[u8]) -> Said {
         if let Some(question) = self.question.upgrade() {
-            // Whose connection it is has said the words before, so there is nothing to be found out by the time that it takes.
+            // Whoever is at the other end has said the words before, so the time that it takes tells nobody anything new.
             if question.again.as_ref().is_some_and(|again| **again.words.head == *head) {
                 return Said::Known(question);
             }

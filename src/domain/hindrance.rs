@@ -1,4 +1,5 @@
-//! What keeps a call from going to Merge, in words for whoever asks and for operators.
+//! What can keep a call from going to Merge, in words for callers, operators and metrics. When it will be gone is known to the
+//! [`Obstacle`](crate::upstream::obstacle::Obstacle) of a call that cannot go.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +11,7 @@ pub enum Kind {
     Rate,
     /// The upstream has asked for a pause for the account, or a first call after one is under way.
     Pause,
-    /// So many calls are in flight.
+    /// As many calls are in flight as there may be.
     Concurrency,
     /// Too many calls have failed, or may yet fail.
     Failures(Share),

@@ -74,7 +74,7 @@ impl History {
         })
     }
 
-    /// The bytes that it takes beside itself.
+    /// The bytes that it holds elsewhere in memory.
     pub fn size(&self) -> usize {
         size_of_val(&*self.0)
     }

@@ -26,7 +26,7 @@ impl TokenHasher {
         Self::from_key(key)
     }
 
-    /// A hasher whose key others know too, for replicas that share a store.
+    /// A hasher with this key.
     pub fn from_key(key: [u8; 32]) -> Self {
         Self(Hmac::new_from_slice(&key).expect("HMAC takes keys of any length"))
     }
@@ -192,7 +192,7 @@ impl PageKey {
         Self { hash: HASHER.hash_one(&parts), parts }
     }
 
-    /// What stands for what is at an upstream path and query for its account, by whichever route.
+    /// A hash for the resource at an upstream path and query, for the account of this key and by whichever route.
     pub fn resource(&self, path: &str, query: &CanonicalQuery) -> u64 {
         HASHER.hash_one((&self.upstream, self.account, path, query))
     }

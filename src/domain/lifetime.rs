@@ -39,7 +39,7 @@ impl Lifetime {
     /// The lifetime of what is not stored.
     pub const NONE: Self = Self { fresh: Duration::ZERO, while_revalidate: Duration::ZERO, if_error: Duration::ZERO };
 
-    /// What a page of `age` is good for. One that `is_purged` serves failures only.
+    /// What a page of `age` is good for. One that `is_purged` only stands in for failures.
     pub fn freshness(&self, age: Duration, is_purged: bool) -> Freshness {
         let Self { fresh, while_revalidate, if_error } = *self;
         if age < fresh && !is_purged {

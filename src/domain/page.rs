@@ -52,8 +52,8 @@ impl FreshPage {
 
 /// One answer for one key, with everything that a hit needs prepared.
 ///
-/// Its fields are in memory as they stand here: what is read for each hit comes first, since what a hit costs is above all from how
-/// many places it is.
+/// Its fields stand here in their order in memory: those that each hit reads come first, since the cost of a hit is above all in how many
+/// places of memory it needs.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Page {
@@ -79,7 +79,7 @@ pub struct Page {
     pub validators: Option<Box<Validators>>,
     twins: OnceLock<Arc<Twins>>,
     setback: Setback,
-    /// What there is beside of an answer that is not good.
+    /// What else is kept of an answer that is not good.
     pub refusal: Option<Box<Refusal>>,
     /// What past syncs have taught of its models.
     pub history: History,
@@ -148,8 +148,8 @@ impl Page {
         }
     }
 
-    /// Looks at what an answer takes from other places in memory. Where there are so many pages that the processor has none of it at
-    /// hand, it comes from there together, and not one after the other as it is needed.
+    /// Touches what an answer needs from other places in memory. Where there are so many pages that none of it is in the processor's
+    /// cache, it comes from there all at once, and not one after the other as it is needed.
     pub fn draw_near(&self) {
         std::hint::black_box((self.body.is_unique(), self.body.first().copied()));
     }
@@ -159,7 +159,8 @@ impl Page {
         self.twins.get().is_some()
     }
 
-    /// Whether it falls to the caller to make them: they are of use, not there, and nobody has set out to.
+    /// Whether it falls to the caller to make the encoded twins: they are of use, not there, and nobody else has set out to. Says so
+    /// once.
     pub fn is_to_be_encoded(&self) -> bool {
         self.kind == Kind::Good && !self.is_encoded() && !self.is_being_encoded.swap(true, Ordering::Relaxed)
     }
@@ -195,8 +196,8 @@ impl Page {
         self.lifetime.freshness(self.age(now), self.is_purged(now))
     }
 
-    /// Marks it as no longer fresh from `at` on: the next request then fetches, and only a failure of the upstream may still serve
-    /// it: one from now on, and not one of before. Of two purges the earlier one counts.
+    /// Marks it as no longer fresh from `at` on: the next request then fetches, and the page only stands in if that fails, whatever
+    /// failed before. Of two purges the earlier one counts.
     pub fn purge(&self, at: Instant) {
         self.setback.lift();
         let age = u64::try_from(self.age(at).as_millis()).unwrap_or(NEVER);

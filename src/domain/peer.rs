@@ -22,7 +22,7 @@ pub enum Peer {
     },
 }
 
-/// To whom limits apply that are for everybody: one network address, or one user of this machine.
+/// Whom limits that are for everybody count as one: a network address, or a user of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// An address of IPv4.

@@ -148,7 +148,7 @@ impl Problem {
         )
     }
 
-    /// Whether it holds back whoever the call is charged to, for the sake of others: theirs might go.
+    /// Whether it holds back only the consumer that the call is charged to: the same call might go for another.
     pub fn is_of_the_payer(&self) -> bool {
         let Self::BudgetExhausted { kind, .. } = self else { return false };
         matches!(kind, Kind::Line | Kind::Failures(Share { of: Sharers::Consumer, .. }))

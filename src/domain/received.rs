@@ -29,8 +29,8 @@ pub struct Received {
 }
 
 impl Received {
-    /// Why it is no answer at all: neither a page nor a word on why there is none. `asked` is whether a page was named by the
-    /// upstream's own validators: only then may it say that nothing has changed.
+    /// Why it is no answer at all: neither a page nor a word on why there is none. `asked` says whether the request named a page by the
+    /// upstream's own validators: only then may the answer be that nothing has changed.
     pub fn fault(&self, asked: bool) -> Option<Cause> {
         match self.status {
             StatusCode::OK => (!self.digest.json).then_some(Cause::NotJson),
@@ -53,7 +53,7 @@ pub struct SyncDigest {
     pub json: bool,
     /// Whether it has a list of results.
     pub results: bool,
-    /// Whether some model is in a state that cannot be read, or syncing (for the first time) since nobody knows when.
+    /// Whether some model is in a state that cannot be read, or is syncing, perhaps for the first time, without a known start.
     pub changing: bool,
     /// How long until the earliest next sync of the models that count; zero if it is overdue.
     pub next_start: Option<Duration>,

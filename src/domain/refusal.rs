@@ -9,7 +9,8 @@ use super::received::Received;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// What an answer has that is not good. It is apart, since there are few of them, and each good page would keep room for it.
+/// What an answer that is not good has beside a page. It is kept apart, since there are few of these, and each good page would need room
+/// for it.
 #[derive(Debug)]
 pub struct Refusal {
     /// The media type.

@@ -18,7 +18,7 @@ pub struct Reply {
     pub outcome: Outcome,
     /// The request's name, as the response says it.
     pub request_id: HeaderValue,
-    /// When that was. Whoever wants to know looks here: each look at the clock is one more for every hit.
+    /// When the response was there. Whoever wants to know looks here, since another look at the clock would cost every hit.
     pub ended: Instant,
     /// How long it has taken.
     pub took: Duration,

@@ -10,7 +10,7 @@ use super::detached;
 /// The header that names a request.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The name of a request that came `at` this moment, and with this one, if with any.
+/// The name of a request that came `at` this moment: its `own`, if it has one that will do, else a new one.
 pub fn name(own: Option<&HeaderValue>, at: Instant) -> HeaderValue {
     own.filter(|own| may_name(own)).map_or_else(|| new(at), detached::value)
 }

@@ -68,7 +68,7 @@ pub struct BudgetRules {
     pub max_waiting: u32,
     /// After how many failures in a row the upstream is left alone for a while; `None` is never.
     pub breaker: Option<NonZeroU32>,
-    /// Whether nothing is held back, and what would have been is told.
+    /// Whether nothing is held back, and only the log tells what would have been.
     pub dry_run: bool,
 }
 

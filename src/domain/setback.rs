@@ -1,4 +1,5 @@
-//! When to try again what has failed: after a pause that grows as long as the failures go on.
+//! When to try again what has failed: after a pause that grows as long as the failures go on. A [`Setback`] is about one page; whether
+//! the upstream as a whole is left alone is for its breaker.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;

@@ -22,7 +22,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// The length of a signature, in bytes.
 const LENGTH: usize = 32;
 
-/// What a request says that its signature is.
+/// The signature that a request claims to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Signature([u8; LENGTH]);
 

@@ -32,7 +32,7 @@ pub struct Abandoned {
 }
 
 impl Abandoned {
-    /// What stands for the status that nobody has been told: what logs of proxies use for it.
+    /// What stands for the status that nobody has been told: 499, as in the logs of other proxies.
     pub fn status() -> StatusCode {
         StatusCode::from_u16(499).expect("three digits are a status")
     }
