@@ -1,4 +1,4 @@
-//! The page of a question that is asked again and again: while the one that was found last is there, it is not searched for.
+//! The page of a question that is asked again and again: while the store still has the one that was found last, it is not searched for.
 
 use std::sync::Arc;
 

@@ -126,7 +126,7 @@ where
     }
 }
 
-/// What it is to be served this page while it is fresh.
+/// As what this page is served while it is fresh: a hit, or a remembered refusal.
 fn hit(page: &Page) -> Served {
     if page.kind == Kind::Negative { Served::Negative } else { Served::Hit }
 }

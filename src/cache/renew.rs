@@ -1,8 +1,7 @@
 //! Keeping a page fresh for those who follow it.
 //!
-//! One task for each page asks for it whenever it is no longer fresh, by the same look-up and flight as everybody, with the words of
-//! one who follows. None of those who follow waits for a place of one of them: as when a page is fetched anew in the background, this
-//! takes none.
+//! One task for each page asks for it whenever it is no longer fresh, by the same look-up and flight as everybody, in the name of one who
+//! follows. Like a fetch in the background it takes none of that consumer's places among those who wait for the upstream.
 
 use std::time::Duration;
 
@@ -25,9 +24,9 @@ pub struct Renewal(pub Ask);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Asks for the page of `key` whenever it is no longer fresh, as one of those who then follow it would `ask`: after each failure as
-/// another of them, since a call is charged to who asks, and may be held back for what that one's other calls have done. It is ended by
-/// the last who leaves, and completes when there is nothing to follow any more.
+/// Asks for the page of `key` whenever it is no longer fresh, in the name of one of those who then follow it: `ask` gives that one's
+/// request by its turn. After each failure it is the turn of another, since a call is charged to who asks, and may be held back for what
+/// that one's other calls have done. The last who leaves ends it, and it completes when there is nothing to follow any more.
 pub(super) async fn keep_fresh<S>(store: Store, key: PageKey, ask: impl Fn(u32) -> Option<Ask>, inner: S)
 where
     S: Service<Renewal, Response = bool, Error = Problem> + Clone,
@@ -46,7 +45,7 @@ where
         if asked == Ok(false) {
             return;
         }
-        // Whoever asks next need not wait until the one who has asked may again.
+        // Whoever is asked for next need not wait until the one before may go again.
         let pause =
             asked.err().filter(|problem| !problem.is_of_the_payer()).and_then(|problem| problem.row().retry_after);
         pace.asked(Instant::now(), pause);

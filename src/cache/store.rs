@@ -24,7 +24,7 @@ pub struct Store(Arc<Shared>);
 
 struct Shared {
     pages: Cache<PageKey, Arc<Page>, RandomState>,
-    /// Who looks at the page of a key and then changes it does so in turn with all who do the same.
+    /// Locks for those who look at the page of a key and then change it, so that they do so one after the other.
     turns: [Mutex<()>; TURNS],
     outdated: Outdated,
     routes: ByRoute,
@@ -66,8 +66,8 @@ impl Store {
         self.0.pages.get(key)
     }
 
-    /// Whether it matters how often a page is used: while there is much room none has to go for another. moka counts use from the same
-    /// fill on.
+    /// Whether it matters how often a page is used: while the store is less than half full none has to go for another, and moka does not
+    /// count use either.
     pub(super) fn counts_use(&self) -> bool {
         self.0.pages.weighted_size() >= self.0.half
     }

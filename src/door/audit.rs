@@ -88,7 +88,7 @@ pub struct Audit {
 
 #[derive(Debug, Default)]
 struct Told {
-    /// What each has done that was told of. Whoever has many addresses is told apart by what they have in common.
+    /// What was told of, by what happened and from where. The many addresses of one owner are one origin.
     events: HashMap<(Event, Option<Origin>), Since>,
     /// How many events made no line at all since the last line.
     dropped: u64,

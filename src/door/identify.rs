@@ -41,12 +41,12 @@ struct Entry {
     proven: AtomicBool,
 }
 
-/// Why nobody is known.
+/// Why a request has no consumer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stranger<'a> {
     /// No key counts; whose it was, and what was shown.
     Refused(KeyRefusal, Option<&'a Name>, Option<&'a [u8]>),
-    /// None was looked up: it could be none, or too many have been wrong.
+    /// No key was looked up: what was shown cannot be one, or too many have been wrong.
     Unread(Problem),
 }
 

@@ -15,8 +15,8 @@ use super::pulse::{Lost, Patience, Pulse};
 /// How long an idle peer has to take its leave.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// What has been quiet for this long is idle: it is closed at once when all are to leave, and gives back what only requests need. One that
-/// never rests is looked at as seldom as that.
+/// What has been quiet for this long is idle: it is closed at once when all are to leave, and gives back what only requests need. One
+/// that is never quiet is looked at no more often than once in that time.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// What connections are to do.

@@ -22,7 +22,7 @@ pub struct Awaited<B> {
     body: Option<B>,
     /// `None`: there is no body.
     pulse: Option<Arc<Pulse>>,
-    /// Begins with the first wait, which there is none of where there is no body.
+    /// Made with the first wait, so that a request without a body needs none.
     clock: Option<Box<Clock>>,
 }
 

@@ -1,4 +1,4 @@
-//! A connection of which some bytes have been taken up: they come first again.
+//! A connection of which some bytes have been read already: whoever reads on gets these first.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How much is taken up at a time, in bytes: what hyper reads at a time. It finds a request in one piece then. One that came in two would
-/// make it take twice the memory, and keep it for as long as it is there.
+/// How much is read at a time, in bytes: as much as hyper does, so that it finds a request in one piece. One that came in two would make
+/// it take twice the memory, and keep it for as long as it is there.
 pub(super) const PIECE: usize = 8 << 10;
 
 /// See the module.
@@ -20,12 +20,12 @@ pub(super) struct Begun<I> {
 }
 
 impl<I> Begun<I> {
-    /// `io`, of which `first` has been taken up.
+    /// `io`, of which `first` has been read already.
     pub(super) fn new(first: impl Into<Bytes>, io: I) -> Self {
         Self { first: first.into(), io }
     }
 
-    /// Whether something is left that has been taken up.
+    /// Whether something is left that was read before.
     pub(super) fn is_ahead(&self) -> bool {
         !self.first.is_empty()
     }
@@ -38,7 +38,7 @@ impl<I> Begun<I> {
 }
 
 impl<I: AsyncRead + Unpin> Begun<I> {
-    /// Takes up what comes next, unless something is left that has been taken up.
+    /// Reads what comes next, unless something is left that was read before.
     pub(super) fn poll_come(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.first.is_empty() {
             self.first = ready!(poll_piece(&mut self.io, cx, Bytes::copy_from_slice))?;
@@ -47,7 +47,7 @@ impl<I: AsyncRead + Unpin> Begun<I> {
     }
 }
 
-/// What `take` makes of what comes next: of nothing if nothing more comes.
+/// What `take` makes of the bytes that come next: of none at the end of the connection.
 pub(super) fn poll_piece<I: AsyncRead + Unpin, T>(
     io: &mut I,
     cx: &mut Context<'_>,

@@ -22,8 +22,8 @@ pub enum Presence {
 /// How many connections the kernel holds until they are accepted, if the system allows that many.
 const BACKLOG: i32 = 1024;
 
-/// A socket that has its address. Beside another nobody comes in before it listens: of those who share a port, the kernel gives
-/// connections only to who does.
+/// A socket that has its address. One beside another takes no connection yet: of the sockets that share a port, the kernel gives
+/// connections only to those that listen.
 #[derive(Debug)]
 pub struct Bound(Socket);
 

@@ -22,8 +22,8 @@ pub(super) enum Spoken {
     Http2,
 }
 
-/// A connection of which nothing is known yet. Completes when its first bytes have said what they speak; whoever ends before that speaks
-/// HTTP/1. To be polled no more then.
+/// A connection of which nothing is known yet. Completes when its first bytes have said which version it speaks; one that ends before
+/// that counts as HTTP/1. It must not be polled after that.
 #[derive(Debug)]
 pub(super) struct Opening<I> {
     first: Vec<u8>,

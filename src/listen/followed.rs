@@ -1,5 +1,5 @@
-//! A connection's bytes, read along on their way to hyper: what is wrong with a head, and what has been said before. What can be answered
-//! by heart is, and not handed on.
+//! A connection's bytes, read along on their way to hyper to see what is wrong with a head, and what has been said before. What can be
+//! answered by heart is answered here and not handed on.
 
 use std::convert::Infallible;
 use std::io;
@@ -29,12 +29,12 @@ pub(super) struct Followed<I, S> {
     conversation: Arc<Conversation>,
     row: Row,
     by_heart: ByHeart<S>,
-    /// Whether everything has left that was written by whoever reads this.
+    /// Whether everything that hyper has written has been sent.
     is_flushed: bool,
 }
 
 impl<I, S> Followed<I, S> {
-    /// `io`, of which `strict` is told.
+    /// `io`; `strict` is told what is found in it.
     pub(super) fn new(io: I, strict: Arc<Strict>, conversation: Arc<Conversation>, by_heart: ByHeart<S>) -> Self {
         let (scan, row) = (Scan::default(), Row::default());
         Self { io, scan, strict, conversation, row, by_heart, is_flushed: true }

@@ -9,8 +9,8 @@ use pin_project_lite::pin_project;
 
 use super::pulse::Busy;
 
-/// What a peer has to take of an answer over HTTP/2 before its patience begins anew; one more may be on its way already. Nearly all
-/// pages are smaller.
+/// How much of an answer over HTTP/2, in bytes, a peer has to take before the patience with it begins anew; as much again may be on its
+/// way already. Nearly all pages are smaller.
 const PIECE: usize = 64 << 10;
 
 pin_project! {

@@ -1,4 +1,4 @@
-//! Heads of HTTP/1 with nothing about them: nearly all are, and such a one is told by a glance instead of line by line.
+//! Heads of HTTP/1 that need no closer look, as nearly all: such a one is recognised at a glance instead of line by line.
 
 use memchr::{memchr, memchr_iter};
 

@@ -45,7 +45,7 @@ pub struct Pulse {
     busy: AtomicU32,
     /// Whether a request's head has begun to come in.
     reading: AtomicBool,
-    /// Whether nobody has looked at the clock since it has: nearly all heads are whole with their first bytes, and need no time.
+    /// Whether nobody has looked at the clock since the head began: nearly all heads are whole with their first bytes, and need no time.
     untimed: AtomicBool,
     /// Whether nothing has ever come.
     silent: AtomicBool,
@@ -57,7 +57,7 @@ pub struct Pulse {
     since: AtomicU64,
     /// Since when the peer has not taken what there is to be sent: milliseconds since `began`; 0 = it takes it.
     stuck: AtomicU64,
-    /// What the streams of HTTP/2 have no room for.
+    /// What peers were offered on the streams of HTTP/2 and have not taken.
     offers: Offers,
     /// A head has begun that did not come whole: its time ends before that of an idle connection would.
     begun: Notify,

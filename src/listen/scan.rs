@@ -98,7 +98,7 @@ impl Scan {
         self.fault
     }
 
-    /// Whether a head may begin here that has been read before, elsewhere.
+    /// Whether the next byte begins a head, so that one which is known from elsewhere may be [passed over](Self::pass).
     pub(super) fn is_between(&self) -> bool {
         self.place == Place::Before && self.line.length == 0 && self.fault.is_none()
     }

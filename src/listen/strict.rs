@@ -39,7 +39,7 @@ pub struct Examined {
 }
 
 impl Strict {
-    /// Whether all of so many heads have become requests.
+    /// Whether the first so many heads have all become requests.
     pub(super) fn has_seen(&self, heads: u64) -> bool {
         self.seen.load(Ordering::Relaxed) == heads
     }

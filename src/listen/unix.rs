@@ -38,7 +38,8 @@ pub fn bind(path: &Path, access: SocketAccess, presence: Presence) -> io::Result
     Ok((UnixListener::from_std(socket.into())?, file))
 }
 
-/// The file of a socket. It goes with this, unless another stands in its place: that is the socket of whoever has taken over.
+/// The file of a socket. It is removed when this is dropped, unless another stands in its place: that is the socket of whoever has taken
+/// over.
 #[derive(Debug)]
 pub struct SocketFile {
     /// Where it is to be found.

@@ -10,7 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::attend::Carrier;
 use super::begun::Begun;
 
-/// See the module. Completes with whether something has come that is not answered on the way, or the end: or else it has taken its leave.
+/// See the module. Completes with `true` when something has come that is not answered on the way, or the end, and with `false` when it
+/// has taken its leave.
 #[derive(Debug)]
 pub(super) struct Waiting<I> {
     io: Begun<I>,

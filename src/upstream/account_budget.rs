@@ -16,7 +16,7 @@ use crate::domain::bucket::{Bucket, Rate};
 use crate::domain::received::Received;
 use crate::domain::setback::backoff;
 
-/// The budget of one account; shared by everyone who asks for it. Its time is given to it.
+/// The budget of one account; shared by everyone who asks for it. It is told the time.
 #[derive(Debug)]
 pub struct AccountBudget {
     /// What it may be asked through each upstream in force that it has been asked through; `None` is without limit.

@@ -85,7 +85,7 @@ impl State {
         }
     }
 
-    /// Lets those go whom time alone lets go by now.
+    /// Lets those go for whom it was only a matter of time, if that has come.
     fn dispatch_due(&mut self, now: Instant) {
         if self.due.is_some_and(|due| due <= now) {
             self.dispatch(now);
@@ -198,7 +198,7 @@ impl Address {
     }
 
     /// Takes over what is in force now: `rules` of upstreams that are at this address, and the rates of accounts at each of these.
-    /// Whoever waits for one that has `moved` need not wait for what is in the way here.
+    /// Whoever waits for one that has `moved` is sent on.
     pub fn take_over(
         &self,
         rules: impl Fn(&Name) -> Option<BudgetRules>,
@@ -228,7 +228,7 @@ impl Address {
     }
 }
 
-/// Lets those in line go whom time alone lets go, for as long as there is a line.
+/// Lets those in line go for whom it is only a matter of time, for as long as there is a line.
 async fn watch(address: Arc<Address>) {
     loop {
         let due = {
@@ -251,7 +251,7 @@ async fn watch(address: Arc<Address>) {
     }
 }
 
-/// A place in line. Whoever leaves gives it back, and also what it has been called up with in the very moment of leaving.
+/// A place in line. Whoever leaves gives it back, and the ticket as well if it was called up in the very moment of leaving.
 struct Place<'a> {
     address: &'a Address,
     number: u64,

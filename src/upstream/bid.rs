@@ -52,7 +52,7 @@ pub struct Ticket {
     pub first_after_pause: Option<u64>,
 }
 
-/// How a call ended.
+/// How a call ended, as far as its budgets learn from that.
 #[derive(Debug)]
 pub enum Ending {
     /// With an answer of this status.

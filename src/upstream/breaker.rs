@@ -34,7 +34,7 @@ pub enum Sign {
     Silent,
 }
 
-/// The breaker itself. Its time is given to it.
+/// The breaker itself. It is told the time.
 #[derive(Debug, Default)]
 pub struct Breaker {
     streak: u32,

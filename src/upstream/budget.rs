@@ -44,7 +44,8 @@ impl Budgets {
         Self { addresses: Arc::default(), in_force }
     }
 
-    /// The address of an upstream: Merge counts failures by where they come from, so upstreams that share a host share them.
+    /// The address that an upstream is at. Merge counts failures by where calls come from, whatever key they have: so upstreams at one
+    /// host share them.
     pub fn address(&self, upstream: &Upstream) -> Arc<Address> {
         self.addresses.lock().entry(upstream.endpoint()).or_default().clone()
     }
@@ -76,7 +77,7 @@ impl Budgets {
         }
     }
 
-    /// Keeps the rules from now on that are in force now, for those who wait as well.
+    /// From now on the rules count that are in force now, also for those who wait.
     pub fn take_over(&self) {
         let (ways, places) = self.places();
         for (endpoint, address) in places {

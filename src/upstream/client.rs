@@ -35,8 +35,8 @@ pub struct Client {
     pub(super) troubles: Troubles,
 }
 
-/// A call about to be made: when it began, to which upstream, and on which way, which may not keep it waiting for longer than that
-/// allows.
+/// A call about to be made: when it began, to which upstream, and the way there, which keeps it waiting no longer than that upstream's
+/// options allow.
 pub(super) struct Leaving {
     pub(super) began: Instant,
     pub(super) upstream: Arc<Upstream>,

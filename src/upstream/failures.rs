@@ -34,7 +34,7 @@ pub struct Suspect {
     pub proven: bool,
 }
 
-/// The failure budget of one address. Its time is given to it.
+/// The failure budget of one address. It is told the time.
 #[derive(Debug, Default)]
 pub struct Failures {
     allowed: Option<Rate>,

@@ -18,7 +18,7 @@ use crate::domain::hindrance::Share;
 use crate::domain::received::Received;
 use crate::domain::rules::BudgetRules;
 
-/// The state of one address. Its time is given to it.
+/// The state of one address. It is told the time.
 #[derive(Debug, Default)]
 pub struct Ledger {
     upstreams: HashMap<Name, Standing, RandomState>,
@@ -60,7 +60,8 @@ impl Standing {
 const FEW_ACCOUNTS: usize = 1024;
 
 impl Ledger {
-    /// Makes room for what `bid` is about, by its rules. Accounts that are `waited_for` keep theirs.
+    /// Takes the rules of `bid` over, and sees to it that all that it needs is there. Accounts that are `waited_for` are not swept
+    /// meanwhile.
     pub fn fit<'a>(&mut self, bid: &Bid, waited_for: impl Iterator<Item = &'a AccountKey>, now: Instant) {
         let (upstream, account) = &bid.account;
         let standing = self.upstreams.entry(upstream.clone()).or_default();

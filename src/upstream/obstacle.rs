@@ -1,4 +1,5 @@
-//! Why a call cannot go now, and when it might.
+//! Why a call cannot go now, and when it might. What kinds of reasons there are is in the [domain](crate::domain::hindrance), as callers
+//! are told.
 
 use std::time::Duration;
 

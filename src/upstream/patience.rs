@@ -31,7 +31,7 @@ pub enum Stalled {
     Body,
 }
 
-/// How long what may take.
+/// How long each step may take.
 #[derive(Clone, Copy, Debug)]
 struct Patience {
     /// For a connection; the connector keeps the time of each step, this only bounds where the clock of the head begins.
