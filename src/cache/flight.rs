@@ -48,7 +48,7 @@ pub struct Join {
 #[derive(Clone, Debug)]
 pub struct Joined {
     /// The page, or why there is none.
-    pub outcome: Outcome,
+    pub outcome: Ended,
     /// Whether another caller had begun the flight.
     pub collapsed: bool,
 }
@@ -81,7 +81,7 @@ impl Join {
 }
 
 /// How a flight ends.
-pub type Outcome = Result<Landing, Problem>;
+pub type Ended = Result<Landing, Problem>;
 
 /// The flights in the air, by key. Cheap to clone; all clones share them.
 #[derive(Clone)]
@@ -103,7 +103,7 @@ const SHARDS: usize = 64;
 struct Flight {
     began: Instant,
     /// Its receivers are the callers that wait.
-    outcome: watch::Sender<Option<Outcome>>,
+    outcome: watch::Sender<Option<Ended>>,
     /// Where its fetch is traced.
     traced: Option<SpanContext>,
     /// Whom its call is charged to.
@@ -115,7 +115,7 @@ enum Seat {
     /// The page landed between the caller's look into the store and now.
     Landed(Arc<Page>),
     /// Wait for a flight; if somebody else has begun it, it is charged to `payer`.
-    Wait { outcome: watch::Receiver<Option<Outcome>>, payer: Option<Name>, trace: Trace },
+    Wait { outcome: watch::Receiver<Option<Ended>>, payer: Option<Name>, trace: Trace },
 }
 
 impl Seat {
@@ -142,7 +142,7 @@ impl Seat {
     }
 }
 
-const DIED: Outcome = Err(Problem::UpstreamFailed(Cause::Died));
+const DIED: Ended = Err(Problem::UpstreamFailed(Cause::Died));
 
 /// Whether a flight ended without a word from the upstream, for reasons of its own.
 fn is_no_answer(problem: &Problem) -> bool {
@@ -288,11 +288,11 @@ async fn abandoned(slot: &Slot, expected: &Expected) {
 }
 
 /// Whether the upstream failed, or may not be asked by anybody.
-fn failed(outcome: &Outcome) -> bool {
+fn failed(outcome: &Ended) -> bool {
     outcome.as_ref().map_or_else(|problem| problem.is_upstream() && !problem.is_of_the_payer(), Landing::is_failure)
 }
 
-fn retry_at(outcome: &Outcome) -> Option<Instant> {
+fn retry_at(outcome: &Ended) -> Option<Instant> {
     match outcome {
         Ok(landing) => landing.page.retry_at(),
         Err(problem) => problem.row().retry_after.map(|pause| Instant::now() + pause),

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use tower::layer::layer_fn;
 use tower::{Layer, Service, ServiceExt};
 
-use super::followers::{Ending, Follows, again, is_news};
+use super::followers::{Follows, Release, again, is_news};
 use super::renew::{LONGEST_PAUSE, Renewal};
 use crate::domain::ask::Ask;
 use crate::domain::cache_control::{FOREVER, Wants};
@@ -58,10 +58,10 @@ where
     fn call(&mut self, mut ask: Ask) -> Self::Future {
         let Some(follow) = ask.follow.take() else { return Held::Not { answer: self.inner.call(ask) } };
         // From now on, and not from the first page on: the rules may change before that has come.
-        let ending = self.follows.ending();
+        let release = self.follows.next_release();
         let given = match *follow {
-            Follow::Wait { at_most, known } => self.clone().wait(ask, ending, at_most, known).boxed(),
-            Follow::Stream { known } => self.clone().stream(ask, ending, known).boxed(),
+            Follow::Wait { at_most, known } => self.clone().wait(ask, release, at_most, known).boxed(),
+            Follow::Stream { known } => self.clone().stream(ask, release, known).boxed(),
         };
         Held::Long { given }
     }
@@ -98,7 +98,7 @@ where
     async fn wait(
         self,
         ask: Ask,
-        mut ending: Ending,
+        mut release: Release,
         at_most: Duration,
         known: Vec<HeaderValue>,
     ) -> Result<Given, Problem> {
@@ -109,18 +109,18 @@ where
         let (Ok(place), true) = (place, self.may_follow(&ask.key, &first) && !is_news(&first.page, &known)) else {
             return Ok(Given::Page(first));
         };
-        let Some(mut follower) = self.follows.join(&ask, place, &ending, &self.inner) else {
+        let Some(mut follower) = self.follows.join(&ask, place, &release, &self.inner) else {
             return Ok(Given::Page(first));
         };
         let has_ended = tokio::select! {
             biased;
-            () = ending.come() => true,
+            () = release.come() => true,
             _ = follower.other_than(&known) => false,
             () = sleep_until(until) => false,
         };
         drop(follower);
         // Whoever is released is let go as well.
-        let answer = if has_ended || ending.has_come() {
+        let answer = if has_ended || release.has_come() {
             self.what_there_is(&ask, first).await
         } else {
             self.inner.oneshot(again(&ask)).await?
@@ -141,20 +141,20 @@ where
         answer.page.kind == Kind::Good && self.follows.store().get(key).is_some()
     }
 
-    async fn stream(self, ask: Ask, ending: Ending, known: Vec<HeaderValue>) -> Result<Given, Problem> {
+    async fn stream(self, ask: Ask, release: Release, known: Vec<HeaderValue>) -> Result<Given, Problem> {
         let answer = self.inner.clone().oneshot(ask.clone()).await?;
         if !self.may_follow(&ask.key, &answer) {
             return Ok(Given::Page(answer));
         }
         let place = ask.caller.follows.clone().try_acquire_owned();
         let place = place.map_err(|_| Problem::Overloaded { retry_after: LONGEST_PAUSE })?;
-        let follower = self.follows.join(&ask, place, &ending, &self.inner);
+        let follower = self.follows.join(&ask, place, &release, &self.inner);
         let until = Instant::now() + LONGEST_STREAM;
-        let pages = stream::unfold((follower, ending, known), move |(follower, mut ending, known)| async move {
+        let pages = stream::unfold((follower, release, known), move |(follower, mut release, known)| async move {
             let mut follower = follower?;
             let page = tokio::select! {
                 biased;
-                () = ending.come() => None,
+                () = release.come() => None,
                 page = follower.other_than(&known) => page,
                 () = sleep_until(until) => None,
             };
@@ -162,7 +162,7 @@ where
             let page = page.filter(|page| page.kind == Kind::Good)?;
             // Not the page's own: it would hold the body as well for as long as the stream lasts.
             let known = vec![detached::value(&page.etag)];
-            Some((page, (Some(follower), ending, known)))
+            Some((page, (Some(follower), release, known)))
         });
         Ok(Given::Followed(Box::new(Followed { answer, how: How::Stream(Some(Updates::new(pages))) })))
     }

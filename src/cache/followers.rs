@@ -51,9 +51,9 @@ struct Followers {
 }
 
 /// Hears when those who have come by now are to be held no longer.
-pub(super) struct Ending(watch::Receiver<bool>);
+pub(super) struct Release(watch::Receiver<bool>);
 
-impl Ending {
+impl Release {
     pub(super) fn has_come(&self) -> bool {
         // The sender lives as long as somebody follows.
         *self.0.borrow() || self.0.has_changed().unwrap_or(true)
@@ -112,12 +112,12 @@ impl Follows {
         self.everybody.lock().by_key.values().map(|followers| followers.asks.len()).sum()
     }
 
-    pub(super) fn ending(&self) -> Ending {
-        Ending(self.draining.subscribe())
+    pub(super) fn next_release(&self) -> Release {
+        Release(self.draining.subscribe())
     }
 
     /// Takes part, unless its end has come; the first of a key has it kept fresh through `inner`.
-    pub(super) fn join<S>(&self, ask: &Ask, place: OwnedSemaphorePermit, ending: &Ending, inner: &S) -> Option<Follower>
+    pub(super) fn join<S>(&self, ask: &Ask, place: OwnedSemaphorePermit, release: &Release, inner: &S) -> Option<Follower>
     where
         S: Service<Renewal, Response = bool, Error = Problem, Future: Send> + Clone + Send + 'static,
     {
@@ -125,7 +125,7 @@ impl Follows {
         let changes = self.store.changes().listen(key);
         let mut everybody = self.everybody.lock();
         // Under the lock, so that whoever is released is either known by then or not let in.
-        if ending.has_come() {
+        if release.has_come() {
             return None;
         }
         let number = everybody.next;
