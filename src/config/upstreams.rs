@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use super::findings::Findings;
 use super::forward_proxy::of_environment;
-use super::item::Item;
+use super::item::{Item, Place};
 use super::merge_limits;
 use super::schema::{self, File};
 use super::source::closest;
@@ -53,19 +53,7 @@ fn upstream(
     if let Some(exposed) = table.base_url.as_ref().filter(|url| url.is_exposed()) {
         findings.warn(exposed.place(), "the API key and all tokens will cross the network unencrypted; use https://");
     }
-    if table.api_key.is_none() {
-        findings.missing(&place, "api_key", "{ env = \"MERGE_API_KEY\" } or { file = \"…\" }");
-    }
-    let api_key = table.api_key.as_ref().and_then(|source| {
-        let secret = findings.secret(source)?;
-        let fits = secret.expose().bytes().all(|byte| byte.is_ascii_graphic());
-        let credential = Credential::in_scheme("Bearer", secret.expose()).filter(|_| fits);
-        if credential.is_none() {
-            findings
-                .fault_unquoted(source.place(), format!("the key ({}) must be visible ASCII without blanks", **source));
-        }
-        credential
-    });
+    let api_key = api_key(table, &place, findings);
     if let Some(proxy) = table.proxy.as_ref().filter(|proxy| proxy.authorization.is_some()) {
         findings.warn(proxy.place(), "a password stands in the file; HTTPS_PROXY in the environment can hold it");
     }
@@ -93,12 +81,33 @@ fn upstream(
         retries: table.retries.0,
         max_connection_age: findings.positive(&table.max_connection_age),
     };
+    let budget = budget(table, findings);
+    let (name, api_key, url) = (name?, api_key?, table.base_url.as_deref()?.clone());
+    variables.extend(variable.map(|variable| (name.clone(), variable)));
+    Some(Upstream { name, scheme: url.scheme, authority: url.authority, prefix: url.prefix, api_key, client, budget })
+}
+
+fn api_key(table: &schema::Upstream, place: &Place, findings: &mut Findings<'_>) -> Option<Credential> {
+    let Some(source) = &table.api_key else {
+        findings.missing(place, "api_key", "{ env = \"MERGE_API_KEY\" } or { file = \"…\" }");
+        return None;
+    };
+    let secret = findings.secret(source)?;
+    let fits = secret.expose().bytes().all(|byte| byte.is_ascii_graphic());
+    let credential = Credential::in_scheme("Bearer", secret.expose()).filter(|_| fits);
+    if credential.is_none() {
+        findings.fault_unquoted(source.place(), format!("the key ({}) must be visible ASCII without blanks", **source));
+    }
+    credential
+}
+
+fn budget(table: &schema::Upstream, findings: &mut Findings<'_>) -> BudgetRules {
     let budget = &table.budget;
     if let Some(url) = table.base_url.as_deref() {
         merge_limits::per_account(&budget.per_account, &url.authority, findings);
         merge_limits::errors(&budget.errors, &url.authority, findings);
     }
-    let budget = BudgetRules {
+    BudgetRules {
         per_account: *budget.per_account,
         concurrency: budget.concurrency.map(|calls| calls.0),
         errors: *budget.errors,
@@ -106,10 +115,7 @@ fn upstream(
         max_waiting: budget.max_waiting.0,
         breaker: budget.breaker.and_then(|failures| NonZeroU32::new(failures.0)),
         dry_run: *budget.dry_run,
-    };
-    let (name, api_key, url) = (name?, api_key?, table.base_url.as_deref()?.clone());
-    variables.extend(variable.map(|variable| (name.clone(), variable)));
-    Some(Upstream { name, scheme: url.scheme, authority: url.authority, prefix: url.prefix, api_key, client, budget })
+    }
 }
 
 /// The path of a file with certificates, from the folder of the configuration file, and what stands for its content.
