@@ -179,54 +179,57 @@ fn serve(path: &Path, presence: Presence) -> ExitCode {
         tracing::warn!(%warning, "configuration");
     }
     let workers = config.server.workers.get();
-    let ended = run_to_end(workers, async {
-        let app = match App::new(config, &hasher) {
-            Ok(app) => app,
-            Err(error) => {
-                let failed = fail(&error);
-                // What keeps it from an upstream stands in the configuration or the environment.
-                return if matches!(error, StartError::Upstream { .. }) { ExitCode::from(WRONG) } else { failed };
-            }
-        };
-        app.reads_file(path.to_owned());
-        let (mut signals, follow) = match (Signals::new(), watch::follow(app.clone(), path.to_owned())) {
-            (Ok(signals), Ok(follow)) => (signals, follow),
-            (Err(error), _) | (_, Err(error)) => return fail(&error),
-        };
-        // Last of all that may fail: with it, it takes the place of whoever is to be replaced.
-        let config = app.config();
-        let listeners = match Listeners::bind_with(&config, presence).await {
-            Ok(listeners) => listeners,
-            Err(error) => return fail(&error),
-        };
-        let listen: Vec<_> = config.server.listen.iter().zip(&listeners.proxy).map(told).collect();
-        let (listen, admin) = (listen.join(", "), told((&config.admin.listen, &listeners.admin)));
-        tokio::spawn(follow);
-        let stop = async {
-            signals.next().await;
-            let seconds = app.config().server.drain.as_secs_f64();
-            tracing::info!(seconds, "told to stop: what runs may finish, for at most that long");
-            let app = app.clone();
-            tokio::spawn(async move {
-                signals.next_wish().await;
-                tracing::warn!("told to stop again: what still runs is cut");
-                app.cut_short();
-            });
-        };
-        tracing::info!(listen, admin, "serving");
-        match app.serve(listeners, stop).await {
-            Drained { cut: 0 } => {
-                tracing::info!("drained: everything finished");
-                ExitCode::SUCCESS
-            }
-            Drained { cut } => {
-                tracing::warn!(cut, "drained: connections that were still busy were cut");
-                ExitCode::from(FAILED)
-            }
-        }
-    });
+    let ended = run_to_end(workers, serve_with(config, &hasher, path, presence));
     log::finish();
     ended.unwrap_or_else(|error| fail(&error))
+}
+
+/// Serves by `config` until it is told to stop, and drains.
+async fn serve_with(config: Config, hasher: &TokenHasher, path: &Path, presence: Presence) -> ExitCode {
+    let app = match App::new(config, hasher) {
+        Ok(app) => app,
+        Err(error) => {
+            let failed = fail(&error);
+            // What keeps it from an upstream stands in the configuration or the environment.
+            return if matches!(error, StartError::Upstream { .. }) { ExitCode::from(WRONG) } else { failed };
+        }
+    };
+    app.reads_file(path.to_owned());
+    let (mut signals, follow) = match (Signals::new(), watch::follow(app.clone(), path.to_owned())) {
+        (Ok(signals), Ok(follow)) => (signals, follow),
+        (Err(error), _) | (_, Err(error)) => return fail(&error),
+    };
+    // Last of all that may fail: with it, it takes the place of whoever is to be replaced.
+    let config = app.config();
+    let listeners = match Listeners::bind_with(&config, presence).await {
+        Ok(listeners) => listeners,
+        Err(error) => return fail(&error),
+    };
+    let listen: Vec<_> = config.server.listen.iter().zip(&listeners.proxy).map(told).collect();
+    let (listen, admin) = (listen.join(", "), told((&config.admin.listen, &listeners.admin)));
+    tokio::spawn(follow);
+    let stop = async {
+        signals.next().await;
+        let seconds = app.config().server.drain.as_secs_f64();
+        tracing::info!(seconds, "told to stop: what runs may finish, for at most that long");
+        let app = app.clone();
+        tokio::spawn(async move {
+            signals.next_wish().await;
+            tracing::warn!("told to stop again: what still runs is cut");
+            app.cut_short();
+        });
+    };
+    tracing::info!(listen, admin, "serving");
+    match app.serve(listeners, stop).await {
+        Drained { cut: 0 } => {
+            tracing::info!("drained: everything finished");
+            ExitCode::SUCCESS
+        }
+        Drained { cut } => {
+            tracing::warn!(cut, "drained: connections that were still busy were cut");
+            ExitCode::from(FAILED)
+        }
+    }
 }
 
 /// How the log calls a place where the process listens: by the port that it has got, where it has asked for any.
