@@ -80,7 +80,7 @@ fn renderings(criterion: &mut Criterion) {
     let answer = Answer::new(page.clone(), Served::Hit, Instant::now(), false);
     let answering = service_fn(move |_: Request<Arrived<Empty<Bytes>>>| {
         let result = Ok(Given::Page(answer.clone()));
-        std::future::ready(Ok(Outcome { whose: Whose::unknown(), id: None, result }))
+        std::future::ready(Ok(Outcome { whose: Whose::Known(Box::default()), id: None, result }))
     });
     let mut service = render::layer().layer(answering);
     let request = Request::get("/").header("x-request-id", "bench").body(Empty::new()).expect("a valid request");

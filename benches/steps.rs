@@ -118,7 +118,7 @@ fn steps(criterion: &mut Criterion) {
     });
     let answer = |request: Request<Arrived<Empty<Bytes>>>| {
         drop(request);
-        let outcome = Outcome { whose: Whose::unknown(), id: None, result: Err(Problem::NotCached) };
+        let outcome = Outcome { whose: Whose::Known(Box::default()), id: None, result: Err(Problem::NotCached) };
         let response = Response::new(ReplyBody::whole(Bytes::new()));
         AtOnce(ready(Ok(Reply {
             response,

@@ -201,11 +201,6 @@ impl Known {
 }
 
 impl Whose {
-    /// Nothing is known of it.
-    pub fn unknown() -> Self {
-        Self::Known(Box::default())
-    }
-
     /// The consumer.
     pub fn caller(&self) -> Option<&Arc<Caller>> {
         match self {

@@ -25,7 +25,7 @@ use crate::domain::relay::{Call, Called};
 use crate::domain::tally::{CLASSES, Counter, class_of};
 
 /// How a call ended as its label says: the classes of statuses, and no answer of use.
-pub const CALL_CLASSES: [&str; 5] = [CLASSES[0], CLASSES[1], CLASSES[2], CLASSES[3], "none"];
+const CALL_CLASSES: [&str; 5] = [CLASSES[0], CLASSES[1], CLASSES[2], CLASSES[3], "none"];
 
 /// The calls for one account.
 #[derive(Debug, Default)]

@@ -73,7 +73,7 @@ pub fn pause(outcome: &Result<Received, Problem>, tries: u32, now: Instant) -> O
 ///
 /// A connection that was closed before an answer began is most often an idle one that the peer had given up, and a stream that was
 /// refused was one too many there: the next try, on a new connection, follows at once. Nobody has begun with the call in vain.
-pub fn pause_after(problem: &Problem, tries: u32) -> Option<Duration> {
+fn pause_after(problem: &Problem, tries: u32) -> Option<Duration> {
     match problem {
         Problem::UpstreamFailed(Cause::Closed | Cause::Refused) if tries == 1 => Some(Duration::ZERO),
         Problem::UpstreamFailed(Cause::Closed | Cause::Refused | Cause::Connect) => Some(growing(tries)),
