@@ -39,7 +39,7 @@ fn page(body: usize) -> Arc<Page> {
     };
     let hour = Duration::from_secs(3600);
     let lifetime = Lifetime { fresh: hour, while_revalidate: hour, if_error: hour };
-    Arc::new(Page::new(&received, Kind::Good, lifetime, History::default()))
+    Arc::new(Page::new(&received, Kind::Good, lifetime, History::default(), None))
 }
 
 fn lookups(criterion: &mut Criterion) {

@@ -161,15 +161,15 @@ fn unwatched(
 + Send
 + 'static {
     let ground = app.ground();
-    let no_fetch = service_fn(|_: Fetch| async { Err::<Landing, _>(Problem::Draining) });
+    let no_fetch = service_fn(|_: Fetch| async { Err::<Landing, _>(Problem::NotCached) });
     let answer = ServiceBuilder::new()
         .layer(follow::layer(ground.follows.clone()))
         .layer(lookup::layer(ground.store.clone()))
         .layer(flight::layer(ground.flights.clone()))
         .service(no_fetch);
-    let no_relay = service_fn(|_: Relay| async { Err::<Relayed, _>(Problem::Draining) });
+    let no_relay = service_fn(|_: Relay| async { Err::<Relayed, _>(Problem::NotCached) });
     let relay: BoxCloneSyncService<Relay, Relayed, Problem> = BoxCloneSyncService::new(no_relay);
-    let no_webhook = service_fn(|_: Delivery| async { Err::<Delivered, _>(Problem::Draining) });
+    let no_webhook = service_fn(|_: Delivery| async { Err::<Delivered, _>(Problem::NotCached) });
     let stack = ServiceBuilder::new()
         .layer(render::layer())
         .layer(admit::layer(ground.house.clone()))

@@ -51,8 +51,6 @@ impl Cause {
 pub struct Reload {
     /// When.
     pub at: SystemTime,
-    /// Why it was tried.
-    pub cause: Cause,
     /// What it changed, or what is wrong with the file, and then nothing was changed.
     pub result: Result<Changes, Faults>,
 }
@@ -163,7 +161,7 @@ impl App {
             return result;
         }
         report(cause, operator, &result);
-        let reload = Reload { at: SystemTime::now(), cause, result: result.clone() };
+        let reload = Reload { at: SystemTime::now(), result: result.clone() };
         let kind = if result.is_ok() { Kind::Reload } else { Kind::ReloadFailed };
         self.events.note(kind, None, reload.told());
         self.ground.metrics.reloaded(result.is_ok());

@@ -117,7 +117,13 @@ impl Follows {
     }
 
     /// Takes part, unless its end has come; the first of a key has it kept fresh through `inner`.
-    pub(super) fn join<S>(&self, ask: &Ask, place: OwnedSemaphorePermit, release: &Release, inner: &S) -> Option<Follower>
+    pub(super) fn join<S>(
+        &self,
+        ask: &Ask,
+        place: OwnedSemaphorePermit,
+        release: &Release,
+        inner: &S,
+    ) -> Option<Follower>
     where
         S: Service<Renewal, Response = bool, Error = Problem, Future: Send> + Clone + Send + 'static,
     {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 /// a terminal together with whatever has started the process there.
 const SAME_WISH: Duration = Duration::from_millis(100);
 
-/// Makes it an error like any other to write more to a file than `ulimit -f` allows (LimitFSIZE of a systemd unit). Otherwise the
+/// Makes it an error like any other to write more to a file than `ulimit -f` allows (`LimitFSIZE` of a systemd unit). Otherwise the
 /// kernel ends the process for it, by a signal to the thread that writes. Counts for this thread and those that it starts.
 pub(super) fn survive_full_files() {
     let mut full = SigSet::empty();

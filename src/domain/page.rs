@@ -99,12 +99,11 @@ const NEVER: u64 = u64::MAX;
 impl Page {
     /// The page that `received` makes, with `lifetime`. If `known` has the same body, they share it with all that is made of it.
     pub fn new(received: &Received, kind: Kind, lifetime: Lifetime, history: History, known: Option<&Self>) -> Self {
-        let (body, etag, twins) = match known.filter(|known| known.body == received.body) {
-            Some(known) => (known.body.clone(), known.etag.clone(), known.twins.clone()),
-            None => {
-                let (body, etag) = with_entity_tag(&received.body);
-                (body, etag, OnceLock::new())
-            }
+        let (body, etag, twins) = if let Some(known) = known.filter(|known| known.body == received.body) {
+            (known.body.clone(), known.etag.clone(), known.twins.clone())
+        } else {
+            let (body, etag) = with_entity_tag(&received.body);
+            (body, etag, OnceLock::new())
         };
         Self {
             status: received.status,
@@ -337,7 +336,7 @@ pub(crate) mod tests {
         for (first, tag) in [(&[(ETAG, "\"one\"")][..], Some("\"one\"")), (&[date], None)] {
             let page = Page::new(&came(first), Kind::Good, Lifetime::NONE, History::default(), None);
             let validators = page.confirmed(&other, Lifetime::NONE, History::default()).validators.expect("a date");
-            assert_eq!(validators.etag.as_ref().map(|tag| tag.as_bytes()), tag.map(str::as_bytes));
+            assert_eq!(validators.etag.as_ref().map(HeaderValue::as_bytes), tag.map(str::as_bytes));
         }
     }
 

@@ -101,7 +101,7 @@ impl State {
             return Ok(Entered::Gone(self.ledger.send(bid, now)));
         };
         if bid.rules.dry_run {
-            self.ledger.note(bid, true);
+            self.ledger.would_have_waited(bid);
             tracing::info!(target: "budget", upstream = %bid.account.0, account = %bid.account.1, consumer = %bid.payer.name,
                 obstacle = obstacle.kind.label(), "would have been held back");
             return Ok(Entered::Gone(self.ledger.send(bid, now)));
@@ -141,14 +141,13 @@ impl Address {
         match waited {
             Ok(ticket) => Ok(Permit { address: self.clone(), ticket, stage: Stage::Sent }),
             Err(obstacle) => {
-                let mut state = self.state.lock();
                 let problem = obstacle.problem(Instant::now());
                 let is_for_failures = matches!(obstacle.kind, Kind::Failures(_));
-                if let Some(remembered) = state.ledger.remembered(&bid).filter(|_| is_for_failures) {
-                    return Err(Refused::Remembered(remembered, problem));
-                }
-                state.ledger.note(&bid, false);
-                Err(Refused::Problem(problem))
+                let remembered = self.read(|ledger, _| ledger.remembered(&bid)).filter(|_| is_for_failures);
+                Err(match remembered {
+                    Some(refusal) => Refused::Remembered(refusal, problem),
+                    None => Refused::Problem(problem),
+                })
             }
         }
     }

@@ -262,26 +262,6 @@ async fn who_waits_for_a_place_among_failures_goes_when_one_is_forgotten_althoug
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_to_leave_a_full_line_is_counted_once() {
-    let (address, began) = (Arc::new(Address::default()), Instant::now());
-    let mut one = bid("a", 1, 1);
-    one.rules.max_waiting = 1;
-    one.rules.concurrency = Some(1);
-    let _held = address.reserve(|| one.clone(), began).await.expect("it may go");
-    let wait = |bid: Bid| {
-        let address = address.clone();
-        tokio::spawn(async move { address.reserve(|| bid, began + MINUTE).await.map(drop) })
-    };
-    let first = wait(one.clone());
-    tokio::task::yield_now().await;
-    let heavier = Bid { payer: bid("b", 1, 9).payer, ..one };
-    let _second = wait(heavier);
-    let refused = first.await.expect("no panic").expect_err("it has to leave");
-    assert!(matches!(refused, Refused::Problem(Problem::BudgetExhausted { kind: Kind::Line, .. })), "{refused:?}");
-    assert_eq!(address.read(|ledger, _| ledger.upstreams().map(|(_, of)| of.refused).sum::<u64>()), 1);
-}
-
-#[tokio::test(start_paused = true)]
 async fn who_may_go_in_the_very_moment_in_which_time_is_up_goes() {
     for _ in 0..20 {
         let (address, began) = (Arc::new(Address::default()), Instant::now());

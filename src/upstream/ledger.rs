@@ -40,8 +40,6 @@ pub struct Standing {
     pub in_flight: u32,
     /// Its breaker.
     pub breaker: Breaker,
-    /// How many calls were refused.
-    pub refused: u64,
     /// How many calls went only because of `dry_run`.
     pub would_have_waited: u64,
 }
@@ -249,10 +247,10 @@ impl Ledger {
         self.failures.forget(now);
     }
 
-    /// A call was refused, or went only because of `dry_run`.
-    pub fn note(&mut self, bid: &Bid, went_anyway: bool) {
+    /// A call goes only because of `dry_run`.
+    pub fn would_have_waited(&mut self, bid: &Bid) {
         if let Some(upstream) = self.upstreams.get_mut(&bid.account.0) {
-            *if went_anyway { &mut upstream.would_have_waited } else { &mut upstream.refused } += 1;
+            upstream.would_have_waited += 1;
         }
     }
 

@@ -20,8 +20,6 @@ pub struct UpstreamStanding {
     pub in_flight: usize,
     /// The calls in line.
     pub waiting: usize,
-    /// The calls refused for want of budget.
-    pub refused: u64,
     /// The calls that went only because of `dry_run`.
     pub would_have_waited: u64,
     /// Whether calls go through.
@@ -66,7 +64,6 @@ impl Budgets {
                 name: name.clone(),
                 in_flight: usize::try_from(upstream.in_flight).unwrap_or(usize::MAX),
                 waiting: line.count(|bid| bid.account.0 == *name),
-                refused: upstream.refused,
                 would_have_waited: upstream.would_have_waited,
                 breaker: upstream.breaker.state(now),
                 failed,

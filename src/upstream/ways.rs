@@ -97,7 +97,7 @@ impl Ways {
         let errors = here().next().map_or(way.rules.errors, |neighbour| neighbour.rules.errors);
         let limits = here().filter_map(|neighbour| neighbour.rules.per_account);
         let per_account = limits.chain(way.rules.per_account).reduce(Rate::and);
-        Way { rules: BudgetRules { errors, per_account, ..way.rules }, gone: true, ..way.clone() }
+        Way { rules: BudgetRules { per_account, errors, ..way.rules }, gone: true, ..way.clone() }
     }
 
     /// The way to the upstream of that name.
