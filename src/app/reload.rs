@@ -193,9 +193,9 @@ impl App {
             log::refilter(&config.telemetry.filter, config.telemetry.access_log);
         }
         // In this order, so that whoever is admitted to an upstream finds the way to it.
-        self.ground.in_force.replace(ways.after(&self.ground.in_force.ways()));
-        self.ground.budgets.take_over();
         let now = Instant::now();
+        self.ground.in_force.replace(ways.after(&self.ground.in_force.ways(), now));
+        self.ground.budgets.take_over();
         let before = self.ground.house.load_full();
         let house = Self::house(&config, &self.reloads.hasher, Some(&before), now);
         let edition = house.edition;

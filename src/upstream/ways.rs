@@ -6,12 +6,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use http::{Request, Response};
 use http_body::Body;
+use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt};
 
@@ -44,8 +46,24 @@ pub struct Way {
     pub transport: Transport,
     /// By which rules its calls are held back: its own, but of failures the strictest rule of all upstreams at its address.
     pub rules: BudgetRules,
-    /// Whether it is in force no more, and stays only for the requests that were admitted to it.
-    gone: bool,
+    /// Since when it is in force no more, and stays only for the requests that were admitted to it.
+    gone: Option<Instant>,
+}
+
+/// How much longer than a call may wait and take requests to an upstream that is gone may be under way: they are admitted a moment
+/// before, and hear of its end a moment after.
+const SLACK: Duration = Duration::from_secs(2);
+
+impl Way {
+    fn is_in_force(&self) -> bool {
+        self.gone.is_none()
+    }
+
+    /// Whether a request that was admitted to it may still be under way.
+    fn is_of_use(&self, now: Instant) -> bool {
+        let longest = self.rules.max_wait + self.upstream.client.timeout + SLACK;
+        self.gone.is_none_or(|since| now < since + longest)
+    }
 }
 
 /// All ways of one configuration.
@@ -69,7 +87,7 @@ impl Ways {
             let errors = neighbours.filter_map(|other| other.budget.errors).reduce(Rate::and);
             let rules = BudgetRules { errors, ..upstream.budget };
             if let Some(transport) = transports.remove(&upstream.name) {
-                let way = Way { upstream: upstream.clone(), transport, rules, gone: false };
+                let way = Way { upstream: upstream.clone(), transport, rules, gone: None };
                 ways.by_name.insert(upstream.name.clone(), way);
             }
         }
@@ -82,22 +100,24 @@ impl Ways {
         ways
     }
 
-    /// The same, and those that were in force `before` and are no more. One of these may have got another name, so it keeps the limits
-    /// of all that are at its address now.
+    /// The same, and those that were in force `before` and are no more, for as long as requests to them are under way: there may be
+    /// further reloads meanwhile. One of these may have got another name, so it keeps the limits of all that are at its address now.
     #[must_use]
-    pub fn after(mut self, before: &Self) -> Self {
-        let gone = before.by_name.iter().filter(|(name, way)| !way.gone && !self.by_name.contains_key(*name));
-        let gone: Vec<_> = gone.map(|(name, way)| (name.clone(), self.gone(way))).collect();
+    pub fn after(mut self, before: &Self, now: Instant) -> Self {
+        let missing = |name: &Name| !self.by_name.contains_key(name);
+        let gone = before.by_name.iter().filter(|(name, way)| missing(name) && way.is_of_use(now));
+        let gone: Vec<_> = gone.map(|(name, way)| (name.clone(), self.gone(way, now))).collect();
         self.by_name.extend(gone);
         self
     }
 
-    fn gone(&self, way: &Way) -> Way {
+    fn gone(&self, way: &Way, now: Instant) -> Way {
         let here = || self.by_name.values().filter(|other| other.upstream.endpoint() == way.upstream.endpoint());
         let errors = here().next().map_or(way.rules.errors, |neighbour| neighbour.rules.errors);
         let limits = here().filter_map(|neighbour| neighbour.rules.per_account);
         let per_account = limits.chain(way.rules.per_account).reduce(Rate::and);
-        Way { rules: BudgetRules { per_account, errors, ..way.rules }, gone: true, ..way.clone() }
+        let rules = BudgetRules { per_account, errors, ..way.rules };
+        Way { rules, gone: way.gone.or(Some(now)), ..way.clone() }
     }
 
     /// The way to the upstream of that name.
@@ -107,12 +127,12 @@ impl Ways {
 
     /// Whether the upstream of that name is in force.
     pub fn has(&self, upstream: &Name) -> bool {
-        self.to(upstream).is_some_and(|way| !way.gone)
+        self.to(upstream).is_some_and(Way::is_in_force)
     }
 
     /// The rules of the upstream of that name, if it is in force and at that address.
     pub fn rules_at(&self, endpoint: &(String, u16), upstream: &Name) -> Option<BudgetRules> {
-        let way = self.to(upstream).filter(|way| !way.gone && way.upstream.endpoint() == *endpoint);
+        let way = self.to(upstream).filter(|way| way.is_in_force() && way.upstream.endpoint() == *endpoint);
         way.map(|way| way.rules)
     }
 
@@ -162,7 +182,6 @@ mod tests {
     use super::*;
     use crate::domain::access::Credential;
     use crate::domain::rules::ClientOptions;
-    use std::time::Duration;
 
     fn rate(count: u32, seconds: u64) -> Option<Rate> {
         Rate::new(count, Duration::from_secs(seconds))
@@ -238,15 +257,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_stays_for_one_edition_and_has_no_say() {
+    fn what_is_gone_stays_for_those_who_were_admitted_and_has_no_say() {
         let (us, eu) = (upstream("us", "https://a.test", rate(1, 60)), upstream("eu", "https://a.test", rate(9, 10)));
         let before = ways(&[us, eu.clone()], &[]);
-        let after = ways(std::slice::from_ref(&eu), &[]).after(&before);
+        let (now, only) = (Instant::now(), || ways(std::slice::from_ref(&eu), &[]));
+        let after = only().after(&before, now);
         let at = ("a.test".to_owned(), 443);
         assert!(after.rules_at(&at, &"us".into()).is_none() && after.rules_at(&at, &"eu".into()).is_some());
         assert!(after.rules_at(&("b.test".to_owned(), 443), &"eu".into()).is_none());
         assert_eq!((errors(&after, "us"), errors(&after, "eu")), (rate(9, 10), rate(9, 10)));
-        assert!(ways(&[eu], &[]).after(&after).to(&"us".into()).is_none());
+        let longest = BudgetRules::default().max_wait + ClientOptions::default().timeout;
+        let later = (0..10).fold(after, |ways, part| only().after(&ways, now + longest * part / 10));
+        assert!(later.to(&"us".into()).is_some() && !later.has(&"us".into()), "requests may be under way");
+        assert!(only().after(&later, now + longest + SLACK).to(&"us".into()).is_none());
     }
 
     #[test]

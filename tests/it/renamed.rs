@@ -148,9 +148,15 @@ async fn who_waits_for_an_upstream_that_is_removed_goes_within_its_limits_and_it
     let all: Vec<_> = (0..10).map(|cursor| site.begin("acme", cursor)).collect();
     merge.arrived(1).await;
     site.waiting(9).await;
-    site.reload(&format!("{other}{}", acme.replace("'us'", "'other'")));
+    let moved = acme.replace("'us'", "'other'");
+    site.reload(&format!("{other}{moved}"));
     merge.set(Fault::Delay(SECOND / 2));
     held.release();
+    // What changes after that is nothing to those who wait.
+    for seconds in [7, 8, 9] {
+        sleep(SECOND).await;
+        site.reload(&format!("{other}{moved}[cache.ttl]\nnegative = '{seconds}s'\n"));
+    }
     let answers = join_all(all).await.into_iter().map(|got| got.expect("no panic").status.as_u16());
     assert_eq!((answers.collect::<Vec<_>>(), merge.most_in_flight()), (vec![200; 10], 1));
     assert_eq!(site.shown(), [""; 0], "the other has not been called");
