@@ -22,6 +22,7 @@ pub fn upstreams(from: Lookup<'_>, clock: WallClock) -> Vec<UpstreamRow> {
     let standings = from.budgets.upstreams();
     let row = |upstream: &Arc<Upstream>| {
         let rules = &upstream.budget;
+        let errors = rules.errors.filter(|_| !rules.dry_run);
         let standing = standings.iter().find(|standing| standing.name == upstream.name);
         let number = |number: fn(&UpstreamStanding) -> usize| standing.map_or(0, number);
         let breaker = standing.map_or(State::Closed, |standing| standing.breaker);
@@ -31,9 +32,9 @@ pub fn upstreams(from: Lookup<'_>, clock: WallClock) -> Vec<UpstreamRow> {
             in_flight: number(|standing| standing.in_flight),
             concurrency: rules.concurrency,
             waiting: number(|standing| standing.waiting),
-            failures: rules.errors.map(|_| number(|standing| standing.failed)),
-            failures_allowed: rules.errors.map(|rate| rate.count.get()),
-            failure_budget: rules.errors.map(|rate| rate.to_string()),
+            failures: errors.map(|_| number(|standing| standing.failed)),
+            failures_allowed: errors.map(|rate| rate.count.get()),
+            failure_budget: errors.map(|rate| rate.to_string()),
             blocked_until: match breaker {
                 State::Open { until } => Some(clock.millis(until)),
                 State::Closed | State::HalfOpen => None,

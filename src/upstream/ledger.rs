@@ -94,6 +94,9 @@ impl Ledger {
 
     /// What would stand in the way of a call for `account` by a consumer whose calls have not failed.
     pub fn obstacle_for(&self, account: &AccountKey, now: Instant) -> Option<Obstacle> {
+        if self.upstreams.get(&account.0).is_some_and(|standing| standing.rules.dry_run) {
+            return None;
+        }
         // No consumer has this name.
         self.before(&self.suspect(account, &"".into()), 0, now).lasting()
     }

@@ -60,15 +60,19 @@ impl Budgets {
         let now = Instant::now();
         let of_address = |ledger: &Ledger, line: &Waiting| {
             let (failed, _, failures_allowed) = ledger.failures().standing();
-            let standing = |(name, upstream): (&Name, &Standing)| UpstreamStanding {
-                name: name.clone(),
-                in_flight: usize::try_from(upstream.in_flight).unwrap_or(usize::MAX),
-                waiting: line.count(|bid| bid.account.0 == *name),
-                would_have_waited: upstream.would_have_waited,
-                breaker: upstream.breaker.state(now),
-                failed,
-                failures_allowed,
-                held_back: ledger.held_back(name, now),
+            let standing = |(name, upstream): (&Name, &Standing)| {
+                // A dry run lets all go, whatever has failed.
+                let binds = !upstream.rules.dry_run;
+                UpstreamStanding {
+                    name: name.clone(),
+                    in_flight: usize::try_from(upstream.in_flight).unwrap_or(usize::MAX),
+                    waiting: line.count(|bid| bid.account.0 == *name),
+                    would_have_waited: upstream.would_have_waited,
+                    breaker: if binds { upstream.breaker.state(now) } else { breaker::State::Closed },
+                    failed,
+                    failures_allowed: failures_allowed.filter(|_| binds),
+                    held_back: if binds { ledger.held_back(name, now) } else { Vec::new() },
+                }
             };
             ledger.upstreams().map(standing).collect::<Vec<_>>()
         };

@@ -110,3 +110,22 @@ async fn a_pause_that_merge_has_asked_for_is_shown_with_its_end() {
     let shown = line(&state(&world), " acme ");
     assert!(shown.contains("Merge has asked for a pause; the next call may go in"), "{shown}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_is_not_said_to_hold_anything_back() {
+    let world = world("per_account = '2/min'\nerrors = '2/10s'\nbreaker = 2\ndry_run = true");
+    world.merge.set(Fault::Status(500));
+    for account in ["acme", "acme", "globex", "globex", "acme"] {
+        assert_eq!(world.send(with(SYNC_STATUS, &[("x-account-token", account)])).await.status, 500);
+    }
+    for account in ["acme", "globex"] {
+        assert_eq!(calls(&world, account), serde_json::json!({ "may_go": true, "because": null }));
+        assert!(!line(&state(&world), &format!(" {account} ")).contains("may go"), "nothing is waited for");
+    }
+    let row = &state(&world).head.upstreams[0];
+    assert_eq!((row.breaker.as_deref(), row.failures_allowed, &row.held_back), (Some("closed"), None, &None));
+    assert!(line(&state(&world), "calls may go").contains("unlimited"));
+    let metrics = world.app.metrics();
+    assert_eq!(count(&metrics, r#"merge_sync_proxy_breaker_open{upstream="us"}"#), 0);
+    assert!(count(&metrics, r#"merge_sync_proxy_budget_dry_run_total{upstream="us"}"#) > 0);
+}
