@@ -16,7 +16,7 @@ const SAME_WISH: Duration = Duration::from_millis(100);
 pub(super) fn survive_full_files() {
     let mut full = SigSet::empty();
     full.add(SIGXFSZ);
-    // Nothing else in here can fail: the set is a set of signals.
+    // It fails only for a way of changing the set that does not exist.
     let _ = full.thread_block();
 }
 
