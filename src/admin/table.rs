@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::columns::{Cell, lines, wrapped};
 use super::state::{AccountRow, Condition, ConsumerRow, Millis, ModelRow, Now, State, UpstreamRow};
-use super::words::{counted, duration, latency, percent, size};
+use super::words::{counted, duration, latency, left, percent, size};
 
 const PLAIN: Style = Style::new();
 const BOLD: Style = Style::new().bold();
@@ -136,7 +136,7 @@ fn account(row: &AccountRow, now: Millis) -> Vec<Cell> {
         Condition::Ok => color(AnsiColor::Green),
         Condition::Idle => DIM,
     };
-    let next = row.next_sync.map(|at| if at > now { format!("in {}", duration(at - now)) } else { "due".to_owned() });
+    let next = row.next_sync.map(|at| if at > now { format!("in {}", left(at - now)) } else { "due".to_owned() });
     let budget = at_once(row.budget_left, row.budget_burst, row.budget.as_deref());
     let mut because = match &row.last_error {
         Some(error) if error.text == row.because => {
@@ -167,7 +167,7 @@ fn obstacle(row: &AccountRow, now: Millis) -> String {
     let what = if *obstacle == row.because { String::new() } else { format!("; {obstacle}") };
     // What is gone within a second is not worth a word.
     let until = row.obstacle_until.filter(|until| *until >= now + 1_000);
-    let when = until.map_or_else(String::new, |until| format!("; the next call may go in {}", duration(until - now)));
+    let when = until.map_or_else(String::new, |until| format!("; the next call may go in {}", left(until - now)));
     format!("{what}{when}")
 }
 
@@ -256,7 +256,7 @@ fn stopped(row: &UpstreamRow, now: Millis) -> Option<String> {
     let is_spent = row.failures.zip(allowed).is_some_and(|(failures, allowed)| failures >= allowed);
     let blocked = row.blocked_until.filter(|until| *until > now);
     match (blocked, row.breaker.as_deref()) {
-        (Some(until), _) => Some(format!("stopped for {}", duration(until - now))),
+        (Some(until), _) => Some(format!("stopped for {}", left(until - now))),
         (None, _) if is_spent => Some("stopped, too many failed".to_owned()),
         (None, Some(breaker)) if breaker != "closed" => Some(format!("breaker {breaker}")),
         _ => None,

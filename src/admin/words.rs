@@ -45,6 +45,11 @@ pub(super) fn duration(milliseconds: Millis) -> String {
     }
 }
 
+/// What is left of a time, rounded up: nothing is said to be over before it is.
+pub(super) fn left(milliseconds: Millis) -> String {
+    duration(milliseconds.saturating_add(999))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +60,9 @@ mod tests {
             [(0, "0 s"), (59_999, "59 s"), (60_000, "1 min"), (3_660_000, "1 h 1 min"), (259_200_000, "3 days")]
         {
             assert_eq!(duration(milliseconds), said);
+        }
+        for (milliseconds, said) in [(0, "0 s"), (1, "1 s"), (1_000, "1 s"), (59_001, "1 min")] {
+            assert_eq!(left(milliseconds), said);
         }
         for (count, said) in [(0, "0 pages"), (1, "1 page"), (2, "2 pages")] {
             assert_eq!(counted(count, "page", "pages"), said);
