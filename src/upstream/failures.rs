@@ -5,7 +5,7 @@
 //! in flight fail together, there are never more failures than allowed.
 //!
 //! The places are not for everybody alike. An account whose last call went well is proven and may take any; the others may
-//! together take seven tenths of them, those of one consumer four tenths, and one account two tenths. So whoever asks with a wrong
+//! together take seven tenths of them, those of one consumer of several four tenths, and one account two tenths. So whoever asks with a wrong
 //! token uses up a share, and who has a right one goes on.
 
 use std::collections::{HashMap, VecDeque};
@@ -34,6 +34,17 @@ pub struct Suspect {
     pub proven: bool,
 }
 
+/// Those for whom places are kept that a suspect may not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// There are none.
+    Nobody,
+    /// Accounts that are proven.
+    Accounts,
+    /// Consumers besides the one that asks.
+    Consumers,
+}
+
 /// The failure budget of one address. It is told the time.
 #[derive(Debug, Default)]
 pub struct Failures {
@@ -50,6 +61,7 @@ pub struct Failures {
 #[derive(Debug, Default)]
 struct Counts {
     all: usize,
+    /// Those for accounts that are not proven, and these by consumer: what has gone well takes nothing of a share.
     unproven: usize,
     payers: HashMap<Name, usize, RandomState>,
     accounts: HashMap<AccountKey, usize, RandomState>,
@@ -85,13 +97,13 @@ impl Failures {
         self.failed.front().map(|(at, _)| *at + self.window)
     }
 
-    /// The consumers whose calls have failed.
+    /// The consumers whose calls for accounts that were not proven have failed.
     pub fn payers(&self) -> impl Iterator<Item = &Name> {
         self.spent.payers.keys()
     }
 
-    /// What stands in the way of a call. Shares are kept only if there are `others` to keep them for.
-    pub fn obstacle(&self, suspect: &Suspect, others: bool) -> Option<Obstacle> {
+    /// What stands in the way of a call. Shares are kept only for those `others` that there are.
+    pub fn obstacle(&self, suspect: &Suspect, others: Others) -> Option<Obstacle> {
         let rate = self.allowed?;
         let allowed = count(rate);
         let share = |tenths: usize| (allowed * tenths / 10).max(1);
@@ -107,13 +119,16 @@ impl Failures {
             Some(Obstacle { kind: Kind::Failures(share), until })
         };
         let all = || full(Sharers::All, |counts, _| counts.all, allowed, |_, _| true);
-        if suspect.proven || !others {
+        if suspect.proven || others == Others::Nobody {
             return all();
         }
-        full(Sharers::Unproven, |counts, _| counts.unproven, share(UNPROVEN), |other, _| !other.proven)
-            .or_else(|| {
-                full(Sharers::Consumer, Counts::of_payer, share(ONE_PAYER), |other, one| other.payer == one.payer)
+        let of_payer = || {
+            full(Sharers::Consumer, Counts::of_payer, share(ONE_PAYER), |other, one| {
+                !other.proven && other.payer == one.payer
             })
+        };
+        full(Sharers::Unproven, |counts, _| counts.unproven, share(UNPROVEN), |other, _| !other.proven)
+            .or_else(|| if others == Others::Consumers { of_payer() } else { None })
             .or_else(|| {
                 full(Sharers::Account, Counts::of_account, share(ONE_ACCOUNT), |other, one| {
                     other.account == one.account
@@ -153,16 +168,20 @@ impl Counts {
 
     fn add(&mut self, suspect: &Suspect) {
         self.all += 1;
-        self.unproven += usize::from(!suspect.proven);
-        *self.payers.entry(suspect.payer.clone()).or_default() += 1;
+        if !suspect.proven {
+            self.unproven += 1;
+            *self.payers.entry(suspect.payer.clone()).or_default() += 1;
+        }
         *self.accounts.entry(suspect.account.clone()).or_default() += 1;
     }
 
     /// Takes away one that was added.
     fn remove(&mut self, suspect: &Suspect) {
         self.all -= 1;
-        self.unproven -= usize::from(!suspect.proven);
-        less(&mut self.payers, &suspect.payer);
+        if !suspect.proven {
+            self.unproven -= 1;
+            less(&mut self.payers, &suspect.payer);
+        }
         less(&mut self.accounts, &suspect.account);
     }
 }
@@ -203,12 +222,15 @@ mod tests {
         let (mut failures, one, now) = (failures(2), suspect(1, "a", false), Instant::now());
         fail(&mut failures, &one, now);
         fail(&mut failures, &one, now + SECOND);
-        let until = |failures: &Failures| failures.obstacle(&one, false).and_then(|obstacle| obstacle.until);
+        let until = |failures: &Failures| failures.obstacle(&one, Others::Nobody).and_then(|obstacle| obstacle.until);
         assert_eq!(until(&failures), Some(now + SECOND * 21 / 2));
         failures.forget(now + SECOND * 10);
-        assert!(failures.obstacle(&one, false).is_some(), "who counts both ends of a window in still counts it");
+        assert!(
+            failures.obstacle(&one, Others::Nobody).is_some(),
+            "who counts both ends of a window in still counts it"
+        );
         failures.forget(now + SECOND * 21 / 2);
-        assert_eq!(failures.obstacle(&one, false), None);
+        assert_eq!(failures.obstacle(&one, Others::Nobody), None);
         fail(&mut failures, &one, now + SECOND * 21 / 2);
         assert_eq!(until(&failures), Some(now + SECOND * 23 / 2));
     }
@@ -218,36 +240,53 @@ mod tests {
         let (mut failures, one, now) = (failures(2), suspect(1, "a", true), Instant::now());
         failures.risk(&one);
         failures.risk(&one);
-        assert!(failures.obstacle(&one, true).is_some_and(|obstacle| obstacle.until.is_none()));
+        assert!(failures.obstacle(&one, Others::Consumers).is_some_and(|obstacle| obstacle.until.is_none()));
         failures.ended(&one, false, now);
-        assert_eq!(failures.obstacle(&one, true), None);
+        assert_eq!(failures.obstacle(&one, Others::Consumers), None);
     }
 
     #[test]
     fn who_causes_failures_is_cut_off_before_the_others() {
         let (mut failures, now) = (failures(10), Instant::now());
         let culprit = |account| suspect(account, "wrong", false);
-        let share = |failures: &Failures, suspect: &Suspect| match failures.obstacle(suspect, true)?.kind {
+        let share = |failures: &Failures, suspect: &Suspect| match failures.obstacle(suspect, Others::Consumers)?.kind {
             Kind::Failures(Share { of, failed, risked, places, .. }) => Some((of, failed, risked, places)),
             _ => None,
         };
         fail(&mut failures, &culprit(1), now);
         fail(&mut failures, &culprit(1), now);
         assert_eq!(share(&failures, &culprit(1)), Some((Sharers::Account, 2, 0, 2)));
-        assert!(failures.obstacle(&culprit(1), false).is_none(), "there is nobody to spare the rest for");
+        assert!(failures.obstacle(&culprit(1), Others::Nobody).is_none(), "there is nobody to spare the rest for");
         fail(&mut failures, &culprit(2), now);
         fail(&mut failures, &culprit(3), now);
         assert_eq!(share(&failures, &culprit(4)), Some((Sharers::Consumer, 4, 0, 4)));
+        assert_eq!(
+            failures.obstacle(&culprit(4), Others::Accounts),
+            None,
+            "there is no other consumer to spare the rest for"
+        );
         for account in 5..8 {
-            assert!(failures.obstacle(&suspect(account, "other", false), true).is_none());
+            assert!(failures.obstacle(&suspect(account, "other", false), Others::Consumers).is_none());
             fail(&mut failures, &suspect(account, "other", false), now);
         }
         assert_eq!(share(&failures, &suspect(9, "third", false)), Some((Sharers::Unproven, 7, 0, 7)));
         for _ in 0..3 {
-            assert!(failures.obstacle(&suspect(10, "wrong", true), true).is_none());
+            assert!(failures.obstacle(&suspect(10, "wrong", true), Others::Consumers).is_none());
             failures.risk(&suspect(10, "wrong", true));
         }
         assert_eq!(share(&failures, &suspect(10, "wrong", true)), Some((Sharers::All, 7, 3, 10)));
+    }
+
+    #[test]
+    fn calls_for_proven_accounts_take_nothing_of_the_shares_of_others() {
+        let (mut failures, now) = (failures(10), Instant::now());
+        let [known, new] = [suspect(1, "busy", true), suspect(2, "busy", false)];
+        (0..9).for_each(|_| failures.risk(&known));
+        assert_eq!(failures.obstacle(&new, Others::Consumers), None);
+        (0..9).for_each(|_| failures.ended(&known, true, now));
+        assert_eq!((failures.obstacle(&new, Others::Consumers), failures.payers().count()), (None, 0));
+        fail(&mut failures, &new, now);
+        assert!(failures.obstacle(&new, Others::Consumers).is_some(), "there is no place left for anybody");
     }
 
     #[test]
@@ -255,9 +294,9 @@ mod tests {
         let (mut failures, one, now) = (failures(2), suspect(1, "a", false), Instant::now());
         fail(&mut failures, &one, now);
         failures.allow(Rate::new(1, SECOND * 10));
-        assert!(failures.obstacle(&one, false).is_some());
+        assert!(failures.obstacle(&one, Others::Nobody).is_some());
         failures.allow(None);
-        assert!(failures.obstacle(&one, false).is_none());
+        assert!(failures.obstacle(&one, Others::Nobody).is_none());
         failures.risk(&one);
         failures.allow(Rate::new(1, SECOND * 10));
         failures.ended(&one, true, now);
@@ -279,7 +318,7 @@ mod tests {
             failures.ended(&after, false, now);
         }
         assert_eq!(failures.standing(), (0, 0, Some(10)));
-        assert_eq!(failures.obstacle(&suspect(2, "b", false), true), None, "nothing is in flight");
+        assert_eq!(failures.obstacle(&suspect(2, "b", false), Others::Consumers), None, "nothing is in flight");
     }
 
     #[test]
@@ -292,9 +331,9 @@ mod tests {
         fail(&mut failures, &other, now + SECOND);
         let later = now + SECOND * 5 / 2;
         failures.forget(later);
-        assert_eq!((failures.standing(), failures.obstacle(&other, true)), ((0, 0, Some(5)), None));
+        assert_eq!((failures.standing(), failures.obstacle(&other, Others::Consumers)), ((0, 0, Some(5)), None));
         fail(&mut failures, &other, later);
-        let until = failures.obstacle(&other, true).and_then(|obstacle| obstacle.until);
+        let until = failures.obstacle(&other, Others::Consumers).and_then(|obstacle| obstacle.until);
         assert!(until.is_some_and(|until| until > later), "{until:?}");
     }
 
@@ -311,7 +350,7 @@ mod tests {
                 now += Duration::from_millis(gap);
                 failures.forget(now);
                 let one = suspect(account, ["a", "b", "c"][usize::from(payer)], proven);
-                if failures.obstacle(&one, true).is_none() {
+                if failures.obstacle(&one, Others::Consumers).is_none() {
                     failures.risk(&one);
                     flying.push_back(one);
                 }

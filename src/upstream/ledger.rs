@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::account_budget::{AccountBudget, Last};
 use super::bid::{Bid, Ending, Ticket};
 use super::breaker::{Breaker, Sign, State};
-use super::failures::{AccountKey, Failures, Suspect};
+use super::failures::{AccountKey, Failures, Others, Suspect};
 use super::obstacle::{Kind, Obstacle, Obstacles};
 use super::rate_limit_fields::Left;
 use crate::domain::access::{AccountHash, Name};
@@ -124,7 +124,7 @@ impl Ledger {
         let full = upstream.is_some_and(is_full);
         // The call that shows whether the upstream is well again is for everybody, and may take a place that is kept for others.
         let probe = upstream.is_some_and(|upstream| upstream.breaker.state(now) == State::HalfOpen);
-        let others = !probe && (self.payers.len() > 1 || self.proven > 0);
+        let others = if probe { Others::Nobody } else { self.others() };
         let all = [
             upstream.and_then(|upstream| upstream.breaker.obstacle(now)),
             self.accounts.get(&suspect.account.1).and_then(|account| account.obstacle(now, ahead)),
@@ -132,6 +132,16 @@ impl Ledger {
             full.then_some(Obstacle::busy(Kind::Concurrency)),
         ];
         Obstacles { all, failure_forgotten: self.failures.due() }
+    }
+
+    fn others(&self) -> Others {
+        if self.payers.len() > 1 {
+            Others::Consumers
+        } else if self.proven > 0 {
+            Others::Accounts
+        } else {
+            Others::Nobody
+        }
     }
 
     fn suspect(&self, account: &AccountKey, payer: &Name) -> Suspect {
@@ -450,7 +460,8 @@ mod tests {
             rules: BudgetRules { breaker: NonZeroU32::new(5), ..bid("a", 0, 1).rules },
             ..bid("a", account, 1)
         };
-        let well = send(&mut ledger, &of(9), now);
+        let others = Bid { payer: bid("b", 9, 1).payer, ..of(9) };
+        let well = send(&mut ledger, &others, now);
         end(&mut ledger, &well, 200, now);
         for account in 0..4 {
             let ticket = send(&mut ledger, &of(account), now);

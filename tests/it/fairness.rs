@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use merge_sync_proxy::demo::account::SimAccount;
+use merge_sync_proxy::demo::builder::Builder;
 use merge_sync_proxy::demo::fault::Fault;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, interval, sleep};
@@ -89,6 +90,48 @@ async fn a_wrong_token_at_a_thousand_requests_a_second_is_not_felt_by_the_others
         println!(
             "{name}: {told} x 401, {refused} x 429, at most {failures} failures in 10 s; healthy: at most {slowest:?}"
         );
+        world.assert_idle();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_that_nobody_has_asked_for_before_comes_in_beside_those_that_keep_its_consumer_busy() {
+    let world = world("per_account = 'unlimited'", &[consumer("busy", "accounts = ['*']")]);
+    ask(world.clone(), "busy", "acme".into(), SYNC_STATUS.into()).await;
+    let held = world.merge.hold();
+    let calls = world.merge.calls();
+    let mut known = JoinSet::new();
+    for number in 0..6 {
+        known.spawn(ask(world.clone(), "busy", "acme".into(), page(number)));
+    }
+    settle().await;
+    let new = tokio::spawn(ask(world.clone(), "busy", "globex".into(), SYNC_STATUS.into()));
+    settle().await;
+    assert_eq!(world.merge.calls() - calls, 7, "what has gone well takes nothing of the share of what has not yet");
+    held.release();
+    assert_eq!(new.await.expect("no panic").0.status, 200);
+    assert!(known.join_all().await.iter().all(|(got, _)| got.status == 200));
+    world.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_accounts_that_nobody_has_asked_for_before_are_all_asked_for_within_seconds() {
+    let account = |number| SimAccount::new(format!("account-{number}"), format!("token-{number}"));
+    for consumers in [&["one"][..], &["one", "two"]] {
+        let merge = (0..100).map(account).fold(support::merge().no_blocks(), Builder::account);
+        let of = |name: &&str| consumer(name, "accounts = []\nraw_tokens = true\nmax_in_flight_misses = 1000");
+        let of: String = consumers.iter().map(of).collect();
+        let world = World::with(merge, &format!("{of}[upstreams.us.budget]\nmax_wait = '30s'"));
+        world.merge.set(Fault::Delay(SECOND * 3 / 10));
+        let start = Instant::now();
+        let mut asked = JoinSet::new();
+        for number in 0..100 {
+            let key = ["one", "two"][number % consumers.len()];
+            asked.spawn(ask(world.clone(), key, format!("token-{number}"), SYNC_STATUS.into()));
+        }
+        assert!(asked.join_all().await.iter().all(|(got, _)| got.status == 200));
+        let took = start.elapsed();
+        assert!(took < SECOND * 5, "{consumers:?}: {took:?}");
         world.assert_idle();
     }
 }
