@@ -174,7 +174,7 @@ fn split_url(text: &str, allowed: &str) -> Result<(Scheme, Authority, String), S
     }
     let beyond_host = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, host)| host);
     if beyond_host.len() > authority.host().len() && authority.port_u16().is_none() {
-        return Err("the port must be a whole number from 1 to 65535".into());
+        return Err("must have a port that is a whole number from 1 to 65535".into());
     }
     let path = parts.path_and_query.map_or_else(String::new, |path| path.path().to_owned());
     Ok((scheme, authority, path))
@@ -203,11 +203,11 @@ impl Setting for ForwardProxy {
 
 /// The `Basic` credential of `user:password`, both percent-encoded as in a URL.
 fn basic(user: &str) -> Result<Credential, String> {
-    let plain = Zeroizing::new(percent_decode(user).ok_or("user and password must be percent-encoded")?);
+    let plain = Zeroizing::new(percent_decode(user).ok_or("must have user and password percent-encoded")?);
     let password = if user.contains(':') { "" } else { ":" };
     let both = Zeroizing::new([plain.as_slice(), password.as_bytes()].concat());
     let encoded = Zeroizing::new(BASE64_STANDARD.encode(both.as_slice()));
-    Credential::in_scheme("Basic", &encoded).ok_or_else(|| "user and password must be percent-encoded".into())
+    Credential::in_scheme("Basic", &encoded).ok_or_else(|| "must have user and password percent-encoded".into())
 }
 
 fn percent_decode(text: &str) -> Option<Vec<u8>> {
@@ -317,7 +317,7 @@ mod tests {
             ("https://u:p@api.merge.dev", "must not hold a user or password"),
             ("https://api.merge.dev?x=1", "must not hold a query or fragment"),
             ("https://api.merge.dev/#x", "must not hold a query or fragment"),
-            ("https://api.merge.dev:99999", "the port must be a whole number from 1 to 65535"),
+            ("https://api.merge.dev:99999", "must have a port that is a whole number from 1 to 65535"),
             ("https://api.merge.dev/a/../b", "the path must not hold empty, `.` or `..` segments"),
             ("https://api.merge.dev//", "the path must not hold empty, `.` or `..` segments"),
         ] {
@@ -333,7 +333,7 @@ mod tests {
         let authorization = proxy.authorization.expect("a password");
         assert_eq!(authorization.expose(), "Basic bWU6cEBzcw==");
         assert!(read("http://proxy:3128").is_ok_and(|proxy| proxy.authorization.is_none()));
-        assert_eq!(read("http://me:p%4@proxy").err(), Some("user and password must be percent-encoded".into()));
+        assert_eq!(read("http://me:p%4@proxy").err(), Some("must have user and password percent-encoded".into()));
         assert_eq!(read("http://proxy/path").err(), Some("must not hold a path".into()));
         assert_eq!(read("socks5://proxy").err(), Some("must be a URL that starts with http://".into()));
     }
